@@ -1,0 +1,172 @@
+"""A model as a tree of nodes, one per module, with wrappers looked through."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+BLOCK_ROLES = frozenset(
+    {"attention", "feed_forward", "ssm", "experts", "router", "shared_experts", "moe", "conv_block"}
+)
+"""Roles that make up a layer of a Transformer; a module that holds several of them is a layer, not a component."""
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One place of a module in the model. A module shared by two places is two nodes."""
+
+    path: str
+    """As in `named_modules()`, wrappers included; empty for the root."""
+    name: str
+    """Attribute that holds it in its parent, wrappers looked through."""
+    module: nn.Module
+    ids: set[int]
+    """Identities of the module and of its wrappers."""
+    stacked: bool
+    """Inside a repeated layer: an element of a list, dict or sequence of modules with children of their own."""
+    params: dict[str, tuple[str, nn.Parameter]] = field(default_factory=dict)
+    """Local name -> (full name, parameter), for the parameters that the module itself owns."""
+    extras: list[str] = field(default_factory=list)
+    """Full names of adapter parameters that a PEFT layer adds to this module."""
+    children: list[Node] = field(default_factory=list)
+    role: str | None = None
+    evidence: str = ""
+    below: set[str] = field(default_factory=set)
+    """Block roles of the nearest nodes under this one that have such a role."""
+    param_roles: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Local name -> (role, evidence), where it differs from the node's."""
+
+    kind: str = field(init=False)
+    """Name of the class, without the prefix that FSDP2 and parametrizations give a class they derive."""
+
+    def __post_init__(self) -> None:
+        self.kind = re.sub(r"^(?:FSDP|Parametrized)(?=[A-Z])", "", type(self.module).__name__)
+
+    @property
+    def is_container(self) -> bool:
+        """A plain list, dict or sequence: its class says nothing."""
+        return isinstance(self.module, _CONTAINERS)
+
+    def decide(self, role: str, evidence: str) -> None:
+        """Give the node its role."""
+        self.role, self.evidence = role, evidence
+
+    def tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Local name and parameter of what the module itself owns."""
+        return ((local, parameter) for local, (_, parameter) in self.params.items())
+
+    def matrix(self) -> tuple[int, ...] | None:
+        """Shape of the weight of a layer such as a Linear; None for anything else."""
+        # Told by the layer where it can: a sharded or quantised weight has another shape.
+        if isinstance(self.module, nn.Linear):
+            return self.module.out_features, self.module.in_features
+        if "weight" not in self.params:
+            return None
+        shape = self.params["weight"][1].shape
+        return tuple(shape) if len(shape) >= 2 else None
+
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the weights of two and more dimensions, its own and its children's."""
+        found = {n: tuple(p.shape) for n, p in self.tensors() if p.ndim >= 2 and not n.endswith("bias")}
+        own = self.matrix()
+        if own is not None:
+            found["weight"] = own
+        for child in self.children:
+            shape = child.matrix()
+            if shape is not None and child.role != "norm":
+                found[child.name] = shape
+        return found
+
+    def gather(self) -> None:
+        """Find the block roles of the nearest nodes below."""
+        self.below = set()
+        for child in self.children:
+            self.below |= {child.role} if child.role in BLOCK_ROLES else child.below
+
+    def walk(self) -> Iterator[Node]:
+        """This node and all below it."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def path_steps(name: str) -> list[str]:
+    """The steps of a dotted name that are the model's own, without those that wrappers put in.
+
+    The last step, the parameter's, always stays.
+    """
+    *steps, last = name.split(".")
+    kept: list[str] = []
+    skip = False
+    for step, following in zip(steps, [*steps, last][1:], strict=True):
+        if skip:
+            skip = False
+        elif step == "modules_to_save" or (step == "base_model" and following == "model"):
+            skip = True
+        elif step not in _WRAPPERS and step not in ("base_layer", "original_module"):
+            kept.append(step)
+    return [*kept, last]
+
+
+def build(module: nn.Module, path: str = "", name: str = "", stacked: bool = False) -> list[Node]:
+    """The node of a module, or several where PEFT keeps copies of it (`modules_to_save`).
+
+    What holds no parameter is left out below it.
+    """
+    ids = {id(module)}
+    while (wrapped := _look_through(module)) is not None:
+        step, module = wrapped
+        path = _join(path, step)
+        ids.add(id(module))
+    held = module._modules
+    if "original_module" in held and "modules_to_save" in held:
+        copies = [("original_module", held["original_module"])]
+        copies += [(f"modules_to_save.{n}", m) for n, m in (held["modules_to_save"] or nn.Module())._modules.items()]
+        nodes = [n for step, m in copies if m is not None for n in build(m, _join(path, step), name, stacked)]
+        for node in nodes:
+            node.ids |= ids
+        return nodes
+    base = held.get("base_layer")
+    if base is not None:
+        (node,) = build(base, _join(path, "base_layer"), name, stacked)
+        node.ids |= ids
+        inner = _join(path, "base_layer.")
+        node.extras += [
+            full
+            for local, _ in module.named_parameters(remove_duplicate=False)
+            if not (full := _join(path, local)).startswith(inner)
+        ]
+        return [node]
+    node = Node(path, name, module, ids, stacked)
+    node.params = {n: (_join(path, n), p) for n, p in module._parameters.items() if p is not None}
+    is_list = isinstance(module, _CONTAINERS)
+    for step, child in held.items():
+        if child is not None:
+            layer = is_list and any(m is not None for m in child._modules.values())
+            nodes = build(child, _join(path, step), step, stacked or layer)
+            node.children += [n for n in nodes if n.params or n.extras or n.children]
+    return [node]
+
+
+def _look_through(module: nn.Module) -> tuple[str, nn.Module] | None:
+    held = {n: m for n, m in module._modules.items() if m is not None}
+    if len(held) != 1 or isinstance(module, _CONTAINERS):
+        return None
+    ((step, inner),) = held.items()
+    # Fully sharded parameters of FSDP1 hang on the wrapper itself: it is then a node of its own.
+    own = any(p is not None for p in module._parameters.values())
+    return (step, inner) if step in _WRAPPERS and not own else None
+
+
+def _join(path: str, step: str) -> str:
+    return f"{path}.{step}" if path else step
+
+
+def is_vector(parameter: nn.Parameter) -> bool:
+    """Whether it is no matrix: fewer than two dimensions, or a vector with broadcast ones, such as (1, 1, width)."""
+    return parameter.ndim < 2 or (parameter.ndim > 2 and sum(size > 1 for size in parameter.shape) < 2)

@@ -1,0 +1,370 @@
+"""Which component owns each parameter of a model, and by what evidence.
+
+Two passes over the tree of modules. Upwards, every node gets a role from the strongest evidence there is: what the
+module *is and holds* (queries, keys and values; up and down projections; experts with a router beside them; a learned
+decay), then the words of its class and attribute, then shapes. A node that holds several roles is a layer or a whole
+model and has none itself. Downwards, the outermost role wins for all that it holds, but norms and positions stay so
+everywhere, and experts, router and shared experts divide a mixture of experts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from torch import nn
+
+from rlrs.components import evidence
+from rlrs.components.experts import judge_experts
+from rlrs.components.module_tree import BLOCK_ROLES, Node, build, is_vector
+
+_MIXERS = {"attention", "ssm", "conv", "conv_block"}
+_MAY_HOLD = {
+    "attention": {"attention", "conv_block"},
+    "ssm": {"ssm", "conv_block"},
+    "feed_forward": {"feed_forward", "conv_block"},
+    "unembedding": {"feed_forward"},
+    "router": {"feed_forward", "router"},
+}
+"""Block roles that a node of a role may hold without being a layer rather than a component."""
+_WHAT = {
+    "attention": "attention",
+    "feed_forward": "feed-forward",
+    "ssm": "recurrent mixer",
+    "conv": "convolution",
+    "conv_block": "convolution",
+    "experts": "MoE experts",
+    "router": "MoE router",
+    "shared_experts": "MoE shared experts",
+    "embedding": "embedding",
+    "position": "positions",
+    "unembedding": "output head",
+    "norm": "norm",
+}
+_MODALITY = {
+    "vision": re.compile(r"(?:^|_)(?:vision|visual|image|img|vit|video)(?:_|$)|Vision|Visual|^ViT|Siglip"),
+    "audio": re.compile(r"(?:^|_)(?:audio|speech|acoustic|sound)(?:_|$)|Audio|Speech|^Wav2Vec"),
+}
+_JOINT = re.compile(r"projector|connector|merger|resampler|aligner|multi_?modal|(?:^|_)mm_|qformer")
+
+
+class Verdict(NamedTuple):
+    """Where a parameter belongs, and the evidence."""
+
+    component: str
+    reason: str
+
+
+def owners(model: nn.Module) -> dict[str, Verdict]:
+    """Parameter name, aliases of tied weights included -> its component and why."""
+    (root,) = build(model)
+    _judge(root)
+    _judge_heads(root, model)
+    towers = _towers(root)
+    found: dict[str, Verdict] = {}
+    _assign(root, None, towers, found)
+    return found
+
+
+# Upwards: roles.
+
+
+def _judge(node: Node) -> None:
+    """Give roles to a node and all below it, leaves first."""
+    for child in node.children:
+        _judge(child)
+    node.gather()
+    if (not node.children and _judge_leaf(node)) or judge_experts(node):
+        return
+    if evidence.names_norm(node) and not node.below:
+        return  # an adaptive norm: its linears are neither attention nor feed-forward
+    decided = None if _is_flat_layer(node) else _by_content(node) or _by_words(node) or _by_shape(node)
+    if decided is not None:
+        node.decide(*decided)
+    else:
+        _judge_layer(node)
+        node.gather()
+
+
+def _fits(node: Node, role: str) -> bool:
+    return node.below <= _MAY_HOLD.get(role, set())
+
+
+def _judge_leaf(node: Node) -> bool:
+    """Norms, tables and convolutions: what a single layer is by itself."""
+    if (norm := evidence.norm_evidence(node)) is not None:
+        node.decide("norm", norm)
+    elif isinstance(node.module, nn.Embedding | nn.EmbeddingBag):
+        position = evidence.names_position(node.name) or "Position" in node.kind
+        node.decide("position" if position else "embedding", "owner: table of")
+    elif (shape := node.matrix()) is not None and len(shape) > 2 and "Conv" in node.kind:
+        patches = not node.stacked and _is_patchify(node.module)
+        node.decide("embedding" if patches else "conv", "owner: patches by" if patches else "owner:")
+    return node.role is not None
+
+
+def _is_patchify(module: nn.Module) -> bool:
+    """A convolution whose windows do not overlap cuts its input into patches."""
+    forward = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return forward and module.kernel_size == module.stride and max(module.kernel_size) > 1
+
+
+def _is_flat_layer(node: Node) -> bool:
+    """Whether queries, keys, values and a feed-forward stand in one module, as a layer written without submodules."""
+    shapes = node.matrices()
+    rest = {name: shape for name, shape in shapes.items() if not evidence.is_attention_weight(name)}
+    both = evidence.expanding_pair(rest) or evidence.has_up_and_down(list(rest))
+    return bool(both) and evidence.has_query_key_value(list(shapes))
+
+
+def _by_content(node: Node) -> tuple[str, str] | None:
+    """What a module holds: certain, whatever it is called."""
+    names = list(node.matrices())
+    if isinstance(node.module, nn.MultiheadAttention):
+        return "attention", "owner:"
+    attends = evidence.has_query_key_value(names)
+    decays = evidence.has_decay(node) or (attends and any(evidence.has_decay(child) for child in node.children))
+    recurs = attends and evidence.word_role(node.kind, is_class=True) == "ssm"
+    if (decays or recurs) and _fits(node, "ssm"):
+        return "ssm", "structure: learned decay of" if decays else "owner:"
+    if attends and _fits(node, "attention"):
+        return "attention", "owner:"
+    if node.stacked and evidence.has_up_and_down(names) and _fits(node, "feed_forward"):
+        return "feed_forward", "owner:"
+    return None
+
+
+def _by_words(node: Node) -> tuple[str, str] | None:
+    """What a module's class is called, then what its parent calls it."""
+    leaf = not node.children
+    texts = [] if node.is_container else [("owner:", node.kind, True)]
+    for source, text, is_class in [*texts, ("name:", node.name, False)]:
+        role = evidence.word_role(text, is_class=is_class)
+        if role == "conv_block" and leaf and len(node.matrix() or ()) == 2:
+            continue  # transformers' Conv1D is a transposed Linear
+        if role == "position" and node.stacked and isinstance(node.module, nn.Linear):
+            continue  # projects positions for its owner
+        if role is not None and _fits(node, role):
+            return role, source
+        if node.stacked or node.below or role is not None:
+            continue
+        if evidence.names_head(text, leaf=leaf and not is_class):
+            return "unembedding", source
+        if evidence.names_embedding(text):
+            return "embedding", source
+    return None
+
+
+def _by_shape(node: Node) -> tuple[str, str] | None:
+    """Shapes alone, in a repeated layer: queries, keys and values fused, or one width to another and back."""
+    shapes = node.matrices()
+    if not node.stacked or not node.children or node.below or len(shapes) not in (2, 3):
+        return None
+    sizes = sorted(shapes.values())
+    if len(sizes) == 2 and len(sizes[0]) == 2:
+        (small, large) = sorted(sizes, key=lambda s: s[0] * s[1])
+        if small[0] == small[1] and set(large) == {small[0], 3 * small[0]}:
+            return "attention", "structure: three projections in one and their output,"
+    if evidence.expanding_pair(shapes) == set(shapes):
+        return "feed_forward", "structure: one width to a larger one and back,"
+    return None
+
+
+def _judge_layer(node: Node) -> None:
+    """The layers that stand open in a Transformer layer, such as `fc1` and `fc2` beside an attention module."""
+    flat = evidence.has_query_key_value(list(node.matrices()))
+    mixed = flat or any(child.role in _MIXERS for child in node.children)
+    if not (mixed or node.stacked):
+        return
+    open_leaves = [leaf for child in node.children for leaf in _open_leaves(child, node.stacked)]
+    shapes = {leaf.path: shape for leaf in open_leaves if (shape := leaf.matrix()) is not None}
+    attends = {leaf.path for leaf in open_leaves if flat and evidence.is_attention_weight(leaf.name)}
+    pair = evidence.expanding_pair({p: s for p, s in shapes.items() if p not in attends})
+    named = [leaf.name for leaf in open_leaves if leaf.path in shapes and evidence.is_feed_forward_weight(leaf.name)]
+    halves = mixed and evidence.has_up_and_down(named)
+    for leaf in open_leaves:
+        if leaf.path in attends:
+            leaf.decide("attention", "structure: beside queries, keys and values,")
+        elif leaf.path in pair:
+            leaf.decide("feed_forward", "structure: one width to a larger one and back,")
+        elif leaf.path in shapes and halves and leaf.name in named:
+            leaf.decide("feed_forward", "name: beside a mixer,")
+        elif leaf.path in shapes and evidence.has_attention_inputs(leaf.name):
+            leaf.decide("attention", "name:")
+
+
+def _open_leaves(node: Node, stacked: bool) -> Iterable[Node]:
+    if node.role is not None or node.stacked != stacked or evidence.names_norm(node):
+        return
+    if not node.children:
+        yield node
+    for child in node.children:
+        yield from _open_leaves(child, stacked)
+
+
+# Ends of the model: tables and heads that the model declares, or that shapes tell.
+
+
+def _judge_heads(root: Node, model: nn.Module) -> None:
+    declared = _declared(model)
+    tables = [n for n in root.walk() if isinstance(n.module, nn.Embedding) and n.role == "embedding"]
+    rows = {shape[0] for n in tables if (shape := n.matrix())}
+    for node in root.walk():
+        if node.ids & declared["unembedding"] and not node.below and not isinstance(node.module, nn.Embedding):
+            node.decide("unembedding", "owner: the model's declared")
+        elif node.ids & declared["embedding"] and not node.below:
+            node.decide("embedding", "owner: the model's declared")
+        elif node.role is None and not node.stacked and (node.matrix() or (None,))[0] in rows:
+            node.decide("unembedding", "structure: as many outputs as the embedding has rows,")
+    top = _inner(root).children
+    blocks = [i for i, child in enumerate(top) if child.below or child.role in BLOCK_ROLES]
+    after = [c for c in top[blocks[-1] + 1 :] if _modality(c, frozenset()) is None] if blocks else []
+    open_ends = [child for child in after if child.role is None and child.matrix() is not None]
+    if len(open_ends) == 1:
+        open_ends[0].decide("unembedding", "structure: the one linear after the last block,")
+
+
+def _inner(root: Node) -> Node:
+    """The model itself, inside PEFT's two shells and others that hold one module only."""
+    while len(root.children) == 1 and not root.children[0].is_container and not root.params:
+        (root,) = root.children
+    return root
+
+
+def _declared(model: nn.Module) -> dict[str, set[int]]:
+    """Identities of the modules that the model itself calls input and output embeddings (transformers' methods)."""
+    found: dict[str, set[int]] = {"embedding": set(), "unembedding": set()}
+    owner = next((m for m in model.modules() if callable(getattr(m, "get_output_embeddings", None))), None)
+    for role, method in (("embedding", "get_input_embeddings"), ("unembedding", "get_output_embeddings")):
+        try:
+            module = getattr(owner, method)()
+        except (AttributeError, NotImplementedError):  # transformers: this architecture has none
+            continue
+        if isinstance(module, nn.Module):
+            found[role].add(id(module))
+    return found
+
+
+# Separate towers of multimodal models.
+
+
+def _modality(node: Node, without: frozenset[str]) -> str | None:
+    for modality, pattern in _MODALITY.items():
+        of_class = not node.is_container and modality not in without and pattern.search(node.kind)
+        if of_class or pattern.search(node.name):
+            return modality
+    return None
+
+
+def _towers(root: Node) -> dict[int, Verdict]:
+    """Node -> verdict for all under it: encoders of another modality than the model's own, and what joins them."""
+    # A root of class Qwen2AudioForConditionalGeneration gives its word to all of its parts' classes.
+    without = frozenset(m for m, pattern in _MODALITY.items() if pattern.search(_inner(root).kind))
+    found: dict[int, Verdict] = {}
+    for modality in _MODALITY:
+        candidates = _topmost(root, lambda n, m=modality: n is not root and _modality(n, without) == m)
+        encoders = [n for n in candidates if n.below]
+        if encoders and _blocks_outside(root, {id(n) for n in encoders}):
+            for node in encoders:
+                found[id(node)] = Verdict(modality, f"owner: {modality} tower {node.path}")
+    modalities = {verdict.component for verdict in found.values()}
+    if not modalities:
+        return found
+    for node in _topmost(root, lambda n: id(n) in found or _joins(n, found, without)):
+        modality = _modality(node, without) or (min(modalities) if len(modalities) == 1 else None)
+        if id(node) not in found and modality in modalities:
+            found[id(node)] = Verdict(modality, f"owner: {node.path}, which joins the {modality} tower")
+    return found
+
+
+def _joins(node: Node, towers: dict[int, Verdict], without: frozenset[str]) -> bool:
+    if node.stacked or any(id(n) in towers for n in node.walk()):
+        return False
+    return bool(_JOINT.search(node.name) or (_modality(node, without) and not node.below))
+
+
+def _topmost(node: Node, wanted: Callable[[Node], bool]) -> list[Node]:
+    return [node] if wanted(node) else [n for child in node.children for n in _topmost(child, wanted)]
+
+
+def _blocks_outside(node: Node, excluded: set[int]) -> bool:
+    if id(node) in excluded:
+        return False
+    return node.role in BLOCK_ROLES or any(_blocks_outside(child, excluded) for child in node.children)
+
+
+# Downwards: verdicts.
+
+
+def _assign(node: Node, owner: Verdict | None, towers: dict[int, Verdict], found: dict[str, Verdict]) -> None:
+    """Record the verdict on each parameter at and below a node; `owner` is what the modules above it decided."""
+    tower = towers.get(id(node))
+    if tower is not None:
+        found |= {full: tower for n in node.walk() for full in [f for f, _ in n.params.values()] + n.extras}
+        return
+    verdict = _verdict(node, owner)
+    for local, (full, parameter) in node.params.items():
+        found[full] = _verdict_on(node, local, parameter, verdict, towers)
+    for full in node.extras:
+        settled = verdict if verdict is not None and verdict.component != "moe" else None
+        found[full] = settled or _unsure(node, "the adapter of an unclear layer")
+    for child in node.children:
+        _assign(child, verdict, towers, found)
+
+
+def _verdict(node: Node, owner: Verdict | None) -> Verdict | None:
+    role = node.role
+    if role is None:
+        return owner
+    where = f"{_WHAT.get(role, role)} {node.path or 'model'}"
+    own = Verdict({"conv_block": "conv"}.get(role, role), f"{node.evidence} {where}")
+    if owner is None or role == "norm":
+        return own
+    if owner.component == "moe":
+        return own._replace(component="shared_experts") if role == "feed_forward" else own
+    table = role == "position" and not isinstance(node.module, nn.Linear) and not node.children
+    return own if table or (role == "position" and owner.component == "embedding") else owner
+
+
+def _verdict_on(
+    node: Node, local: str, parameter: nn.Parameter, verdict: Verdict | None, towers: dict[int, Verdict]
+) -> Verdict:
+    """The verdict on one parameter that a node itself owns."""
+    if local in node.param_roles:
+        role, why = node.param_roles[local]
+        return Verdict(role, f"{why} {_WHAT[role]} {node.path}.{local}")
+    component = verdict.component if verdict is not None else None
+    if component in (None, "attention", "embedding") and local != "weight" and evidence.names_position(local):
+        return Verdict("position", f"name: positions {local}")
+    if evidence.names_norm_parameter(local) and is_vector(parameter):
+        return Verdict("norm", f"name: norm {local}")
+    if verdict is not None and component != "moe":
+        return verdict
+    if component == "moe" and local.endswith("bias"):
+        return Verdict("experts", f"owner: bias of {node.path}")
+    for modality in {tower.component for tower in towers.values()}:
+        if _MODALITY[modality].search(local):
+            return Verdict(modality, f"name: {local}, which joins the {modality} tower")
+    if local == "_flat_param":
+        return _unsure(node, "FSDP has flattened it with others (make it with use_orig_params=True)")
+    return _by_own_name(node, local, parameter) or _unsure(node, f"{local} of shape {tuple(parameter.shape)}")
+
+
+def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Verdict | None:
+    """The last resort: what a parameter that a layer or a model owns directly is called."""
+    if evidence.names_embedding(local):
+        return Verdict("embedding", f"name: learned input {local}")
+    if node.stacked and evidence.names_scale(local) and is_vector(parameter) and parameter.ndim > 0:
+        return Verdict("norm", f"name: scale per channel {local}")
+    if node.stacked and parameter.ndim >= 2 and evidence.has_query_key_value(list(node.matrices())):
+        if evidence.is_attention_weight(local):
+            return Verdict("attention", f"name: {local} beside queries, keys and values")
+        if evidence.is_feed_forward_weight(local):
+            return Verdict("feed_forward", f"name: {local} beside queries, keys and values")
+    return None
+
+
+def _unsure(node: Node, what: str) -> Verdict:
+    where = f"{node.kind} {node.path}" if node.path else f"the model ({node.kind})"
+    return Verdict("other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides")

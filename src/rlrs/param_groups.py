@@ -1,0 +1,119 @@
+"""Named torch parameter groups: component x weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from rlrs.components import Partition, Rule, partition, undecayed
+from rlrs.ratios import Ratios
+
+
+def param_groups(
+    model: nn.Module,
+    ratios: Ratios | Mapping[str, Any],
+    *,
+    lr: float | Tensor,
+    weight_decay: float = 0.0,
+    decay: Literal["rate", "independent"] = "rate",
+    rules: Sequence[Rule] = (),
+    parts: Partition | None = None,
+    include_frozen: bool = False,
+    partial: bool = False,
+) -> list[dict[str, Any]]:
+    """Split a model's parameters into groups for any torch optimizer, to be driven by `RelativeLR`.
+
+    A group's `name` is its component (`attention`), with `/no_decay` for norms, biases and other vectors, which
+    are not decayed; its `component` ties it to the ratios; its `lr` is the base peak rate, the same for all.
+
+    AdamW, Adafactor and Muon shrink a weight by `lr_i * weight_decay` a step, so a component's decay scales with its
+    ratio. With `decay="independent"`, `RelativeLR` keeps `weight_decay_i(t) = weight_decay * lr_base(t) / lr_i(t)`,
+    so that every decayed weight shrinks by `lr_base(t) * weight_decay`, whatever its ratio. At a rate of 0 there is no
+    decay: the component is frozen.
+
+    Args:
+        model: any module; wrapped (DDP, FSDP, compiled) or not.
+        ratios: relative rates per component; components that they do not name follow the base rate.
+        lr: base peak rate. A tensor (for a compiled or captured optimizer) is copied for each group.
+        weight_decay: of the decayed parameters.
+        decay: `rate`, it scales with the component's rate as the optimizer has it, or `independent` of the ratio.
+        rules: the user's own rules, tried in order before everything else; see `partition`.
+        parts: a partition made before, in place of `rules`.
+        include_frozen: keep parameters that do not require a gradient, for later unfreezing.
+        partial: the model is one stage of a pipeline, where a component may be on another rank: ratios and rules
+            for what is not here are no error.
+
+    Returns:
+        Groups in the order of the partition's components, each with keys `name`, `component`, `params`, `lr`,
+        `weight_decay`, `ungrouped`: components of the model that have no group, being tied to another or frozen;
+        and `independent_decay`, the decay that `RelativeLR` starts from, where it is asked for.
+
+    Raises:
+        RatiosError: a ratio for a component that the model does not have.
+        PartitionError: a rule that matches nothing.
+        ValueError: a rate or a decay below 0, no parameter to train, or both `rules` and `parts`.
+    """
+    if not lr >= 0 or not weight_decay >= 0:
+        raise ValueError(f"lr and weight_decay should be 0 or more, not {lr!r} and {weight_decay!r}")
+    if decay not in ("rate", "independent"):
+        raise ValueError(f"decay should be 'rate' or 'independent', not {decay!r}")
+    if parts is not None and rules:
+        raise ValueError("give rules or parts, not both: a partition is already made by rules")
+    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
+    parts = partition(model, rules, partial=partial) if parts is None else parts
+    if not partial:
+        ratios.check_used([*parts, *parts.tied_components], "the model")
+    parameters = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = []
+    for component, names in parts.items():
+        kept = [name for name in names if include_frozen or parameters[name].requires_grad]
+        plain = {name for name in kept if undecayed(name, parameters[name], component)}
+        for suffix, members, of_group in (
+            ("", [name for name in kept if name not in plain], weight_decay),
+            ("/no_decay", [name for name in kept if name in plain], 0.0),
+        ):
+            if members:
+                group = {"name": component + suffix, "component": component, "weight_decay": of_group}
+                if decay == "independent":
+                    group["independent_decay"] = of_group
+                # A copy each: groups that shared one tensor would all have the rate that is written last.
+                group["lr"] = lr.clone() if isinstance(lr, Tensor) else lr
+                groups.append({**group, "params": [parameters[name] for name in members]})
+    grouped = {group["component"] for group in groups}
+    for group in groups:
+        group["ungrouped"] = [c for c in (*parts, *parts.tied_components) if c not in grouped]
+    if not groups:
+        raise ValueError(f"{type(model).__name__} has no parameter to train")
+    return groups
+
+
+def split_groups(
+    groups: Sequence[Mapping[str, Any]],
+    belongs: Callable[[Mapping[str, Any], nn.Parameter], bool],
+    *,
+    lr: float | Tensor | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Divide groups between two optimizers that one `RelativeLR` drives: Muon for matrices, AdamW for the rest.
+
+    Args:
+        groups: from `param_groups`; left as they are.
+        belongs: of a group and a parameter of it, whether it goes to the first optimizer.
+        lr: base peak rate of the first optimizer's groups, if it differs.
+
+    Returns:
+        Groups of the first optimizer and of the second. Where a group is divided, the second's name ends in `/rest`.
+    """
+    first: list[dict[str, Any]] = []
+    second: list[dict[str, Any]] = []
+    for group in groups:
+        chosen = [parameter for parameter in group["params"] if belongs(group, parameter)]
+        taken = {id(parameter) for parameter in chosen}
+        rest = [parameter for parameter in group["params"] if id(parameter) not in taken]
+        if chosen:
+            rate = group["lr"] if lr is None else lr
+            first.append({**group, "params": chosen, "lr": rate.clone() if isinstance(rate, Tensor) else rate})
+        if rest:
+            second.append({**group, "params": rest, "name": group["name"] + ("/rest" if chosen else "")})
+    return first, second

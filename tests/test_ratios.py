@@ -1,0 +1,99 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rlrs
+from rlrs.ratios import PRESETS, Ratio, Ratios, RatiosError
+
+VALUE = st.floats(0, 1e6, allow_nan=False)
+INNER = st.lists(st.floats(0.001, 0.999), unique=True, max_size=4).map(sorted)
+
+
+@given(st.dictionaries(st.sampled_from(["embedding", "experts", "router", "norm"]), st.tuples(INNER, VALUE, VALUE)))
+def test_save_and_load_round_trip(tmp_path_factory, drawn):
+    folder = tmp_path_factory.mktemp("ratios")
+    ratios = Ratios(
+        {name: Ratio(((0.0, s), *((p, s) for p in inner), (1.0, e))) for name, (inner, s, e) in drawn.items()},
+        {"horizon": {"steps": 300}, "data_hash": "abc"},
+    )
+    ratios.save(folder / "ratios.yaml")
+    again = Ratios.load(folder / "ratios.yaml")
+    assert again == ratios
+    assert again.provenance == ratios.provenance
+    again.save(folder / "again.yaml")
+    assert (folder / "again.yaml").read_bytes() == (folder / "ratios.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_load(name):
+    assert set(Ratios.preset(name)) == set(PRESETS[name])
+
+
+def test_the_papers_moe_values():
+    ratios = rlrs.Ratios.preset("paper-moe")
+    assert (ratios["embedding"].start, ratios["embedding"].end) == (5.0, 0.666)
+    assert (ratios["experts"].start, ratios["experts"].end) == (0.3, 1.125)
+
+
+def test_a_ratio_may_be_a_number_a_pair_knots_or_a_mapping():
+    ratios = Ratios({"a": 2, "b": (2, 3), "c": [[0, 1], [0.5, 2], [1, 3]], "d": {"start": 1, "end": "3e-1"}})
+    assert ratios["a"].knots == ((0.0, 2.0), (1.0, 2.0))
+    assert ratios["b"].knots == ((0.0, 2.0), (1.0, 3.0))
+    assert ratios["c"].knots == ((0.0, 1.0), (0.5, 2.0), (1.0, 3.0))
+    assert ratios["d"].end == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ratios: {}", "schema should be a whole number from 1 to 1, not None"),
+        ("schema: 9\nratios: {}", "schema should be a whole number from 1 to 1, not 9"),
+        ("schema: 1", "ratios is missing"),
+        ("schema: 1\nratio: {}", "unknown key 'ratio'; did you mean 'ratios'?"),
+        ("schema: 1\nratios: 3", "ratios should be a mapping, not 3"),
+        ("schema: 1\nratios: {experts: {start: -1, end: 1}}", "experts: start should be 0 or more, not -1"),
+        ("schema: 1\nratios: {experts: {start: 1, ende: 1}}", "experts: unknown key 'ende'"),
+        ("schema: 1\nratios: {experts: {start: 1}}", "experts: end is missing"),
+        ("schema: 1\nratios: {experts: fast}", "experts: start should be a number, not 'fast'"),
+        ("schema: 1\nratios: {experts: true}", "experts: start should be a number, not True"),
+        ("schema: 1\nratios: {experts: .nan}", "experts: start should be 0 or more, not nan"),
+        (
+            "schema: 1\nratios: {experts: {knots: [[0, 1], [1, 2, 3]]}}",
+            "experts: knots should be a list of pairs",
+        ),
+        (
+            "schema: 1\nratios: {experts: {knots: [[0.1, 1], [1, 2]]}}",
+            "experts: knots should run from progress 0",
+        ),
+        ("- 1", "should be a mapping"),
+        ("a: [", "line 1: not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "ratios.yaml"
+    path.write_text(text)
+    with pytest.raises(RatiosError) as caught:
+        Ratios.load(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_preset_are_named(tmp_path):
+    with pytest.raises(RatiosError, match=r"none.yaml: cannot be read: No such file"):
+        Ratios.load(tmp_path / "none.yaml")
+    with pytest.raises(RatiosError, match="no preset 'paper'; there are paper-dense, paper-moe, uniform"):
+        Ratios.preset("paper")
+
+
+def test_ratios_for_components_that_are_not_there_are_an_error_with_the_nearest_name():
+    with pytest.raises(RatiosError, match="name expert, which the model does not have; did you mean 'experts'"):
+        Ratios({"expert": 1}).check_used(["embedding", "experts"], "the model")
+
+
+def test_saved_yaml_is_plain_and_short(tmp_path):
+    Ratios.preset("paper-moe").save(tmp_path / "r.yaml")
+    plain = yaml.safe_load((tmp_path / "r.yaml").read_text())
+    assert plain["schema"] == 1
+    assert plain["ratios"]["embedding"] == {"start": 5.0, "end": 0.666}
