@@ -1,0 +1,266 @@
+"""A study's settings: frozen, typed, validated at construction; read from and written to YAML.
+
+Every unknown key, wrong type and value out of range is a `ConfigError` of one line that names the key, the
+value and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; the message says which, where, and what would be right."""
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads `3e-3` as text and `yes` as a boolean: take the first as the number it is, refuse the second.
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number, not {value!r}")
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"should be a number, not {value!r}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"should be a finite number, not {value!r}")
+    return value
+
+
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Arm = Literal["uniform", "embedding_only", "constant", "rlrs"]
+"""One side of a comparison: see `rlrs.comparison.arms`."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Settings):
+    """Where the text comes from and how it becomes tokens."""
+
+    source: str | tuple[str, ...] = "stdlib"
+    """`stdlib` (the Python standard library's own source), or `files:GLOB`, or a list of such globs."""
+    vocab_size: Annotated[int, Field(ge=257)] = 1024
+    """Entries of the byte-pair vocabulary, the 256 bytes and the end-of-text mark included."""
+    sequence_length: Annotated[int, Field(ge=2)] = 128
+    """Tokens per training sequence."""
+    valid_fraction: Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)] = 0.05
+    """Share of the files, by bytes, that is kept for validation."""
+    max_bytes: Count | None = None
+    """Use only about this many bytes of text (whole files, in hash order); all of it if not set."""
+
+
+class ModelConfig(Settings):
+    """A decoder-only Transformer; dense, or Switch mixture of experts when `n_experts` > 0."""
+
+    d_model: Count = 64
+    n_layers: Count = 4
+    n_heads: Count = 4
+    d_ff: Count | None = None
+    """Hidden width of one feed-forward block or expert; 8/3 of `d_model`, rounded up to 8, if not set."""
+    n_experts: Annotated[int, Field(ge=0)] = 0
+    """Experts per block; 0 is a dense model."""
+    capacity_factor: Positive = 1.0
+    """Tokens an expert takes, as a multiple of an even share; the others pass by the residual (Switch)."""
+    load_balancing: NonNegative = 0.01
+    """Weight of the load-balancing loss (Fedus et al., 2021)."""
+    z_loss: NonNegative = 0.001
+    """Weight of the router z-loss (Zoph et al., 2022)."""
+    init_scale: Positive = 0.15
+    """Truncated normal of standard deviation sqrt(init_scale / fan_in)."""
+    tie_embeddings: bool = False
+    rope_theta: Positive = 10_000.0
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"d_model={self.d_model} should be a multiple of n_heads={self.n_heads}, "
+                "with an even head size (rotary position)"
+            )
+        return self
+
+    @property
+    def hidden(self) -> int:
+        """Width of one feed-forward block or expert."""
+        return self.d_ff or 8 * math.ceil(self.d_model / 3)
+
+
+class TrainingConfig(Settings):
+    """What all runs of a study share."""
+
+    warmup_fraction: Fraction = 0.01
+    """Warm-up steps as a share of all steps (the paper: 1 %)."""
+    final_fraction: Fraction = 0.0444
+    """Base rate at the end over the base peak rate (the paper's MoE value; 1 for `constant`); where a search starts."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    weight_decay: NonNegative = 0.1
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    clip: Positive = 1.0
+    """Largest norm of all gradients together."""
+    eval_tokens: Count = 32_768
+    """Size of the fixed validation sample, rounded down to whole batches."""
+    evaluations: Annotated[int, Field(ge=1)] = 10
+    """Validation points per run, evenly spaced; the last is at the end."""
+    log_every: Count = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints."""
+    score_steps: Count = 100
+    """A trial's score is the training loss averaged over this many last steps (the paper: 100)."""
+    loss_limit: Positive | None = None
+    """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant_end(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("schedule") == "constant":
+            return {"final_fraction": 1.0, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _constant(self) -> Self:
+        if self.schedule == "constant" and self.final_fraction != 1:
+            raise ValueError(f"final_fraction={self.final_fraction} should be 1: a constant schedule ends at its peak")
+        return self
+
+
+class ScaleConfig(Settings):
+    """One size: the proxy that is searched on, or the target that is transferred to."""
+
+    model: ModelConfig
+    steps: Count
+    batch_size: Count
+    """Sequences per step."""
+
+
+class SearchConfig(Settings):
+    """How the ratios are found on the proxy. All arms get the same budget."""
+
+    trials: Count = 48
+    """Trained runs that each arm may spend on the proxy; it may stop earlier when a sweep changes nothing."""
+    start: str = "uniform"
+    """Ratios the search starts from: a preset, or a path to a ratios.yaml."""
+    lr: Positive = 4e-3
+    """Base peak rate that every arm's search starts from."""
+    multipliers: tuple[Positive, ...] = (0.2, 2 / 3, 1.5, 5.0)
+    """Each parameter in turn is tried at these multiples of its current value (the paper's)."""
+    sweeps: Count = 30
+    """Most passes over all parameters."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the order of parameters, and of the trials' model and data."""
+
+
+class TransferConfig(Settings):
+    """How the arms' base rates are tuned on the target. All arms get the same budget."""
+
+    trials: Count = 5
+    """Target runs that each arm may spend on its base rate; it stops when the rates on both sides are worse."""
+    multiplier: Annotated[float, BeforeValidator(_number), Field(gt=1)] = 2.0
+    """Grid ratio of the base rates tried: up and down from the proxy's best, downhill."""
+
+
+class ComparisonConfig(Settings):
+    """The measurement: fresh seeds, paired over the arms."""
+
+    arms: tuple[Arm, ...] = ("uniform", "embedding_only", "rlrs")
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Paired seeds, none of them seen by any search."""
+    horizons: tuple[Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)], ...] = (0.6, 0.8)
+    """Shorter runs of the rlrs arm, as shares of the full steps, each with its own full schedule."""
+
+    @model_validator(mode="after")
+    def _arms(self) -> Self:
+        if not {"uniform", "rlrs"} <= set(self.arms):
+            raise ValueError(f"arms={list(self.arms)} should contain uniform and rlrs")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms={list(self.arms)} names an arm twice")
+        return self
+
+
+class StudyConfig(Settings):
+    """One study: search on a proxy, transfer to a target, comparison."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    proxy: ScaleConfig
+    target: ScaleConfig
+    search: SearchConfig = SearchConfig()
+    transfer: TransferConfig = TransferConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+    processes: Count | None = None
+    """Runs trained side by side, one thread each; as many as there are cores if not set. Changes no result."""
+
+
+def load_study(path: str | Path) -> StudyConfig:
+    """Read and validate a study.yaml.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or says something that is not a valid study.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: should be a mapping with the keys of a study, not {type(raw).__name__}")
+    try:
+        return StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+
+
+def fingerprint(settings: Settings, *, without: frozenset[str] = frozenset()) -> str:
+    """Hash of settings as 12 hex digits; equal settings have equal hashes whatever their YAML looked like."""
+    text = json.dumps(settings.model_dump(mode="json", exclude=set(without)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown key {where!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    value = problem["input"]
+    shown = "" if isinstance(value, dict) or repr(value) in message else f" (got {value!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the settings that may stand at a place in a study."""
+    cls: type[BaseModel] = StudyConfig
+    for part in location:
+        annotation = cls.model_fields[str(part)].annotation
+        options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        cls = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(cls.model_fields)

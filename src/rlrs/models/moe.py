@@ -1,0 +1,168 @@
+"""Switch mixture of experts: each token goes to one expert (Fedus et al., 2021, arXiv:2101.03961).
+
+Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, D model width, F hidden width of an expert,
+E experts, C capacity of an expert in tokens, S = E * C slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlrs.models.feed_forward import gated_silu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """What one block's router did with a batch.
+
+    Args:
+        probabilities: of every token over the experts, [N, E], without gradient.
+        tokens: how many chose each expert, [E], those beyond its capacity included.
+        capacity: tokens that an expert takes.
+        load_balancing: `E * sum_e(share of tokens of e * mean probability of e)`, 1 when even (Fedus et al., eq. 4).
+        z_loss: mean square of the router's log-sum-exp (Zoph et al., 2022, arXiv:2202.08906, eq. 5).
+    """
+
+    probabilities: Tensor
+    tokens: Tensor
+    capacity: int
+    load_balancing: Tensor
+    z_loss: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterStatistics:
+    """Means over a model's blocks, for logs.
+
+    Args:
+        load: share of the tokens that chose an expert, from a block's busiest expert to its idlest: the experts'
+            own order means nothing across blocks. Sums to 1.
+        dropped: share of the tokens that were beyond capacity and passed by the residual alone.
+        entropy: of the router's probabilities, in nats per token; ln(E) when it does not distinguish.
+    """
+
+    load: list[float]
+    dropped: float
+    entropy: float
+
+
+def router_statistics(routings: Sequence[Routing]) -> RouterStatistics | None:
+    """Average over blocks what their routers did; None for a model without routers."""
+    if not routings:
+        return None
+    loads, dropped, entropies = [], [], []
+    for routing in routings:
+        n_tokens = routing.probabilities.shape[0]
+        loads.append((routing.tokens / n_tokens).sort(descending=True).values)
+        dropped.append((routing.tokens - routing.capacity).clamp(min=0).sum() / n_tokens)
+        entropies.append(torch.special.entr(routing.probabilities).sum(-1).mean())
+    return RouterStatistics(
+        load=torch.stack(loads).mean(0).tolist(),
+        dropped=torch.stack(dropped).mean().item(),
+        entropy=torch.stack(entropies).mean().item(),
+    )
+
+
+class Experts(nn.Module):
+    """All experts of a block as fused tensors, so that one batched product serves them all."""
+
+    def __init__(self, n_experts: int, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty(n_experts, d_model, 2 * d_ff))
+        self.down = nn.Parameter(torch.empty(n_experts, d_ff, d_model))
+
+    def forward(self, x_ECD: Tensor) -> Tensor:
+        """Transform each expert's own tokens; same shape as x."""
+        return torch.bmm(gated_silu(torch.bmm(x_ECD, self.gate_up)), self.down)
+
+
+class _Rearrange(torch.autograd.Function):
+    """Rows by index, where the index `rows` of x stands for a row of zeros.
+
+    `index` and `inverse` undo each other on the rows that both keep. So the gradient is a gather as well, which is
+    faster than the scatter-add of `index_select` and adds in no order that could vary.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return nn.functional.pad(x, (0, 0, 0, 1)).index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return nn.functional.pad(gradients[0], (0, 0, 0, 1)).index_select(0, inverse), None, None
+
+
+class MoE(nn.Module):
+    """Top-1 mixture of gated feed-forward experts.
+
+    A token's output is its expert's output times the router's probability. Tokens beyond an expert's capacity, in
+    the order of the batch, get zeros: they pass by the residual.
+
+    Args:
+        d_model: width D.
+        d_ff: hidden width F of one expert.
+        n_experts: experts E.
+        capacity_factor: capacity C as a multiple of the even share N / E, rounded up.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, n_experts: int, capacity_factor: float) -> None:
+        super().__init__()
+        self.n_experts = n_experts
+        self.capacity_factor = capacity_factor
+        self.router = nn.Linear(d_model, n_experts, bias=False)
+        self.experts = Experts(n_experts, d_model, d_ff)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+        """Send each token through its expert; the output has the shape of x."""
+        x_ND = x_BTD.flatten(0, 1)
+        N, E = x_ND.shape[0], self.n_experts
+        C = min(math.ceil(self.capacity_factor * N / E), N)
+        probabilities_NE, log_sum_N = self._route(x_ND)
+        gate_N, expert_N = probabilities_NE.max(-1)
+        slot_of_token_N, token_of_slot_S, tokens_E = assign(expert_N, E, C)
+
+        x_SD = _Rearrange.apply(x_ND, token_of_slot_S, slot_of_token_N)
+        y_SD = self.experts(x_SD.view(E, C, -1)).flatten(0, 1)
+        y_ND = _Rearrange.apply(y_SD, slot_of_token_N, token_of_slot_S) * gate_N[:, None].type_as(y_SD)
+        routing = Routing(
+            probabilities=probabilities_NE.detach(),
+            tokens=tokens_E,
+            capacity=C,
+            load_balancing=E / N * (tokens_E * probabilities_NE.mean(0)).sum(),
+            z_loss=log_sum_N.square().mean(),
+        )
+        return y_ND.view_as(x_BTD), routing
+
+    def _route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities [N, E] and log-sum-exp [N] of the router, always in fp32 (Fedus et al., section 2.4)."""
+        with torch.autocast(x_ND.device.type, enabled=False):
+            logits_NE = nn.functional.linear(x_ND.float(), self.router.weight.float())
+        log_sum_N = logits_NE.logsumexp(-1)
+        return (logits_NE - log_sum_N[:, None]).exp(), log_sum_N
+
+
+def assign(expert_N: Tensor, n_experts: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Give each token a slot of its expert, first come first served.
+
+    Returns:
+        slot of each token [N], S for a token beyond capacity; token of each slot [S], N for an empty slot; and how
+        many tokens chose each expert [E].
+    """
+    N, S = expert_N.shape[0], n_experts * capacity
+    device = expert_N.device
+    chosen_EN = expert_N == torch.arange(n_experts, device=device)[:, None]
+    rank_EN = chosen_EN.cumsum(1, dtype=torch.int32)  # 1 for the first token of an expert
+    rank_N = rank_EN.gather(0, expert_N[None])[0]
+    slot_of_token_N = torch.where(rank_N <= capacity, expert_N * capacity + rank_N - 1, S)
+    # One slot more, where all tokens beyond capacity land and which is then cut off.
+    token_of_slot = torch.full((S + 1,), N, device=device)
+    token_of_slot.index_copy_(0, slot_of_token_N, torch.arange(N, device=device))
+    return slot_of_token_N, token_of_slot[:S], rank_EN[:, -1]

@@ -1,0 +1,8 @@
+"""Training of one run: from a spec to a result, resumable bit for bit."""
+
+from rlrs.training.checkpoint import CheckpointError
+from rlrs.training.evaluate import evaluate
+from rlrs.training.spec import RunResult, RunSpec
+from rlrs.training.trainer import train
+
+__all__ = ["CheckpointError", "RunResult", "RunSpec", "evaluate", "train"]

@@ -1,0 +1,110 @@
+"""What decides a run's numbers, and what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rlrs.config import ModelConfig, TrainingConfig
+from rlrs.ratios import Ratios
+from rlrs.schedules import warmup_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training run: everything that decides its numbers, and nothing else.
+
+    Args:
+        model: shape and initialisation.
+        training: what all runs of a study share. Its `final_fraction` is where a search starts; this run's is below.
+        steps: optimizer steps T.
+        batch_size: sequences per step.
+        seed: of weights and data order, 0 or more.
+        lr: base peak rate.
+        final_fraction: base rate at the end over its peak; 1 for the schedule `constant`.
+        ratios: component -> knots (progress, ratio), as `Ratio.knots`; components not named follow the base rate.
+        data_hash: of tokenizer, tokens and sequence length, as `TokenData.hash`.
+
+    Raises:
+        ValueError: a value out of its range; the message names it.
+        RatiosError: knots that are no ratio.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    steps: int
+    batch_size: int
+    seed: int
+    lr: float
+    final_fraction: float
+    ratios: dict[str, list[tuple[float, float]]]
+    data_hash: str
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} should be a whole number, {least} or more, not {value!r}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr should be a number above 0, not {self.lr!r}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction should be from 0 to 1, not {self.final_fraction!r}")
+        if self.training.schedule == "constant" and self.final_fraction != 1:
+            raise ValueError(f"final_fraction should be 1 with a constant schedule, not {self.final_fraction!r}")
+        self.relative_rates()
+
+    def relative_rates(self) -> Ratios:
+        """The ratios as the rest of the library takes them."""
+        return Ratios(self.ratios)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Warm-up steps W."""
+        return warmup_steps(self.training.warmup_fraction, self.steps)
+
+    def to_plain(self) -> dict[str, Any]:
+        """All fields as JSON would hold them."""
+        plain = {
+            **self.__dict__,
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+        }
+        return json.loads(json.dumps(plain))
+
+    @property
+    def id(self) -> str:
+        """12 hex digits: the hash of all fields."""
+        text = json.dumps(self.to_plain(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended.
+
+    Args:
+        status: "finished", or "diverged" when a loss was not a number or above the limit.
+        steps: optimizer steps done.
+        score: training loss averaged over the last `score_steps` steps, nats per token; None if diverged.
+        valid_loss: on the fixed validation sample after the last step, nats per token; None if diverged or not wanted.
+        tokens: tokens trained on.
+        seconds: of training and evaluation, all sessions of a resumed run together.
+        diverged_at: the step, counted from 1, that could not be used; None if finished.
+        reason: why it diverged, in words; None if finished.
+    """
+
+    status: Literal["finished", "diverged"]
+    steps: int
+    score: float | None
+    valid_loss: float | None
+    tokens: int
+    seconds: float
+    diverged_at: int | None = None
+    reason: str | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """All fields as JSON would hold them."""
+        return asdict(self)

@@ -1,0 +1,131 @@
+"""Routing, capacity and the routers' losses, against a loop over tokens and hand-derived values."""
+
+import math
+
+import pytest
+import torch
+
+from rlrs.models.moe import MoE, Routing, assign, router_statistics
+
+E, D, FF = 3, 8, 5
+
+
+def moe(capacity_factor=1.0):
+    torch.manual_seed(0)
+    module = MoE(D, FF, E, capacity_factor)
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    return module
+
+
+def by_token(module, x_BTD):
+    """The definition, one token at a time."""
+    x_ND = x_BTD.flatten(0, 1)
+    capacity = min(math.ceil(module.capacity_factor * len(x_ND) / E), len(x_ND))
+    room, rows = [capacity] * E, []
+    for x_D in x_ND:
+        probabilities_E = torch.softmax(module.router.weight @ x_D, 0)
+        expert = int(probabilities_E.argmax())
+        if room[expert] == 0:
+            rows.append(torch.zeros(D))
+            continue
+        room[expert] -= 1
+        gate, up = (x_D @ module.experts.gate_up[expert]).chunk(2)
+        hidden = torch.nn.functional.silu(gate) * up
+        rows.append(probabilities_E[expert] * (hidden @ module.experts.down[expert]))
+    return torch.stack(rows).view_as(x_BTD)
+
+
+@pytest.mark.parametrize("capacity_factor", [0.5, 1.0, 1.3, 100.0])
+def test_output_and_gradients_are_those_of_a_loop_over_tokens(capacity_factor):
+    module = moe(capacity_factor)
+    x_BTD = torch.randn(4, 7, D, requires_grad=True)
+    upstream = torch.randn(4, 7, D)
+    wanted = [x_BTD, *module.parameters()]
+    fast, _ = module(x_BTD)
+    slow = by_token(module, x_BTD)
+    torch.testing.assert_close(fast, slow)
+    fast_gradients = torch.autograd.grad(fast, wanted, upstream)
+    slow_gradients = torch.autograd.grad(slow, wanted, upstream)
+    for got, expected in zip(fast_gradients, slow_gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_slots_are_given_first_come_first_served():
+    slots_N, tokens_S, chosen_E = assign(torch.tensor([1, 0, 1, 1, 2, 1]), n_experts=3, capacity=2)
+    assert slots_N.tolist() == [2, 0, 3, 6, 4, 6]  # expert 1 is full after tokens 0 and 2; 6 is no slot
+    assert tokens_S.tolist() == [1, 6, 0, 2, 4, 6]  # 6 is no token
+    assert chosen_E.tolist() == [1, 4, 1]
+
+
+def test_tokens_beyond_capacity_get_zeros():
+    module = moe(capacity_factor=1.0)
+    x_BTD = torch.randn(1, 1, D).expand(1, 6, D)  # all the same: all choose one expert, which takes 6 / 3
+    y_BTD, routing = module(x_BTD)
+    assert (y_BTD[0, :2] != 0).all()
+    assert (y_BTD[0, 2:] == 0).all()
+    assert sorted(routing.tokens.tolist()) == [0, 0, 6]
+
+
+def test_router_losses_are_one_and_log_e_squared_when_even():
+    module = moe()
+    torch.nn.init.zeros_(module.router.weight)
+    _, routing = module(torch.randn(2, 6, D))
+    assert routing.load_balancing.item() == pytest.approx(1.0)  # 3 * sum_e share_e * 1/3
+    assert routing.z_loss.item() == pytest.approx(math.log(3) ** 2)
+
+
+def test_load_balancing_is_the_number_of_experts_when_one_takes_all():
+    module = moe()
+    with torch.no_grad():
+        module.router.weight.zero_()[0] = 100.0
+    _, routing = module(torch.ones(2, 6, D))
+    assert routing.load_balancing.item() == pytest.approx(3.0)
+
+
+def test_load_balancing_pushes_the_router_toward_even_use():
+    module = moe()
+    x_BTD = torch.randn(8, 32, D)
+    optimizer = torch.optim.SGD(module.router.parameters(), lr=0.5)
+    _, before = module(x_BTD)
+    for _ in range(100):
+        optimizer.zero_grad()
+        module(x_BTD)[1].load_balancing.backward()
+        optimizer.step()
+    _, after = module(x_BTD)
+    assert after.load_balancing.item() < before.load_balancing.item()
+
+
+def routing(probabilities, tokens, capacity):
+    zero = torch.zeros(())
+    return Routing(
+        probabilities=torch.tensor(probabilities),
+        tokens=torch.tensor(tokens),
+        capacity=capacity,
+        load_balancing=zero,
+        z_loss=zero,
+    )
+
+
+def test_statistics_average_over_blocks_with_experts_ranked_by_load():
+    blocks = [
+        routing([[0.5, 0.5]] * 4, tokens=[1, 3], capacity=2),  # one of four dropped, entropy ln 2
+        routing([[1.0, 0.0]] * 4, tokens=[4, 0], capacity=2),  # two of four dropped, entropy 0
+    ]
+    statistics = router_statistics(blocks)
+    assert statistics is not None
+    assert statistics.load == [0.875, 0.125]
+    assert statistics.dropped == pytest.approx(0.375)
+    assert statistics.entropy == pytest.approx(math.log(2) / 2)
+
+
+def test_a_dense_model_has_no_router_statistics():
+    assert router_statistics([]) is None
+
+
+def test_the_router_stays_in_fp32_under_autocast():
+    module = moe()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y_BTD, routing = module(torch.randn(2, 6, D))
+    assert routing.probabilities.dtype == torch.float32
+    assert y_BTD.dtype == torch.bfloat16

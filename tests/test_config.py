@@ -1,0 +1,85 @@
+import pytest
+
+from rlrs.config import ConfigError, StudyConfig, fingerprint, load_study
+
+MINIMAL = """
+name: tiny
+proxy: {model: {d_model: 16, n_heads: 2}, steps: 10, batch_size: 2}
+target: {model: {d_model: 32, n_heads: 2}, steps: 10, batch_size: 2}
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return load_study(path)
+
+
+def test_defaults_are_the_papers_where_it_has_some(tmp_path):
+    study = load(tmp_path, MINIMAL)
+    assert study.training.warmup_fraction == 0.01
+    assert study.search.multipliers == (0.2, 2 / 3, 1.5, 5.0)
+    assert study.proxy.model.load_balancing == 0.01
+    assert study.proxy.model.z_loss == 0.001
+
+
+def test_numbers_in_exponent_form_are_numbers(tmp_path):
+    assert load(tmp_path, MINIMAL + "search: {lr: 3e-3}").search.lr == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("search: {trails: 4}", "unknown key 'search.trails'; did you mean 'trials'?"),
+        ("serch: {}", "unknown key 'serch'; did you mean 'search'?"),
+        ("proxy: {model: {d_modle: 3}, steps: 1, batch_size: 1}", "'proxy.model.d_modle'; did you mean 'd_model'?"),
+        ("search: {zzz: 4}", "unknown key 'search.zzz'; known here: lr, multipliers, seed, start, sweeps, trials"),
+        ("search: {lr: fast}", "search.lr: should be a number, not 'fast'"),
+        ("search: {lr: -0.1}", "search.lr: input should be greater than 0 (got -0.1)"),
+        ("search: {lr: true}", "search.lr: should be a number, not True"),
+        ("search: {lr: .inf}", "search.lr: should be a finite number, not inf"),
+        ("training: {weight_decay: -1}", "training.weight_decay: input should be greater than or equal to 0"),
+        ("comparison: {seeds: 1}", "comparison.seeds: input should be greater than or equal to 2 (got 1)"),
+        ("comparison: {arms: [rlrs]}", "comparison: arms=['rlrs'] should contain uniform and rlrs"),
+        ("comparison: {arms: [uniform, rlrs, rl]}", "comparison.arms.2: input should be 'uniform'"),
+        ("proxy: {steps: 1, batch_size: 1}", "proxy.model is missing"),
+        ("proxy: {model: {d_model: 10, n_heads: 4}, steps: 1, batch_size: 1}", "d_model=10 should be a multiple of"),
+        ("data: {vocab_size: 4}", "data.vocab_size: input should be greater than or equal to 257 (got 4)"),
+        ("name: a/b", "name: string should match pattern"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_settings_are_one_line_with_place_and_value(tmp_path, text, message):
+    text = (
+        text
+        if text.startswith(("a:",))
+        else "\n".join(
+            [line for line in MINIMAL.splitlines() if line.partition(":")[0] != text.partition(":")[0]] + [text]
+        )
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+    assert "study.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_file_that_is_no_mapping_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none.yaml: cannot be read: No such file"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="should be a mapping"):
+        load(tmp_path, "- 1\n")
+
+
+def test_the_fingerprint_is_of_the_settings_not_of_the_text(tmp_path):
+    one = load(tmp_path, MINIMAL + "search: {lr: 0.004}")
+    two = load(tmp_path, MINIMAL + "processes: 7\n" + "search: {lr: 4.0e-3, trials: 48}")
+    assert fingerprint(one, without=frozenset({"processes"})) == fingerprint(two, without=frozenset({"processes"}))
+    assert fingerprint(one) != fingerprint(two)
+    assert isinstance(one, StudyConfig)
+
+
+def test_a_constant_schedule_ends_at_its_peak(tmp_path):
+    assert load(tmp_path, MINIMAL + "training: {schedule: constant}").training.final_fraction == 1.0
+    with pytest.raises(ConfigError, match=r"final_fraction=0.1 should be 1"):
+        load(tmp_path, MINIMAL + "training: {schedule: constant, final_fraction: 0.1}")
