@@ -1,0 +1,392 @@
+"""The `rlrs` command: parses, dispatches, prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Table
+except ImportError as error:
+    sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
+
+out = Console()
+err = Console(stderr=True)
+app = typer.Typer(
+    help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run directory; runs/NAME, with the study's name, if not given.")
+]
+ProcessCount = Annotated[
+    int | None, typer.Option("--processes", min=1, help="Runs trained side by side; changes no result.")
+]
+
+
+@app.command(epilog="Example: `rlrs run configs/demo.yaml --out runs/demo`")
+def run(
+    study: StudyFile,
+    folder: Out = None,
+    processes: ProcessCount = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; train nothing.")] = False,
+) -> None:
+    """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
+    if dry_run:
+        _plan(study, processes)
+        return
+    results, where = _study(study, folder, processes, "report")
+    _print_comparison(results)
+    out.print(f"report  {where / 'report.html'}\nratios  {where / 'ratios.yaml'}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs search configs/demo.yaml`")
+def search(study: StudyFile, folder: Out = None, processes: ProcessCount = None) -> None:
+    """Find the ratios on the proxy: the first stages of `rlrs run`, with the same files."""
+    results, where = _study(study, folder, processes, "search")
+    table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")
+    for arm, history in results["search"].items():
+        best = history["best"]
+        table.add_row(
+            arm,
+            str(len(history["trials"])),
+            str(history["budget"]),
+            f"{best['score']:.4f}",
+            f"{best['params']['lr']:.3g}",
+            history["stopped"],
+        )
+    out.print(table)
+    out.print(f"ratios  {where / 'ratios.yaml'}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
+def compare(study: StudyFile, folder: Out = None, processes: ProcessCount = None) -> None:
+    """Measure the arms on the target, on paired seeds: everything of `rlrs run` but the page."""
+    results, where = _study(study, folder, processes, "comparison")
+    _print_comparison(results)
+    out.print(f"results {where / 'results.json'}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs report runs/demo`")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIRECTORY", help="A study's run directory.")],
+) -> None:
+    """Write report.html anew from a study's results."""
+    from rlrs.report import write_report
+
+    out.print(f"report  {write_report(folder)}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs train configs/demo.yaml --model target --ratios paper-moe --lr 8e-3`")
+def train(
+    study: StudyFile,
+    model: Annotated[Literal["proxy", "target"], typer.Option(help="Which model of the study.")] = "proxy",
+    ratios: Annotated[str, typer.Option(help="A ratios.yaml, or a preset.")] = "uniform",
+    lr: Annotated[
+        float | None, typer.Option(min=0, help="Base peak rate; search.lr of the study if not given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; those of the study if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
+    folder: Out = None,
+) -> None:
+    """Train one run, with checkpoints; started again, it resumes."""
+    from rlrs.config import load_study
+    from rlrs.pipeline import train_one
+
+    settings = load_study(study)
+    where = folder or Path("runs") / settings.name
+    with _Bars() as bars:
+        spec, result = train_one(
+            settings, where, bars, model=model, ratios=_ratios(ratios), lr=lr, steps=steps, seed=seed
+        )
+    if result.status == "diverged":
+        err.print(f"diverged at step {result.diverged_at}: {result.reason}", style="red")
+        raise typer.Exit(1)
+    out.print(f"validation loss {result.valid_loss:.4f} nats per token after {result.steps} steps", highlight=False)
+    out.print(f"files   {where / 'runs' / spec.id}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs inspect configs/demo.yaml`, `rlrs inspect mixtral --ratios paper-moe`")
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A STUDY.yaml, a folder or config.json of a transformers model, or a model type (llama, gpt2).",
+        ),
+    ],
+    ratios: Annotated[str | None, typer.Option(help="Show these rates beside: a ratios.yaml or a preset.")] = None,
+    parameters: Annotated[bool, typer.Option("--parameters", help="List every parameter, with the reason.")] = False,
+) -> None:
+    """Show the components of a model: every parameter once."""
+    from rlrs.inspection import models_of
+
+    shown = _ratios(ratios) if ratios else None
+    for title, module in models_of(model):
+        _print_components(title, module, shown, parameters)
+
+
+@app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")
+def plot(
+    ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
+    html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
+) -> None:
+    """Draw the schedules of a ratios.yaml as a page that opens offline."""
+    from rlrs.report import write_ratios_page
+
+    write_ratios_page(_ratios(ratios), html)
+    out.print(f"page    {html}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs export runs/demo/ratios.yaml --to megatron --steps 10240 --lr 3e-3`")
+def export(
+    ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
+    to: Annotated[str, typer.Option("--to", help="megatron, torchtitan, olmo-core, deepspeed or nanotron.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the run, warm-up included.")],
+    lr: Annotated[float | None, typer.Option(min=0, help="Base peak rate; the file's if not given.")] = None,
+    final_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Base rate at the end over its peak; the file's if not given.")
+    ] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="Optimizer steps; the file's share of the steps if not given.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name this model's parameters; as for `rlrs inspect` (the target of a study).")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--out", help="File to write; standard output if not given.")] = None,
+) -> None:
+    """Write the rates in the form of a training stack that owns its loop; what it cannot express goes to stderr."""
+    from rlrs.components import partition
+    from rlrs.files import write_atomic
+    from rlrs.inspection import models_of
+    from rlrs.integrations.export import export as export_ratios
+    from rlrs.schedules import BaseSchedule
+    from rlrs.schedules import warmup_steps as warmup_for
+
+    loaded = _ratios(ratios)
+    base = loaded.provenance.get("base", {})
+    if lr is None and "lr" not in base:
+        raise typer.BadParameter(f"{ratios} has no base rate of its own: give --lr")
+    try:
+        schedule = BaseSchedule(
+            total_steps=steps,
+            warmup_steps=warmup_for(base.get("warmup_fraction", 0.01), steps) if warmup_steps is None else warmup_steps,
+            final_fraction=base.get("final_fraction") if final_fraction is None else final_fraction,
+            shape=base.get("schedule", "cosine"),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    exported = export_ratios(
+        loaded,
+        to,
+        schedule=schedule,
+        lr=base["lr"] if lr is None else lr,
+        weight_decay=base.get("weight_decay", 0.0),
+        components=partition(list(models_of(model))[-1][1]) if model else None,
+    )
+    for loss in exported.losses:
+        err.print(f"lost: {loss}", highlight=False, markup=False, soft_wrap=True)
+    if file is None:
+        sys.stdout.write(exported.text)
+    else:
+        write_atomic(file, exported.text)
+        out.print(f"file    {file}", highlight=False)
+
+
+class _Bars:
+    """Progress of the stages of a study, one bar each."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=err,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._close()
+        self._progress.stop()
+
+    def stage(self, name: str, steps: int) -> None:
+        self._close()
+        self._task = self._progress.add_task(name, total=steps or 1)
+        if not err.is_terminal:
+            err.print(f"{name} ...", highlight=False)
+
+    def tick(self, steps: int) -> None:
+        self._progress.update(self._task, completed=steps)
+
+    def _close(self) -> None:
+        # A search may end below its budget, and finished runs are not trained again: what was done is the whole.
+        if self._task is not None:
+            done = max(self._progress.tasks[self._task].completed, 1)
+            self._progress.update(self._task, total=done, completed=done)
+
+
+def _study(path: Path, folder: Path | None, processes: int | None, until: str) -> tuple[dict[str, Any], Path]:
+    from rlrs import pipeline
+    from rlrs.config import load_study
+
+    study = load_study(path)
+    if processes:
+        study = study.model_copy(update={"processes": processes})
+    where = folder or Path("runs") / study.name
+    with _Bars() as bars:
+        return pipeline.run(study, where, bars, until=until), where
+
+
+def _plan(path: Path, processes: int | None) -> None:
+    from rlrs.config import load_study
+    from rlrs.pipeline import plan
+
+    study = load_study(path)
+    table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
+    total: list[float] = [0, 0, 0]
+    for row in plan(study):
+        table.add_row(row.stage, str(row.runs), str(row.steps), f"{row.tokens:,}", f"{row.flops:.2e}")
+        total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
+    table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
+    out.print(table)
+    out.print("Nothing was trained and nothing was written.")
+
+
+def _print_comparison(results: dict[str, Any]) -> None:
+    comparison = results["comparison"]
+    seeds = comparison["seeds"]
+    table = Table("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval")
+    table.title = f"Validation loss on the target, nats per token, {comparison['steps']} steps"
+    for arm, losses in comparison["losses"].items():
+        difference = comparison["differences"].get(arm)
+        table.add_row(
+            arm,
+            f"{results['base'][arm]['lr']:.3g}",
+            *(_loss(value) for value in losses["per_seed"]),
+            _loss(losses["mean"]),
+            *(
+                [f"{difference['mean']:+.3f}", f"{difference['low']:+.3f} to {difference['high']:+.3f}"]
+                if difference
+                else []
+            ),
+        )
+    out.print(table)
+    out.print(comparison["verdict"]["sentence"], style="bold", highlight=False)
+    for arm, tuning in results["transfer"].items():
+        if "edge" in tuning["stopped"]:
+            out.print(f"note: base rate of {arm}: {tuning['stopped']}", highlight=False)
+
+
+def _loss(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
+
+
+def _print_components(title: str, module: Any, ratios: Any, parameters: bool) -> None:
+    from rlrs.inspection import component_rows
+    from rlrs.ratios import BASE
+
+    rows, parts, total = component_rows(module)
+    table = Table("component", title=title)
+    for column in ("tensors", "parameters", "share", "not decayed", *(["start", "end"] if ratios is not None else [])):
+        table.add_column(column, justify="right")
+    for row in rows:
+        ratio = ratios.get(row.component, BASE) if ratios is not None else None
+        table.add_row(
+            row.component,
+            str(row.tensors),
+            f"{row.parameters:,}",
+            f"{row.parameters / total:.1%}",
+            f"{row.undecayed:,}",
+            *([f"{ratio.start:g}", f"{ratio.end:g}"] if ratio else []),
+        )
+    table.add_row("all, each once", str(sum(row.tensors for row in rows)), f"{total:,}", "100.0%", style="bold")
+    out.print(table)
+    absent = [c for c in ratios or () if c not in parts and c not in parts.tied_components]
+    if absent:
+        out.print(f"the ratios also name {', '.join(absent)}, which this model does not have", highlight=False)
+    if parameters:
+        component_of = parts.component_of()
+        for name in (name for names in parts.values() for name in names):
+            out.print(f"  {name}: {component_of[name]} ({parts.reasons[name]})", highlight=False, markup=False)
+    for name, aliases in parts.tied.items():
+        rate = parts.component_of()[name]
+        out.print(f"tied: {', '.join(aliases)} is {name}, one rate: {rate}", highlight=False, markup=False)
+    for name, reason in parts.unsure.items():
+        out.print(f"unsure: {name}: {reason}", highlight=False, markup=False)
+    for rule in parts.suggestions():
+        out.print(f"a rule that settles it: rlrs.{rule}", highlight=False, markup=False)
+
+
+def _ratios(text: str) -> Any:
+    from rlrs.ratios import PRESETS, Ratios
+
+    return Ratios.preset(text) if text in PRESETS else Ratios.load(text)
+
+
+def main() -> None:
+    """Entry point: bad input is one line on standard error and exit code 2."""
+    from rlrs.ratios import RatiosError
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{where}{error.strerror or error}"))
+    except ImportError as error:
+        sys.exit(_fail(f"{error}"))
+    except (RatiosError, *_stage_errors()) as error:
+        sys.exit(_fail(str(error)))
+
+
+def _stage_errors() -> tuple[type[Exception], ...]:
+    """Errors that are meant for the user; evaluated only when one is raised."""
+    from rlrs.components import PartitionError
+    from rlrs.config import ConfigError
+    from rlrs.inspection import InspectionError
+    from rlrs.integrations.export import ExportError
+    from rlrs.pipeline import StudyError
+    from rlrs.report import ReportError
+    from rlrs.search import EngineError, StorageError
+    from rlrs.training import CheckpointError
+
+    return (
+        *(CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
+        *(ReportError, StorageError, StudyError),
+    )
+
+
+def _fail(message: str) -> int:
+    err.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

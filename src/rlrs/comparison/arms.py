@@ -1,0 +1,32 @@
+"""Arms of a comparison: which components have ratios of their own, and where these come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlrs.config import Arm
+from rlrs.ratios import Ratios
+from rlrs.search import SEARCHED
+
+DESCRIPTIONS: dict[Arm, str] = {
+    "uniform": "one rate for all components; its base rate and final fraction are tuned",
+    "embedding_only": "the embedding alone has a start and an end ratio, both tuned: the well-known multiplier",
+    "constant": "the start ratios of rlrs, held to the end",
+    "rlrs": "every component has a start and an end ratio",
+}
+
+
+def searched_components(arm: Arm, components: Sequence[str]) -> list[str] | None:
+    """Components whose ratios the arm's search moves, of those that the model has.
+
+    None for an arm that has no search of its own: `constant` is derived from what `rlrs` found.
+    """
+    if arm == "constant":
+        return None
+    wanted = {"uniform": (), "embedding_only": ("embedding",), "rlrs": SEARCHED}[arm]
+    return [component for component in components if component in wanted]
+
+
+def held_at_start(ratios: Ratios) -> Ratios:
+    """The start ratios, held to the end: what *changing* the ratios is worth is the difference to this."""
+    return Ratios({component: ratio.start for component, ratio in ratios.items()})

@@ -1,0 +1,118 @@
+"""What a model is made of: its components, counted; for study settings, transformers' configs and model types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlrs.components import Partition, partition, undecayed
+from rlrs.config import ModelConfig, load_study
+from rlrs.models import Transformer, count_parameters
+
+
+class InspectionError(ValueError):
+    """A model that cannot be found or built."""
+
+
+@dataclass(frozen=True)
+class ComponentRow:
+    """One component of a model; counts are of tensors and of their elements."""
+
+    component: str
+    tensors: int
+    parameters: int
+    undecayed: int
+
+
+def component_rows(model: nn.Module) -> tuple[list[ComponentRow], Partition, int]:
+    """A row per component, the partition behind them, and the number of parameters, each counted once."""
+    parts = partition(model)
+    parameters = dict(model.named_parameters())
+    rows = [
+        ComponentRow(
+            component,
+            len(names),
+            sum(parameters[name].numel() for name in names),
+            sum(parameters[name].numel() for name in names if undecayed(name, parameters[name], component)),
+        )
+        for component, names in parts.items()
+    ]
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(row.parameters for row in rows) == total, "a parameter is counted twice or not at all"
+    return rows, parts, total
+
+
+def describe(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """Shape, parameter counts and component table of one of our models, as plain data."""
+    model = meta_model(config, vocab_size)
+    rows, _, total = component_rows(model)
+    return {
+        "shape": {**config.model_dump(), "vocab_size": vocab_size},
+        "parameters": asdict(count_parameters(model)),
+        "components": [
+            {
+                "component": row.component,
+                "tensors": row.tensors,
+                "parameters": row.parameters,
+                "share": row.parameters / total,
+            }
+            for row in rows
+        ],
+    }
+
+
+def meta_model(config: ModelConfig, vocab_size: int) -> Transformer:
+    """One of our models without memory for its weights."""
+    with torch.device("meta"):
+        return Transformer(config, vocab_size)
+
+
+def models_of(text: str) -> Iterator[tuple[str, nn.Module]]:
+    """Titles and models, without memory for weights, of what a user named on the command line.
+
+    Args:
+        text: a study.yaml (its proxy and its target), a folder or config.json of a transformers model, or a
+            transformers model type such as `llama`, with that type's default sizes. Nothing is downloaded.
+
+    Raises:
+        InspectionError: nothing of that name, or transformers cannot build it.
+    """
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml"):
+        study = load_study(path)
+        for name, scale in (("proxy", study.proxy), ("target", study.target)):
+            yield f"{study.name}, {name}", meta_model(scale.model, study.data.vocab_size)
+    else:
+        yield text, _transformers_model(path, text)
+
+
+def _transformers_model(path: Path, text: str) -> nn.Module:
+    try:
+        import transformers
+    except ImportError:
+        raise InspectionError(f"{text}: needs transformers: pip install 'rlrs[transformers]'") from None
+    types = transformers.CONFIG_MAPPING
+    if path.is_dir() or path.suffix == ".json":
+        try:
+            config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise InspectionError(f"{text}: not a transformers config: {str(error).splitlines()[0]}") from None
+    elif text in types:
+        config = transformers.AutoConfig.for_model(text)
+    else:
+        near = difflib.get_close_matches(text, list(types), n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "give a STUDY.yaml, a config.json, or a type such as llama"
+        )
+        raise InspectionError(f"{text}: neither a file nor a transformers model type; {hint}")
+    with torch.device("meta"):
+        for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+            if type(config) in auto._model_mapping:
+                return auto.from_config(config)
+    raise InspectionError(f"{text}: transformers has no model for {type(config).__name__}")

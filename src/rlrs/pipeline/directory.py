@@ -1,0 +1,75 @@
+"""A study's run directory: held by one process, and for one study only."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from rlrs.config import StudyConfig
+from rlrs.data import TokenData, prepare
+from rlrs.files import write_atomic
+
+
+class StudyError(ValueError):
+    """A run directory that cannot be used for this study."""
+
+
+class Progress(Protocol):
+    """What the pipeline tells about its course."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """A stage begins; `steps` is the most training steps that it may take."""
+
+    def tick(self, steps: int) -> None:
+        """Training steps done so far in this stage."""
+
+
+@contextmanager
+def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[TokenData]:
+    """Hold a run directory for one process and one study only, with the study's data in it."""
+    path, mine = folder / "study.yaml", study.model_dump(mode="json", exclude={"processes"})
+    if folder.exists() and not folder.is_dir():
+        raise StudyError(f"{folder}: not a folder; name another with --out")
+    if folder.exists() and not path.exists() and {entry.name for entry in folder.iterdir()} - {"lock", "data"}:
+        raise StudyError(f"{folder}: holds files but no study.yaml, so it is no study's run directory; name another")
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"{folder}: another process is at work on this study") from None
+        if path.exists():
+            try:
+                theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError):
+                raise StudyError(f"{path}: damaged; remove the folder to start again") from None
+            if (difference := _difference(theirs, mine)) is not None:
+                raise StudyError(f"{folder}: belongs to another study: {difference}; name another folder with --out")
+        progress.stage("data", 0)
+        try:
+            data = prepare(study.data, folder / "data")
+        except ValueError:
+            if fresh:  # a corpus that cannot be used leaves no run directory behind
+                shutil.rmtree(folder)
+            raise
+        # After the data: a study whose corpus could not be read has not claimed the folder.
+        write_atomic(path, yaml.safe_dump(mine, sort_keys=False))
+        yield data
+
+
+def _difference(theirs: Any, mine: Any, at: str = "") -> str | None:
+    """The first setting in which two studies differ, in words."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        for key in dict.fromkeys([*mine, *theirs]):
+            found = _difference(theirs.get(key), mine.get(key), f"{at}.{key}" if at else str(key))
+            if found:
+                return found
+        return None
+    return None if theirs == mine else f"{at} is {theirs!r} there and {mine!r} here"

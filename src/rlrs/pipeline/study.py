@@ -1,0 +1,119 @@
+"""A study from settings to report: data, search on the proxy, transfer to the target, comparison, report.
+
+Every stage can be killed at any moment: the same call goes on from what is on disk and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from rlrs.components import partition
+from rlrs.config import StudyConfig, fingerprint
+from rlrs.environment import environment
+from rlrs.files import write_atomic
+from rlrs.inspection import meta_model
+from rlrs.pipeline.directory import Progress, StudyError, prepared
+from rlrs.pipeline.record import cost, histories, model_section, save_ratios
+from rlrs.pipeline.stages import Arms, Stages, run_spec
+from rlrs.ratios import Ratios
+from rlrs.report import write_report
+from rlrs.search import Processes, Trials
+from rlrs.training import RunResult, RunSpec, train
+
+RESULTS_SCHEMA = 1
+"""Version of results.json, which `rlrs.report` reads."""
+
+
+def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "report") -> dict[str, Any]:
+    """Run a study, or go on with it, up to and including a stage; its results, as in results.json.
+
+    Args:
+        study: settings.
+        folder: the study's run directory; made if missing.
+        progress: is told what happens.
+        until: last stage: `search`, `comparison` or `report`.
+
+    Raises:
+        StudyError: the folder is another study's, or another process is at work in it.
+        ConfigError, StorageError, CheckpointError, EngineError: as their names say; one line each.
+    """
+    with prepared(study, folder, progress) as data:
+        results: dict[str, Any] = {
+            "schema": RESULTS_SCHEMA,
+            "study": {
+                "name": study.name,
+                "config": study.model_dump(mode="json"),
+                "config_hash": fingerprint(study, without=frozenset({"processes"})),
+            },
+            "environment": environment(),
+            "data": data.summary,
+            "models": {
+                name: model_section(scale, data) for name, scale in (("proxy", study.proxy), ("target", study.target))
+            },
+        }
+        with Processes(folder / "data", study.processes) as engine:
+            stages = Stages(study, folder, data, engine, Trials(folder / "trials.db"), progress)
+            results["environment"]["processes"] = engine.processes
+            arms = Arms()
+            searched = stages.search(arms)
+            results["search"] = histories(searched, study.search.trials)
+            save_ratios(study, results, arms, folder)
+            if until == "search":
+                return results
+            results["transfer"] = histories(stages.transfer(arms), study.transfer.trials)
+            results["ratios"] = {arm: {c: r.to_plain() for c, r in arms.ratios[arm].items()} for arm in arms.ratios}
+            results["base"] = {
+                arm: {"lr": arms.lr[arm], "final_fraction": arms.final_fraction[arm]} for arm in arms.ratios
+            }
+            results["comparison"] = stages.comparison(arms)
+        results["cost"] = cost(study, results)
+        save_ratios(study, results, arms, folder)
+        write_atomic(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+        if until == "report":
+            progress.stage("report", 0)
+            write_report(folder)
+        return results
+
+
+def train_one(
+    study: StudyConfig,
+    folder: Path,
+    progress: Progress,
+    *,
+    model: Literal["proxy", "target"],
+    ratios: Ratios,
+    lr: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> tuple[RunSpec, RunResult]:
+    """Train one run of a study's model in this process, with checkpoints in `folder/runs/ID`; resumes.
+
+    Args:
+        study: settings; data and training as there.
+        folder: the study's run directory.
+        progress: is told what happens.
+        model: which of the two models.
+        ratios: relative rates.
+        lr: base peak rate. If None, what the ratios were found with (on the target, if `model` is that), else the
+            study's `search.lr`; the final fraction is the ratios' own in the same way.
+        steps: optimizer steps; the study's if None.
+        seed: of weights and data order.
+
+    Raises:
+        StudyError: a rate or a ratio that cannot be used, besides those of `run`.
+    """
+    scale = study.proxy if model == "proxy" else study.target
+    with prepared(study, folder, progress) as data:
+        ratios.check_used(list(partition(meta_model(scale.model, data.vocab_size))), f"the {model}")
+        found = ratios.provenance.get("base", {})
+        on_target = ratios.provenance.get("target", {}) if model == "target" else {}
+        rate: float = on_target.get("lr", found.get("lr", study.search.lr)) if lr is None else lr
+        fraction = found.get("final_fraction", study.training.final_fraction)
+        try:
+            spec = run_spec(study, scale, data, ratios, seed, lr=rate, final_fraction=fraction, steps=steps)
+        except ValueError as error:
+            raise StudyError(str(error)) from None
+        progress.stage("training", spec.steps)
+        return spec, train(spec, data, folder / "runs" / spec.id, progress=lambda step, loss: progress.tick(step))

@@ -1,0 +1,12 @@
+"""The report of a study, and pictures of ratios: self-contained HTML pages that open offline."""
+
+from importlib.util import find_spec
+
+for _package in ("plotly", "jinja2"):
+    if find_spec(_package) is None:
+        raise ModuleNotFoundError(f"rlrs.report needs {_package}: pip install 'rlrs[report]'", name=_package)
+
+from rlrs.report.page import plot_ratios, write_ratios_page, write_report  # noqa: E402
+from rlrs.report.results import ReportError  # noqa: E402
+
+__all__ = ["ReportError", "plot_ratios", "write_ratios_page", "write_report"]

@@ -1,0 +1,7 @@
+"""Search methods, one file each."""
+
+from rlrs.search.methods.bracket import bracket
+from rlrs.search.methods.local import local_search
+from rlrs.search.methods.method import Method, Proposal, Stop
+
+__all__ = ["Method", "Proposal", "Stop", "bracket", "local_search"]

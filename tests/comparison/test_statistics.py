@@ -1,0 +1,78 @@
+import math
+
+import pytest
+
+from rlrs.comparison import Interval, interval, speed_up, steps_to_reach, verdict
+
+
+def around(mean, half, n=3):
+    return Interval(mean, mean - half, mean + half, 0.95, (mean,) * n)
+
+
+def test_the_interval_is_students_for_three_seeds():
+    got = interval([1.0, 2.0, 3.0])
+    assert got.mean == 2.0
+    assert got.high - got.mean == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t(0.975, 2 df), sd 1
+    assert got.low == pytest.approx(2 - 4.302653 / math.sqrt(3), rel=1e-6)
+
+
+def test_one_seed_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2 paired seeds, not 1"):
+        interval([1.0])
+
+
+def test_steps_are_interpolated_in_log_steps():
+    # halfway in loss between 100 and 400 steps: the geometric mean
+    assert steps_to_reach(3.0, {100: 3.2, 400: 2.8}) == (pytest.approx(200.0), "none")
+
+
+def test_the_shortest_crossing_counts():
+    assert steps_to_reach(3.0, {100: 3.1, 200: 3.0, 300: 3.05, 400: 2.9}) == (pytest.approx(200.0), "none")
+
+
+def test_reaching_it_at_the_shortest_length_is_a_lower_bound_of_the_saving():
+    assert steps_to_reach(3.0, {60: 2.9, 100: 2.8}) == (60.0, "lower")
+
+
+def test_never_reaching_it_is_an_upper_bound():
+    assert steps_to_reach(3.0, {60: 3.3, 100: 3.1}) == (100.0, "upper")
+
+
+def test_a_diverged_shorter_run_counts_as_not_reaching():
+    assert steps_to_reach(3.0, {60: math.inf, 100: 2.9}) == (pytest.approx(100.0), "none")
+
+
+def test_saved_steps_are_a_share_of_the_baselines_not_a_ratio_of_rates():
+    got = speed_up([3.0, 3.0], [{50: 3.1, 75: 3.0, 100: 2.9}] * 2, 100)
+    assert got.mean == pytest.approx(0.25)  # 1.33x faster is 25 % fewer steps
+    assert got.bound == "none"
+    assert got.steps_needed == pytest.approx((75.0, 75.0))
+
+
+def test_bounds_of_any_seed_mark_the_whole():
+    lower = {50: 2.9, 100: 2.8}
+    assert speed_up([3.0, 3.0], [lower, {50: 3.1, 100: 2.9}], 100).bound == "lower"
+    assert speed_up([3.0, 3.0], [lower, {50: 3.3, 100: 3.1}], 100).bound == "upper"
+
+
+SAVED = speed_up([3.0, 3.0, 3.0], [{50: 3.1, 75: 3.0, 100: 2.9}] * 3, 100)
+
+
+def test_a_gain_counts_only_beyond_the_embedding_multiplier():
+    better = {"uniform": around(-0.2, 0.05), "embedding_only": around(-0.03, 0.01)}
+    assert verdict(better, {"uniform": SAVED}).kind == "gain"
+    assert "25% fewer steps" in verdict(better, {"uniform": SAVED}).sentence
+    same = {"uniform": around(-0.2, 0.05), "embedding_only": around(-0.03, 0.04)}
+    assert verdict(same, {"uniform": SAVED}).kind == "gain_is_embedding"
+
+
+@pytest.mark.parametrize("difference", [around(0.02, 0.01), around(-0.02, 0.05), around(0.0, 0.0)])
+def test_no_transferable_gain_is_a_possible_verdict(difference):
+    got = verdict({"uniform": difference, "embedding_only": around(-1, 0.1)}, {"uniform": SAVED})
+    assert got.kind == "no_transferable_gain"
+    assert got.sentence.startswith("No transferable gain")
+
+
+def test_without_the_control_the_sentence_says_so():
+    got = verdict({"uniform": around(-0.2, 0.05)}, {"uniform": SAVED})
+    assert "no embedding-only control was run" in got.sentence

@@ -1,0 +1,270 @@
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from benchmarks.killed_study import run_killed, same_end
+
+from rlrs.cli import main
+from rlrs.ratios import Ratios
+
+STUDY = """
+name: tiny
+data: {vocab_size: 300, sequence_length: 16, max_bytes: 200000}
+training: {score_steps: 5, eval_tokens: 512, checkpoint_every: 5, log_every: 5, evaluations: 3}
+proxy: {model: {d_model: 16, n_layers: 1, n_heads: 2, n_experts: 2}, steps: 20, batch_size: 4}
+target: {model: {d_model: 32, n_layers: 2, n_heads: 2, n_experts: 4}, steps: 30, batch_size: 4}
+search: {trials: 8, multipliers: [0.5, 2], lr: 8e-3}
+transfer: {trials: 3}
+comparison: {arms: [uniform, embedding_only, constant, rlrs], seeds: 2, horizons: [0.5]}
+processes: 2
+"""
+
+
+def rlrs(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "rlrs.cli", *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """The same command in this process: a second less each, for what trains nothing."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rlrs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        code = stop.value.code or 0
+        return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    path = folder / "tiny.yaml"
+    path.write_text(STUDY)
+    done = rlrs("run", path, "--out", folder / "run")
+    assert done.returncode == 0, done.stderr
+    return path, folder / "run", done
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_study_ends_with_ratios_results_and_a_page(tiny):
+    _, folder, done = tiny
+    ratios = Ratios.load(folder / "ratios.yaml")
+    assert set(ratios) == {"embedding", "attention", "experts", "router", "unembedding"}
+    assert ratios.provenance["search"]["runs"] == 8
+    assert (folder / "report.html").stat().st_size > 100_000
+    assert results(folder)["comparison"]["verdict"]["sentence"] in " ".join(done.stdout.split())
+
+
+def test_every_arm_has_the_same_budget_and_the_baseline_is_tuned_too(tiny):
+    got = results(tiny[1])
+    assert {history["budget"] for history in got["search"].values()} == {8}
+    assert {history["budget"] for history in got["transfer"].values()} == {3}
+    assert all(len(history["trials"]) <= history["budget"] for history in got["search"].values())
+    assert set(got["search"]["uniform"]["best"]["params"]) == {"lr", "final_fraction"}
+    assert set(got["search"]["embedding_only"]["best"]["params"]) >= {"embedding.start", "embedding.end"}
+
+
+def test_the_constant_arm_holds_what_rlrs_found_at_the_start(tiny):
+    got = results(tiny[1])["ratios"]
+    assert got["constant"] == {c: {"start": r["start"], "end": r["start"]} for c, r in got["rlrs"].items()}
+
+
+def test_seeds_are_paired_and_none_was_searched_on(tiny):
+    comparison = results(tiny[1])["comparison"]
+    assert comparison["seeds"] == [1, 2]  # the search's seed is 0
+    full = {(run["arm"], run["seed"]) for run in comparison["runs"] if run["horizon"] == 1.0}
+    assert full == {(arm, seed) for arm in ("uniform", "embedding_only", "constant", "rlrs") for seed in (1, 2)}
+
+
+def test_the_same_command_again_trains_nothing_and_changes_nothing(tiny):
+    path, folder, _ = tiny
+    before = (folder / "ratios.yaml").read_bytes(), results(folder)["comparison"]
+    stamps = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
+    assert rlrs("run", path, "--out", folder).returncode == 0
+    assert ((folder / "ratios.yaml").read_bytes(), results(folder)["comparison"]) == before
+    assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
+
+
+def test_the_number_of_processes_changes_no_number(tiny, tmp_path):
+    path, folder, _ = tiny
+    assert rlrs("run", path, "--out", tmp_path / "one", "--processes", 1).returncode == 0
+    assert same_end(folder, tmp_path / "one")
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_ratios_and_losses(tiny, tmp_path):
+    path, folder, _ = tiny
+    moments = random.Random(int.from_bytes(os.urandom(2)))
+    kills = run_killed(path, tmp_path / "killed", [moments.uniform(3, 10) for _ in range(3)])
+    assert any(kill["killed"] for kill in kills)
+    assert same_end(folder, tmp_path / "killed"), kills
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command("run", tiny[0], "--dry-run")
+    assert done.returncode == 0
+    assert "search" in done.stdout
+    assert "24" in done.stdout  # three arms of eight runs
+    assert list(tmp_path.iterdir()) == []
+
+
+def one_line_error(done):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_run_directory_of_another_study_is_refused(command, tiny, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(STUDY.replace("trials: 8", "trials: 9"))
+    assert "belongs to another study: search.trials is 8 there and 9 here" in one_line_error(
+        command("run", other, "--out", tiny[1])
+    )
+
+
+def test_a_folder_with_other_files_is_no_run_directory(command, tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "holds files but no study.yaml" in one_line_error(command("run", tiny[0], "--out", tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_database_that_is_none_and_a_damaged_one_are_refused(command, tiny, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny[1], copy)
+    (copy / "trials.db").write_text("not a database, but more than sixteen bytes")
+    assert "trials.db: not a SQLite database" in one_line_error(command("run", tiny[0], "--out", copy))
+    whole = (tiny[1] / "trials.db").read_bytes()
+    (copy / "trials.db").write_bytes(whole[:3000])
+    assert "trials.db: the database of trials cannot be used" in one_line_error(command("run", tiny[0], "--out", copy))
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(command, tiny, tmp_path):
+    arguments = ("train", tiny[0], "--model", "target", "--out", tmp_path / "run")
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "run" / "runs").iterdir()
+    (folder / "result.json").unlink()
+    checkpoint = folder / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    assert "checkpoint.pt" in one_line_error(command(*arguments))
+
+
+def test_training_with_found_ratios_takes_their_base_rate(command, tiny, tmp_path):
+    ratios = tiny[1] / "ratios.yaml"
+    done = command("train", tiny[0], "--model", "target", "--ratios", ratios, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "run" / "runs").iterdir()
+    spec = json.loads((folder / "run.json").read_text())
+    assert spec["lr"] == results(tiny[1])["base"]["rlrs"]["lr"]
+    assert spec["final_fraction"] == results(tiny[1])["base"]["rlrs"]["final_fraction"]
+
+
+def test_a_rate_that_cannot_be_is_one_line(command, tiny, tmp_path):
+    done = command("train", tiny[0], "--lr", "0", "--out", tmp_path / "run")
+    assert "lr should be a number above 0, not 0.0" in one_line_error(done)
+    for rate in ("nan", "-1", "fast"):
+        done = command("train", tiny[0], "--lr", rate, "--out", tmp_path / "run")
+        assert done.returncode == 2
+        assert "Invalid value for '--lr'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("trials: 8", "trails: 8"), "unknown key 'search.trails'; did you mean 'trials'?"),
+        (("lr: 8e-3", "lr: -1"), "search.lr: input should be greater than 0 (got -1"),
+        (("lr: 8e-3", "lr: fast"), "search.lr: should be a number, not 'fast'"),
+        (("vocab_size: 300", "vocab_size: 300, source: 'files:nothing/*.txt'"), "nothing/*.txt"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_writes_nothing(command, tmp_path, change, message):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace(*change))
+    assert message in one_line_error(command("run", path, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_corpus_is_refused(command, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    path = tmp_path / "study.yaml"
+    settings = f"data: {{source: 'files:{tmp_path}/*.txt', vocab_size: 300, sequence_length: 16}}"
+    path.write_text("\n".join(settings if line.startswith("data:") else line for line in STUDY.splitlines()))
+    assert "the corpus is empty" in one_line_error(command("run", path, "--out", tmp_path / "run"))
+
+
+def test_two_processes_on_one_study_are_refused(command, tiny):
+    import fcntl
+
+    with (tiny[1] / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is at work" in one_line_error(command("run", tiny[0], "--out", tiny[1]))
+
+
+def test_the_stages_have_commands_of_their_own(tiny, tmp_path):
+    path, folder, _ = tiny
+    done = rlrs("search", path, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert Ratios.load(tmp_path / "run" / "ratios.yaml") == Ratios.load(folder / "ratios.yaml")
+    done = rlrs("compare", path, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "report.html").exists()
+    done = rlrs("report", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert same_end(folder, tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_plot_writes_a_page(command, tiny, tmp_path):
+    done = command("plot", tiny[1] / "ratios.yaml", "--html", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "experts" in (tmp_path / "page.html").read_text()
+
+
+def test_export_takes_base_rate_and_schedule_from_the_file_and_says_what_is_lost(command, tiny, tmp_path):
+    file = tmp_path / "overrides.py"
+    done = command(
+        *("export", tiny[1] / "ratios.yaml", "--to", "megatron", "--steps", 1000, "--model", tiny[0], "--out", file)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ParamGroupOverride" in file.read_text()
+    assert "lost: " in done.stderr
+
+
+def test_export_of_a_preset_needs_a_base_rate(command):
+    done = command("export", "paper-moe", "--to", "megatron", "--steps", 1000)
+    assert done.returncode == 2
+    assert "give --lr" in done.stderr
+    assert "no preset" not in done.stderr
+    done = command("export", "paper-moe", "--to", "megatrom", "--steps", 1000, "--lr", 1e-3)
+    assert "megatrom" in one_line_error(done)
+
+
+def test_inspect_counts_every_parameter_once(command, tiny):
+    done = command("inspect", tiny[0], "--ratios", "paper-moe")
+    assert done.returncode == 0, done.stderr
+    assert "router" in done.stdout
+    assert "each once" in done.stdout
+    assert "which this model does not have" not in done.stdout
+    done = command("inspect", tiny[0], "--ratios", "paper-dense")
+    assert "the ratios also name feed_forward, which this model does not have" in " ".join(done.stdout.split())
+
+
+def test_the_recorded_study_is_the_one_that_was_given(tiny):
+    recorded = yaml.safe_load((tiny[1] / "study.yaml").read_text())
+    assert recorded["search"]["trials"] == 8

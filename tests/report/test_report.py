@@ -1,0 +1,407 @@
+"""What the page says, in which order, and that it stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from sample import RATIOS, SEEDS, write_sample
+
+from rlrs.ratios import Ratios
+from rlrs.report import ReportError, palette, plot_ratios, text, write_ratios_page, write_report
+from rlrs.schedules import BaseSchedule
+
+
+class Page(HTMLParser):
+    """Text and attributes of a page, scripts and styles left out of the text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.text, self.ids, self.references, self.by_id = source, "", [], [], {}
+        self._stack: list[tuple[str, str | None]] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.text += " "
+        self.references += [value for key, value in attrs if key in ("src", "href", "srcset", "action", "data")]
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag not in ("meta", "link", "br", "line"):
+            self._stack.append((tag, found.get("id")))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("line",):
+            assert self._stack.pop()[0] == tag, f"unbalanced </{tag}>"
+
+    def handle_data(self, data: str) -> None:
+        if any(tag in ("script", "style") for tag, _ in self._stack):
+            return
+        self.text += data
+        for _, id_ in self._stack:
+            if id_:
+                self.by_id[id_] = self.by_id.get(id_, "") + data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sample(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def edit(folder: Path, change) -> None:
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    change(results)
+    path.write_text(json.dumps(results))
+
+
+def words(folder: Path) -> str:
+    return " ".join(Page(write_report(folder).read_text(encoding="utf-8")).text.split())
+
+
+def test_verdict_and_saved_steps_come_first_and_sections_keep_their_order(page: Page) -> None:
+    landmarks = (
+        "with 41% fewer steps (95% interval",  # the verdict
+        "fewer steps than one rate for the whole model",
+        "fewer steps than a rate of its own for the embedding only",
+        "How fast each component should learn",
+        "Loss on the target",
+        "How the rates were found",
+        "What the models are made of",
+        "Use it Copy",
+        "Settings and provenance",
+    )
+    said = " ".join(page.text.split())
+    found = [said.index(landmark) for landmark in landmarks]
+    assert found == sorted(found)
+
+
+def test_head_shows_saving_interval_and_steps_against_both_controls(folder: Path) -> None:
+    # per seed 40.2, 41.2, 42.2 %: mean 41.2, half width 4.303 * 1 / sqrt(3) = 2.5
+    head = words(folder).partition("How fast")[0]
+    assert (
+        "41% fewer steps than one rate for the whole model, tuned with the same budget 95% interval 39 to 44%" in head
+    )
+    assert "12% fewer steps than a rate of its own for the embedding only" in head
+    assert "interval 10 to 15% 879 of 1,000 steps" in head
+    assert "final loss -0.185 nats (-0.197 to -0.174)".replace("-", text.MINUS) in head  # 0.45 nats times the shares
+
+
+def test_no_gain_is_not_headlined_as_a_saving(tmp_path: Path) -> None:
+    source = write_report(write_sample(tmp_path, "no_transferable_gain")).read_text(encoding="utf-8")
+    head = source[source.index("<main>") : source.index('id="schedules"')]
+    assert head.count("No saving shown") == 2
+    assert "fewer steps than" not in head
+    assert not re.search(r'class="saving[^"]*\b(gain|shown)\b', head)
+    assert re.findall(r'class="big">([^<]*)<', head) == ["No saving shown"] * 2
+
+
+def test_gain_that_is_the_embeddings_is_shown_without_the_colour_of_a_gain(tmp_path: Path) -> None:
+    source = write_report(write_sample(tmp_path, "gain_is_embedding")).read_text(encoding="utf-8")
+    assert re.findall(r'class="big">([^<]*)<', source) == ["34%", "No saving shown"]
+    assert not re.search(r'class="saving[^"]*\bgain\b', source)
+
+
+def test_censored_saving_is_marked_as_a_lower_bound(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    edit(tmp_path, lambda r: r["comparison"]["speed_up"]["uniform"].update(bound="lower"))
+    said = words(tmp_path)
+    assert "≥ 41% fewer steps" in said
+    assert "lower bound: in some seed even the shortest run was already better" in said
+
+
+def test_study_without_embedding_control_says_so(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+
+    def drop(results) -> None:
+        for part in ("differences", "speed_up", "losses"):
+            results["comparison"][part].pop("embedding_only")
+        runs = results["comparison"]["runs"]
+        results["comparison"]["runs"] = [run for run in runs if run["arm"] != "embedding_only"]
+        for part in ("search", "transfer", "ratios", "base"):
+            results[part].pop("embedding_only")
+
+    edit(tmp_path, drop)
+    said = words(tmp_path)
+    assert "There is no embedding-only control" in said
+    assert "a rate of its own for the embedding only" not in said
+
+
+def test_page_refers_to_nothing_but_itself_and_the_ratios_beside_it(page: Page) -> None:
+    allowed = {"data:,", "ratios.yaml"}
+    assert all(reference in allowed or reference.startswith("#") for reference in page.references)
+    assert "ratios.yaml" in page.references
+    assert {r[1:] for r in page.references if r.startswith("#")} <= set(page.ids)
+    assert "default-src 'none'" in page.source
+    assert not re.search(r"@import|url\(", page.source[: page.source.index("</style>")])
+
+
+def test_plotly_is_inlined_once(page: Page) -> None:
+    assert page.source.count("plotly.js v") == 1
+    assert page.source.count("</script>") == page.source.count("<script")
+
+
+def test_every_component_arm_and_seed_is_on_the_page(page: Page) -> None:
+    for component in RATIOS["rlrs"]:
+        assert page.source.count(f'<tr data-component="{component}">') == 3  # ratios, proxy, target
+    assert page.source.count('<tr data-component="norm">') == 2
+    for arm in RATIOS:
+        assert palette.arm_name(arm) in page.text
+    assert all(f"Seed {seed}" in page.text for seed in SEEDS)
+
+
+def test_every_figure_has_a_description_data_and_legend(page: Page) -> None:
+    figures = re.findall(r'<div class="plot" id="([\w-]+)" role="img" aria-label="([^"]+)"', page.source)
+    assert [name for name, _ in figures] == ["rates", "relative-rates", "losses", "horizons", "search", "base-rates"]
+    for name, description in figures:
+        assert len(description) > 40
+        data = re.search(rf'data-plot="{name}">(.*?)</script>', page.source, re.DOTALL)
+        assert data
+        assert json.loads(data[1])["data"]
+    assert page.source.count('<ul class="legend"') == len(figures)
+
+
+def test_loss_figure_holds_the_runs_validation_losses(page: Page, folder: Path) -> None:
+    found = re.search(r'data-plot="losses">(.*?)</script>', page.source, re.DOTALL)
+    assert found
+    traces = json.loads(found[1])["data"]
+    assert len(traces) == 3 * 3 + 3  # each seed of each arm, and the means
+    mean = next(t for t in traces if t["name"] == "relative schedules, mean")
+    assert mean["x"] == list(range(100, 1001, 100))
+    assert mean["y"][-1] == pytest.approx((3.214 + 3.186 + 3.231) / 3)
+
+
+def test_horizon_figure_rings_the_crossing(page: Page) -> None:
+    found = re.search(r'data-plot="horizons">(.*?)</script>', page.source, re.DOTALL)
+    assert found
+    rings = [t for t in json.loads(found[1])["data"] if t.get("marker", {}).get("symbol") == "circle-open"]
+    assert [ring["x"][0] for ring in rings] == pytest.approx([588, 879])
+
+
+def test_diverged_trials_are_marked_and_counted(page: Page) -> None:
+    found = re.search(r'data-plot="search">(.*?)</script>', page.source, re.DOTALL)
+    assert found
+    symbols = [s for t in json.loads(found[1])["data"] for s in t.get("marker", {}).get("symbol", [])]
+    assert symbols.count("x") == 2 + 2 + 1  # of 30, 24 and 13 trials; numbers 7 and 16 diverge
+
+
+def test_equal_budget_is_said_and_an_unequal_one_too(page: Page, tmp_path: Path) -> None:
+    assert "up to 30 trials on the proxy, then up to 4 on the target" in page.text
+    write_sample(tmp_path)
+    edit(tmp_path, lambda r: r["search"]["uniform"].update(budget=10))
+    said = words(tmp_path)
+    assert "The arms did not all have the same budget" in said
+    assert "tuned with the same budget" not in said
+
+
+def test_markup_in_a_studys_text_stays_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    write_sample(tmp_path, name=evil)
+
+    def spread(results) -> None:
+        results["search"]["rlrs"]["trials"][0]["move"] = evil
+        results["comparison"]["verdict"]["sentence"] = evil
+        results["data"]["source"] = evil
+        results["models"]["target"]["components"][0]["component"] = evil
+
+    edit(tmp_path, spread)
+    source = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<script>alert" not in source
+    assert "<img" not in source[: source.index("plotly.js v")]
+    assert evil in Page(source).text
+
+
+def test_the_four_lines_run(page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    import rlrs
+
+    lines = page.by_id["snippet"].splitlines()
+    assert len(lines) == 4
+    monkeypatch.chdir(folder)
+    names = {"rlrs": rlrs, "torch": torch, "model": _moe()}
+    exec("\n".join(lines[:3]), names)
+    scheduler = names["scheduler"]
+    names["optimizer"].step()
+    exec(lines[3], names)
+    rates = {g["name"].split("/")[0]: float(g["lr"]) for g in names["optimizer"].param_groups}
+    # second step of ten warm-up steps: 2 / 10 of lr 0.008 times the start ratio
+    assert scheduler.last_epoch == 1
+    assert rates["embedding"] == pytest.approx(0.2 * 0.008 * 15)
+    assert rates["experts"] == pytest.approx(0.2 * 0.008 * 0.2)
+
+
+def _moe():
+    from rlrs.config import ModelConfig
+    from rlrs.models import Transformer
+
+    return Transformer(ModelConfig(d_model=16, n_layers=1, n_heads=2, n_experts=2), 300)
+
+
+def test_missing_results_name_the_file_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"results\.json: there is none yet; finish the study first") as error:
+        write_report(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "has schema None, this version of rlrs reads 1"),
+        ('{"schema": 2}', "has schema 2, this version of rlrs reads 1"),
+        ('{"schema": 1}', "lacks study"),
+        ('{"schema": 1, "study": {"name": "x"}}', r"lacks study\.config"),
+    ],
+)
+def test_unusable_results_are_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ReportError, match=message) as error:
+        write_report(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_without_metrics_is_named(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    (tmp_path / "runs" / "rlrs-102-600" / "metrics.jsonl").unlink()
+    with pytest.raises(ReportError, match=r"rlrs-102-600.metrics\.jsonl: cannot be read .*arm rlrs, seed 102"):
+        write_report(tmp_path)
+
+
+def test_a_broken_line_of_metrics_is_named_by_number(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    path = tmp_path / "runs" / "rlrs-102-600" / "metrics.jsonl"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ReportError, match=r"metrics\.jsonl, line 11: not a line of metrics"):
+        write_report(tmp_path)
+
+
+def test_a_diverged_comparison_run_is_a_dash_and_a_limit(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+
+    def diverge(results) -> None:
+        run = next(r for r in results["comparison"]["runs"] if r["id"] == "uniform-103-1000")
+        run.update(status="diverged", valid_loss=None, score=None)
+        results["comparison"]["losses"]["uniform"] = {"mean": None, "per_seed": [3.395, 3.371, None]}
+
+    edit(tmp_path, diverge)
+    (tmp_path / "runs" / "uniform-103-1000" / "metrics.jsonl").write_text(
+        '{"step": 100, "tokens": 204800, "valid_loss": NaN}\n'
+    )
+    assert "Diverged in the comparison: uniform rate seed 103." in words(tmp_path)
+    found = re.search(r'data-plot="losses">(.*?)</script>', (tmp_path / "report.html").read_text(), re.DOTALL)
+    assert found
+    assert "NaN" not in found[1]  # no JSON that a browser reads
+
+
+def test_when_an_arm_diverged_there_are_no_savings_and_the_page_still_stands(tmp_path: Path) -> None:
+    write_sample(tmp_path, "no_transferable_gain")
+
+    def diverge(results) -> None:
+        results["comparison"].update(differences={}, speed_up={})
+        results["comparison"]["losses"]["rlrs"] = {"mean": None, "per_seed": [None] * 3}
+        for run in results["comparison"]["runs"]:
+            if run["arm"] == "rlrs":
+                run.update(status="diverged", valid_loss=None, score=None)
+
+    edit(tmp_path, diverge)
+    for path in (tmp_path / "runs").glob("rlrs-*/metrics.jsonl"):
+        path.write_text('{"step": 1, "tokens": 2048, "loss": 7.0}\n')
+    said = words(tmp_path)
+    assert "fewer steps than" not in said
+    assert "Diverged in the comparison: relative schedules seed 101" in said
+
+
+def test_constant_arm_is_listed_with_the_search_that_it_shares(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+
+    def add(results) -> None:
+        for part in ("transfer", "base"):
+            results[part]["constant"] = results[part]["rlrs"]
+        results["ratios"]["constant"] = {"embedding": {"start": 15.0, "end": 15.0}}
+
+    edit(tmp_path, add)
+    said = words(tmp_path)
+    assert "constant ratios 34 34 2" in said
+    assert "embedding 15 → 15 shares the search of relative schedules" in said
+
+
+def test_plot_page_shows_each_component_and_stands_alone(tmp_path: Path) -> None:
+    ratios = Ratios.preset("paper-moe")
+    path = write_ratios_page(ratios, tmp_path / "plot.html", schedule=BaseSchedule(total_steps=100), lr=3e-3)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.references == ["data:,"]
+    assert page.source.count('<tr data-component="') == len(ratios) == 5
+    assert "0.015" in page.text  # peak of the embedding: 5 times 3e-3
+
+
+def test_plot_page_takes_schedule_and_rate_from_the_ratios_provenance(tmp_path: Path) -> None:
+    provenance = {
+        "study": "<b>demo</b>",
+        "base": {"lr": 0.008, "final_fraction": 0.05, "warmup_fraction": 0.02, "schedule": "linear"},
+        "horizon": {"steps": 400},
+    }
+    path = write_ratios_page(Ratios({"embedding": (5.0, 1.0)}, provenance), tmp_path / "plot.html")
+    said = " ".join(Page(path.read_text(encoding="utf-8")).text.split())
+    assert "<b>demo</b>" in said
+    assert "linear, 400 steps, 8 of them warm-up, final fraction 0.05, base peak rate 0.008" in said
+    assert "embedding 5x 1x 0.04 0.0004".replace("x", text.TIMES) in said
+
+
+def test_plotted_rates_follow_the_formula() -> None:
+    schedule = BaseSchedule(total_steps=100, warmup_steps=10, final_fraction=0.1)
+    figure = plot_ratios(Ratios({"embedding": (5.0, 0.5)}), schedule=schedule, lr=0.01)
+    rate, relative = (t for t in figure.data if t.name == "embedding")
+    assert rate.x[0] == pytest.approx(1.0)  # percent: one of 100 steps done
+    assert rate.y[0] == pytest.approx(0.01 * 5 / 10)  # first of ten warm-up steps
+    assert rate.y[9] == pytest.approx(0.01 * 5)
+    assert rate.y[55] == pytest.approx(0.01 * (5 + 0.1 * 0.5) / 2)  # middle of the cosine
+    assert relative.y[0] == pytest.approx(5)
+    assert relative.y[55] == pytest.approx((5 + 0.05) / (1 + 0.1))
+
+
+def test_zero_ratios_leave_a_gap_on_the_log_axis() -> None:
+    schedule = BaseSchedule(total_steps=10, final_fraction=0.1)
+    figure = plot_ratios(Ratios({"embedding": 0.0}), schedule=schedule)
+    assert all(y is None for t in figure.data if t.name == "embedding" for y in t.y)
+
+
+def test_light_colours_are_unique_so_that_each_has_one_dark_twin() -> None:
+    looks = [*palette.COMPONENTS.values(), *palette.ARMS.values(), palette.INK, palette.MUTED, palette.GRID]
+    assert len({look.light for look in looks}) == len(looks)
+    assert len(palette.dark_twins()) == len(looks)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (text.nats(3.49051), "3.491"),
+        (text.nats(None), text.NONE),
+        (text.difference(-0.01724), f"{text.MINUS}0.0172"),
+        (text.percent(0.412, 0), "41%"),
+        (text.percent(-0.0001, 1), "0.0%"),
+        (text.between(0.0963, 0.1458, 1), "9.6 to 14.6%"),
+        (text.share(0.0004), "<0.1%"),
+        (text.compact(2_048_000), "2.05\N{NO-BREAK SPACE}M"),
+        (text.compact(9_996_000), "10.0\N{NO-BREAK SPACE}M"),
+        (text.compact(330_304), "330\N{NO-BREAK SPACE}k"),
+        (text.rate(0.0056), "0.0056"),
+        (text.rate(0.0000123), f"1.23e{text.MINUS}5"),
+        (text.ratio(1.125), "1.125"),
+        (text.duration(341.2), "5 min 41 s"),
+        (text.plural(1, "trial"), "1 trial"),
+        (text.digits_for(0.39, 0.44), 0),
+        (text.digits_for(0.39, 0.42), 1),
+    ],
+)
+def test_numbers_read_well(shown: object, expected: object) -> None:
+    assert shown == expected

@@ -1,0 +1,160 @@
+import math
+
+import optuna
+import pytest
+
+from rlrs.config import ModelConfig, TrainingConfig
+from rlrs.search import Search, StorageError, Trials, local_search, tune
+from rlrs.training import RunResult, RunSpec
+
+
+def spec_of(point):
+    return RunSpec(
+        model=ModelConfig(d_model=8, n_heads=2),
+        training=TrainingConfig(),
+        steps=10,
+        batch_size=2,
+        seed=0,
+        lr=point["lr"],
+        final_fraction=0.1,
+        ratios={"embedding": [(0.0, point["embedding.start"]), (1.0, 1.0)]},
+        data_hash="abc",
+    )
+
+
+def loss_of(spec):
+    return math.log(spec.lr / 0.3) ** 2 + math.log(spec.ratios["embedding"][0][1] / 7) ** 2
+
+
+class KilledError(Exception):
+    pass
+
+
+class Engine:
+    """Stands in for processes: answers from a formula, last submitted first, and dies after some runs."""
+
+    def __init__(self, die_after=10**9, diverge_above=math.inf):
+        self.jobs, self.trained, self.steps = [], [], 0
+        self.die_after, self.diverge_above = die_after, diverge_above
+
+    @property
+    def pending(self):
+        return len(self.jobs)
+
+    def submit(self, key, spec, folder=None, *, validate=True):
+        self.jobs.append((key, spec))
+
+    def next(self, tick=None):
+        if len(self.trained) >= self.die_after:
+            raise KilledError
+        key, spec = self.jobs.pop()
+        self.trained.append(spec.id)
+        if spec.lr > self.diverge_above:
+            return key, RunResult(
+                status="diverged",
+                steps=3,
+                score=None,
+                valid_loss=None,
+                tokens=6,
+                seconds=0.1,
+                diverged_at=4,
+                reason="nan",
+            )
+        return key, RunResult(status="finished", steps=10, score=loss_of(spec), valid_loss=None, tokens=20, seconds=0.1)
+
+
+def searches(budget=20):
+    start = {"lr": 1.0, "embedding.start": 1.0}
+    return {
+        f"proxy/{name}": Search(
+            local_search(start, multipliers=(0.2, 2 / 3, 1.5, 5.0), sweeps=9, budget=budget, seed=seed), spec_of
+        )
+        for seed, name in enumerate(("one", "two"))
+    }
+
+
+def history(outcomes):
+    return {
+        name: [(t.proposal.params, t.score, t.improved) for t in outcome.tried] + [outcome.stop]
+        for name, outcome in outcomes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    engine = Engine()
+    outcomes = tune(searches(), engine, Trials(tmp_path_factory.mktemp("whole") / "trials.db"))
+    return history(outcomes), engine.trained
+
+
+def test_searches_side_by_side_each_find_their_way(whole):
+    for course in whole[0].values():
+        assert course[-1].score < 0.5
+        assert len(course) - 1 <= 20
+
+
+@pytest.mark.parametrize("die_after", [0, 1, 4, 5, 13, 23])
+def test_started_again_after_a_kill_it_takes_the_same_course_and_repeats_no_finished_run(tmp_path, whole, die_after):
+    first = Engine(die_after)
+    with pytest.raises(KilledError):
+        tune(searches(), first, Trials(tmp_path / "trials.db"))
+    second = Engine()
+    outcomes = tune(searches(), second, Trials(tmp_path / "trials.db"))
+    assert history(outcomes) == whole[0]
+    assert len(first.trained) == die_after
+    assert len(first.trained) + len(second.trained) == len(whole[1])
+
+
+def test_a_finished_search_trains_nothing_again(tmp_path, whole):
+    for _ in range(2):
+        engine = Engine()
+        outcomes = tune(searches(), engine, Trials(tmp_path / "trials.db"))
+    assert engine.trained == []
+    assert history(outcomes) == whole[0]
+
+
+def test_every_trial_is_in_optunas_storage_once_with_its_value_and_move(tmp_path):
+    tune(searches(6), Engine(diverge_above=2.0), Trials(tmp_path / "trials.db"))
+    study = optuna.load_study(study_name="proxy/one", storage=f"sqlite:///{tmp_path / 'trials.db'}")
+    assert len(study.trials) == 6
+    assert len({trial.user_attrs["run"] for trial in study.trials}) == 6
+    for trial in study.trials:
+        diverged = trial.params["lr"] > 2.0
+        assert trial.state.name == ("FAIL" if diverged else "COMPLETE")
+        assert trial.user_attrs["result"]["status"] == ("diverged" if diverged else "finished")
+        assert "move" in trial.user_attrs
+    assert any(trial.params["lr"] > 2.0 for trial in study.trials)
+
+
+def test_a_diverged_run_is_not_trained_again_either(tmp_path):
+    for expected in (True, False):
+        engine = Engine(diverge_above=2.0)
+        tune(searches(6), engine, Trials(tmp_path / "trials.db"))
+        assert bool(engine.trained) is expected
+
+
+def test_trials_left_running_by_a_kill_are_closed(tmp_path):
+    with pytest.raises(KilledError):
+        tune(searches(), Engine(2), Trials(tmp_path / "trials.db"))
+    tune(searches(), Engine(), Trials(tmp_path / "trials.db"))
+    study = optuna.load_study(study_name="proxy/one", storage=f"sqlite:///{tmp_path / 'trials.db'}")
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "trials.db"
+    path.write_text("my notes on the trials")
+    with pytest.raises(StorageError, match=r"trials.db: not a SQLite database; move it away"):
+        Trials(path)
+    assert path.read_text() == "my notes on the trials"
+
+
+def test_a_database_of_something_else_is_refused(tmp_path):
+    import sqlite3
+
+    path = tmp_path / "trials.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table studies (a int)")
+    connection.close()
+    with pytest.raises(StorageError, match="the database of trials cannot be used"):
+        Trials(path).open("proxy/one")

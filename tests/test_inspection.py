@@ -1,0 +1,56 @@
+"""`rlrs inspect`: every parameter once, for our models and for transformers'."""
+
+import json
+
+import pytest
+
+from rlrs.inspection import InspectionError, component_rows, models_of
+
+
+@pytest.mark.parametrize(
+    ("name", "components", "total"),
+    [
+        ("llama", {"embedding", "attention", "feed_forward", "norm", "unembedding"}, 6_738_415_616),
+        ("mixtral", {"embedding", "attention", "experts", "router", "norm", "unembedding"}, 46_702_792_704),
+        ("gpt2", {"embedding", "position", "attention", "feed_forward", "norm"}, 124_439_808),
+    ],
+)
+def test_transformers_model_types_are_counted_once(name, components, total):
+    pytest.importorskip("transformers")
+    ((title, model),) = models_of(name)
+    rows, parts, counted = component_rows(model)
+    assert title == name
+    assert {row.component for row in rows} == components
+    assert sum(row.parameters for row in rows) == counted == total
+    assert not parts.unsure
+
+
+def test_the_demos_proxy_and_target():
+    (proxy, target) = (component_rows(model) for _, model in models_of("configs/demo.yaml"))
+    assert {row.component: row.parameters for row in proxy[0]} == {
+        "embedding": 512 * 32,
+        "attention": 2 * 4 * 32 * 32,
+        "experts": 2 * 4 * 3 * 32 * 88,
+        "router": 2 * 4 * 32,
+        "norm": 5 * 32,
+        "unembedding": 512 * 32,
+    }
+    assert target[2] >= 8 * proxy[2]
+
+
+def test_a_config_json_is_read_from_disk(tmp_path):
+    pytest.importorskip("transformers")
+    settings = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "vocab_size": 50, "intermediate_size": 64}))
+    for place in (tmp_path, tmp_path / "config.json"):
+        ((_, model),) = models_of(str(place))
+        assert sum(p.numel() for p in model.parameters()) < 50_000
+
+
+def test_what_cannot_be_found_is_one_line_with_the_nearest_types(tmp_path):
+    pytest.importorskip("transformers")
+    with pytest.raises(InspectionError, match=r"lama: neither a file nor a transformers model type; did you mean"):
+        list(models_of("lama"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InspectionError, match="not a transformers config"):
+        list(models_of(str(tmp_path)))
