@@ -1,0 +1,83 @@
+"""Relative rates for training stacks that own their loop, in each stack's own form.
+
+exported = export(ratios, "megatron", schedule=BaseSchedule(total_steps=10_240, warmup_steps=102), lr=3e-3)
+Path("overrides.py").write_text(exported.text)
+print(*exported.losses, sep="\n", file=sys.stderr)
+
+What a stack's format cannot say is said in words: in the head of the file, and in `Exported.losses`.
+
+| target | form | what it can say |
+| --- | --- | --- |
+| `megatron` | `ParamGroupOverride(max_lr, min_lr)` per parameter glob | start and end ratios, all shapes |
+| `torchtitan` | `ParamGroupConfig(pattern, ...)`, one schedule for all groups | one ratio per component, held |
+| `olmo-core` | `OptimGroupOverride(params, opts)`, one schedule for all groups | one ratio per component, held |
+| `deepspeed` | plain torch parameter groups and a `LambdaLR`, without a dependency on rlrs | everything |
+| `nanotron` | one schedule in its YAML | the base schedule only |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlrs.integrations.export import deepspeed, megatron, nanotron, olmo_core, torchtitan
+from rlrs.integrations.export._plan import ExportError, Plan, make_plan
+from rlrs.ratios import Ratios
+from rlrs.schedules import BaseSchedule
+
+__all__ = ["TARGETS", "ExportError", "Exported", "export"]
+
+_WRITERS: dict[str, Callable[[Plan], str]] = {
+    "megatron": megatron.write,
+    "torchtitan": torchtitan.write,
+    "olmo-core": olmo_core.write,
+    "deepspeed": deepspeed.write,
+    "nanotron": nanotron.write,
+}
+TARGETS = tuple(_WRITERS)
+"""Stacks that `export` writes for."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file for another training stack."""
+
+    text: str
+    losses: tuple[str, ...]
+    """What the stack does otherwise than `RelativeLR`, a sentence each; empty if nothing."""
+    suffix: str
+    """Of the file: `.py` or `.yaml`."""
+
+
+def export(
+    ratios: Ratios | Mapping[str, Any],
+    to: str,
+    *,
+    schedule: BaseSchedule,
+    lr: float,
+    weight_decay: float = 0.0,
+    components: Mapping[str, Sequence[str]] | None = None,
+) -> Exported:
+    """Write relative rates in the form of another training stack.
+
+    Args:
+        ratios: relative rates per component.
+        to: one of `TARGETS`.
+        schedule: the base schedule, in optimizer steps.
+        lr: base peak rate.
+        weight_decay: of the decayed parameters, where the form wants one.
+        components: the model's parameter names per component, as `rlrs.partition(model)` gives them. If None, the
+            stack's own names for its own models (not for `deepspeed`, which has none). Norms and biases, told by
+            component and name, are not decayed.
+
+    Raises:
+        ExportError: no such target, a component whose parameters are not known, or a value that the stack refuses.
+    """
+    if to not in _WRITERS:
+        raise ExportError(f"no export to {to!r}; there are {', '.join(TARGETS)}")
+    plan = make_plan(
+        ratios if isinstance(ratios, Ratios) else Ratios(ratios), to, schedule, lr, weight_decay, components
+    )
+    text = _WRITERS[to](plan)
+    return Exported(text, tuple(plan.losses), ".yaml" if to == "nanotron" else ".py")

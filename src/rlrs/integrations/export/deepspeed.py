@@ -1,0 +1,109 @@
+"""DeepSpeed, or any loop over a torch optimizer: plain parameter groups and a `LambdaLR`, and no need of rlrs there.
+
+DeepSpeed's own schedulers have one shape for all groups; it takes a scheduler of the client's as well, as
+`deepspeed.initialize(..., model_parameters=param_groups(model), lr_scheduler=lr_scheduler)`.
+"""
+
+from __future__ import annotations
+
+from rlrs.integrations.export._plan import ExportError, Plan, regex, strings
+from rlrs.ratios import BASE
+from rlrs.schedules import BaseSchedule
+
+_FILE = '''{header}
+import functools
+import math
+import re
+
+from torch.optim.lr_scheduler import LambdaLR
+
+TOTAL, WARMUP = {total}, {warmup}  # steps
+
+# Each group: name, peak rate, weight decay, patterns of its parameters' names (the first that is found wins), and its
+# knots: steps after the warm-up, the decay c there from 1 to 0, and the rate over the peak rate.
+GROUPS = [
+{groups}]
+
+
+def param_groups(model):
+    """Groups for a torch optimizer, and for model_parameters of deepspeed.initialize."""
+    members = {{name: [] for name, *_ in GROUPS}}
+    for parameter_name, parameter in model.named_parameters():
+        found = [name for name, _, _, patterns, _ in GROUPS if any(re.search(p, parameter_name) for p in patterns)]
+        if not found:
+            raise ValueError(f"no pattern matches {{parameter_name}}")
+        if parameter.requires_grad:
+            members[found[0]].append(parameter)
+    return [
+        {{"name": name, "params": members[name], "lr": lr, "weight_decay": weight_decay}}
+        for name, lr, weight_decay, _, _ in GROUPS
+        if members[name]
+    ]
+
+
+def lr_scheduler(optimizer):
+    """A scheduler for these groups, and for lr_scheduler of deepspeed.initialize; one step per optimizer step."""
+    knots = {{name: listed for name, _, _, _, listed in GROUPS}}
+    return LambdaLR(optimizer, [functools.partial(_factor, knots[group["name"]]) for group in optimizer.param_groups])
+
+
+def _factor(knots, step):
+    if step < WARMUP:
+        return knots[0][2] * (step + 1) / WARMUP
+    if step >= TOTAL:
+        return knots[-1][2]
+    elapsed = step - WARMUP
+    k = max(k for k in range(len(knots) - 1) if knots[k][0] <= elapsed)
+    (at, high, start), (until, low, end) = knots[k], knots[k + 1]
+    share = (_decay(elapsed) - low) / (high - low) if high > low else (until - elapsed) / (until - at)
+    return end + (start - end) * share
+
+
+def _decay(elapsed):
+    return {decay}
+'''
+
+
+def write(plan: Plan) -> str:
+    """The module that defines `param_groups` and `lr_scheduler`."""
+    if plan.components is None:
+        raise ExportError("deepspeed has no names of its own: give the model, or its components' parameter names")
+    plan.patterns({}, regex)  # complains of ratios that name what the model lacks
+    rows: list[str] = []
+    for component, names in plan.folded().items():
+        decayed = [name for name in names if plan.decay_of(component, name)]
+        plain = [name for name in names if name not in decayed]
+        rows += [_row(plan, component, decayed, plan.weight_decay)] if decayed else []
+        rows += [_row(plan, f"{component}/no_decay" if decayed else component, plain, 0.0)] if plain else []
+    schedule = plan.schedule
+    return _FILE.format(
+        header=plan.header(),
+        total=schedule.total_steps,
+        warmup=schedule.warmup_steps,
+        groups="".join(rows),
+        decay=_decay_source(schedule),
+    )
+
+
+def _row(plan: Plan, name: str, names: list[str], decay: float) -> str:
+    schedule, knots = plan.schedule, plan.ratios.get(name.removesuffix("/no_decay"), BASE).knots
+    peak = knots[0][1] or 1.0  # a component that starts at 0 has the base rate as its unit
+    listed = []
+    for k, (progress, ratio) in enumerate(knots):
+        elapsed = progress * schedule.decay_steps
+        c = 1.0 if k == 0 else 0.0 if k == len(knots) - 1 else schedule.decay(elapsed)
+        listed.append((elapsed, c, (c + schedule.alpha * (1 - c)) * ratio / peak))
+    patterns = strings((regex(parameter) for parameter in names), 12)
+    return (
+        f"    (\n        {name!r},\n        {plan.lr * peak!r},\n        {decay!r},\n        [\n{patterns}        ],\n"
+        f"        {listed!r},\n    ),\n"
+    )
+
+
+def _decay_source(schedule: BaseSchedule) -> str:
+    length = schedule.decay_steps
+    if schedule.shape == "cosine":
+        return f"0.5 * (1.0 + math.cos(math.pi * elapsed / {length}))"
+    if schedule.shape == "wsd":
+        return f"min(1.0, ({length} - elapsed) / {schedule.decay_fraction * schedule.total_steps!r})"
+    return f"1.0 - elapsed / {length}"

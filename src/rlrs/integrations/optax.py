@@ -1,0 +1,160 @@
+"""Relative rates in JAX: one optax transformation per component, from the same `ratios.yaml`.
+
+optimizer = relative(
+    lambda rate: optax.adamw(rate, weight_decay=0.1), params, ratios, lr=3e-3, schedule=BaseSchedule(total_steps=10_240)
+)
+
+A leaf's component is that of `rlrs.partition`, from a model of torch modules without memory that has the tree's names
+and shapes; what it is unsure of goes to `other`, and `rules` settle it. Any tree of labels may be given instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlrs.components import Partition, Rule, partition
+from rlrs.integrations import require
+from rlrs.ratios import BASE, Ratio, Ratios
+from rlrs.schedules import BaseSchedule
+
+require("jax", "jax")
+require("optax", "jax")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import optax  # noqa: E402
+
+from rlrs.integrations._skeleton import skeleton  # noqa: E402
+
+__all__ = ["component_labels", "component_partition", "rate_schedule", "relative"]
+
+PyTree = Any
+
+
+def relative(
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation],
+    params: PyTree,
+    ratios: Ratios | Mapping[str, Any],
+    *,
+    lr: float,
+    schedule: BaseSchedule,
+    rules: Sequence[Rule] = (),
+    labels: PyTree | Callable[[PyTree], PyTree] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose every component has its own rate: `optax.partition` over `optimizer(rate)`.
+
+    Args:
+        optimizer: an optax optimizer as a function of its learning rate, `lambda rate: optax.adamw(rate)`. Its
+            decoupled weight decay scales with the component's rate, as in torch.
+        params: the parameters, or their shapes (`jax.eval_shape`); only names and shapes are read.
+        ratios: relative rates per component; components that they do not name follow the base rate.
+        lr: base peak rate.
+        schedule: the base schedule, in updates.
+        rules: the user's own rules on the names of `component_partition`, tried in order before everything else.
+        labels: a tree of component names like `params`, or a function that makes it, in place of `rules`.
+
+    Raises:
+        RatiosError: ratios for a component that the tree does not have.
+        PartitionError: a rule that matches nothing.
+        ValueError: both `rules` and `labels`.
+    """
+    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
+    if labels is not None and rules:
+        raise ValueError("give rules or labels, not both: labels are already made")
+    if labels is None:
+        labels = component_labels(params, rules)
+    elif callable(labels):
+        labels = labels(params)
+    there = list(dict.fromkeys(jax.tree.leaves(labels)))
+    ratios.check_used(there, "the tree of parameters")
+    return optax.partition(
+        {component: optimizer(rate_schedule(schedule, ratios.get(component, BASE), lr)) for component in there},
+        labels,
+    )
+
+
+def rate_schedule(schedule: BaseSchedule, ratio: Ratio | Any, lr: float) -> optax.Schedule:
+    """A component's rate as an optax schedule: a jit-able function from the 0-based update to the rate.
+
+    It is `lr * rlrs.schedules.relative_factor(...)` to the precision of float32, also where a rate is close to 0 and
+    a difference of two cosines would lose it: between steps `a` and `b` after the warm-up, with `n = T - W`,
+
+        0.5 * (cos(pi * a / n) - cos(pi * b / n)) = sin(pi * (a + b) / 2n) * sin(pi * (b - a) / 2n).
+
+    Args:
+        schedule: the base schedule.
+        ratio: the component's, as `Ratio.of` takes it.
+        lr: base peak rate.
+    """
+    knots = Ratio.of(ratio).knots
+    length, warmup, total = schedule.decay_steps, schedule.warmup_steps, schedule.total_steps
+    at = [progress * length for progress, _ in knots]
+    decays = [1.0, *(schedule.decay(elapsed) for elapsed in at[1:-1]), 0.0]
+    levels = [
+        lr * (c + schedule.alpha * (1 - c)) * ratio_there for c, (_, ratio_there) in zip(decays, knots, strict=True)
+    ]
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(count)
+        dtype = jnp.result_type(float)  # float32, unless 64 bits are enabled
+        elapsed = (step - warmup).astype(dtype)
+        value = jnp.asarray(levels[-1], dtype)
+
+        def since(point: float) -> jax.Array:
+            # Whole steps are subtracted as whole numbers, which is exact however long the run is.
+            return (step - warmup - math.floor(point)).astype(dtype) - point % 1
+
+        for k in reversed(range(len(knots) - 1)):
+            before, after = _shares(schedule, (at[k], at[k + 1]), decays[k] - decays[k + 1], since)
+            value = jnp.where(elapsed < at[k + 1], levels[k] * before + levels[k + 1] * after, value)
+        rising = levels[0] * (step + 1).astype(dtype) / max(warmup, 1)
+        return jnp.where(step < warmup, rising, jnp.where(step < total, value, levels[-1])).astype(dtype)
+
+    return rate
+
+
+def _shares(
+    schedule: BaseSchedule, at: tuple[float, float], fall: float, since: Callable[[float], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Weights of the first and the second of two neighbouring knots, which sum to 1.
+
+    Args:
+        schedule: the base schedule.
+        at: of the two knots, in steps after the warm-up.
+        fall: of `c` from the first knot to the second.
+        since: steps from a point (in steps after the warm-up) until now.
+    """
+    (begin, end), length = at, schedule.decay_steps
+    gone, left = since(begin), -since(end)
+    if schedule.shape == "cosine":
+        half = math.pi / (2 * length)
+
+        def difference(steps: jax.Array, sum_of_both: jax.Array) -> jax.Array:
+            nearer = jnp.minimum(sum_of_both, 2 * length - sum_of_both)  # sin(x) = sin(pi - x)
+            return jnp.sin(half * nearer) * jnp.sin(half * steps) / fall
+
+        return difference(left, 2 * end - left), difference(gone, 2 * begin + gone)
+    if schedule.shape == "wsd" and fall > 0:
+        decay = schedule.decay_fraction * schedule.total_steps
+        falling_since = since(max(length - decay, begin))
+        return jnp.minimum(fall, left / decay) / fall, jnp.maximum(falling_since, 0.0) / decay / fall
+    return left / (end - begin), gone / (end - begin)
+
+
+def component_labels(params: PyTree, rules: Sequence[Rule] = ()) -> PyTree:
+    """The tree of component names that `optax.partition` takes; see `component_partition`."""
+    model, names = skeleton(params)
+    component = partition(model, rules).component_of()
+    return jax.tree.unflatten(jax.tree.structure(params), [component[name] for name in names])
+
+
+def component_partition(params: PyTree, rules: Sequence[Rule] = ()) -> Partition:
+    """The components of a tree of arrays or shapes, with the reasons; names are those of `rlrs.integrations._skeleton`.
+
+    Raises:
+        PartitionError: a rule matches nothing.
+        ValueError: two leaves would have one name.
+    """
+    return partition(skeleton(params)[0], rules)
