@@ -1,0 +1,41 @@
+# Each target makes the virtual environment .venv and installs what it needs: no set-up before.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/demo
+
+.PHONY: demo test lint format bench killed clean
+
+demo: .venv/.study ## the main job: ratios found on a small model, proven on a larger one, one page
+	$(BIN)/rlrs run configs/demo.yaml --out $(OUT)
+
+test: .venv/.dev ## all tests
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: .venv/.dev ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev ## ratios of speed, paired in one run
+	$(BIN)/python -m benchmarks.scheduler_step
+
+killed: .venv/.dev ## the demo killed at five random moments against an undisturbed one
+	$(BIN)/python -m benchmarks.killed_study configs/demo.yaml --kills 5
+
+clean:
+	rm -rf .venv runs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.study: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[study]'
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ .venv/.study

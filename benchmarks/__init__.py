@@ -1,0 +1,1 @@
+"""Speed claims, as ratios paired in one run; `make bench`."""
