@@ -31,7 +31,9 @@ def command(study: Path, folder: Path) -> list[str]:
 def run_whole(study: Path, folder: Path) -> float:
     """Run a study undisturbed; seconds that it took."""
     start = time.monotonic()
-    subprocess.run(command(study, folder), check=True, capture_output=True, text=True)
+    done = subprocess.run(command(study, folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the study ended with code {done.returncode}:\n{done.stderr}")
     return time.monotonic() - start
 
 
@@ -50,7 +52,7 @@ def run_killed(study: Path, folder: Path, after: list[float]) -> list[dict[str, 
             stages = [line.split()[0] for line in process.stderr.read().splitlines() if line.endswith("...")]
             killed = process.wait() == -signal.SIGKILL
         kills.append({"after_seconds": round(seconds, 2), "killed": killed, "stage": stages[-1] if stages else "start"})
-    subprocess.run(command(study, folder), check=True, capture_output=True, text=True)
+    run_whole(study, folder)
     return kills
 
 

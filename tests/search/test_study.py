@@ -2,6 +2,8 @@ import math
 
 import optuna
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine as Database
 
 from rlrs.config import ModelConfig, TrainingConfig
 from rlrs.search import Search, StorageError, Trials, local_search, tune
@@ -158,3 +160,33 @@ def test_a_database_of_something_else_is_refused(tmp_path):
     connection.close()
     with pytest.raises(StorageError, match="the database of trials cannot be used"):
         Trials(path).open("proxy/one")
+
+
+@pytest.fixture
+def kill_at_commit():
+    """Kills before the n-th transaction from now is kept; the count of those that were."""
+    state = {"left": math.inf, "kept": 0}
+
+    def commit(connection):
+        if state["left"] <= 0:
+            raise KilledError
+        state["left"] -= 1
+        state["kept"] += 1
+
+    event.listen(Database, "commit", commit)
+    yield state
+    event.remove(Database, "commit", commit)
+
+
+def test_killed_before_any_transaction_of_the_database_it_goes_on(tmp_path, kill_at_commit):
+    def search():
+        return {"proxy/one": searches(2)["proxy/one"]}
+
+    course = history(tune(search(), Engine(), Trials(tmp_path / "whole.db")))
+    for kept in range(kill_at_commit["kept"]):
+        path = tmp_path / f"{kept}.db"
+        kill_at_commit["left"] = kept
+        with pytest.raises(KilledError):
+            tune(search(), Engine(), Trials(path))
+        kill_at_commit["left"] = math.inf
+        assert history(tune(search(), Engine(), Trials(path))) == course, f"killed after {kept} transactions"

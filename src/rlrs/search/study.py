@@ -95,8 +95,9 @@ class Trials:
                 load_if_exists=True,
             )
             for trial in study.get_trials(deepcopy=False):
-                if trial.state in (TrialState.RUNNING, TrialState.WAITING):
-                    study.tell(trial.number, state=TrialState.FAIL)
+                if not trial.state.is_finished():
+                    # Not `study.tell`, which refuses a trial that was enqueued and not yet asked for.
+                    self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 elif "result" in trial.user_attrs:
                     self._finished[search, trial.user_attrs["run"]] = RunResult(**trial.user_attrs["result"])
         self._studies[search] = study
