@@ -69,6 +69,25 @@ def test_the_order_does_not_depend_on_what_was_read_before_or_on_the_batch_size(
     assert not torch.equal(data.batch(7, 3, 6)[0], data.batch(8, 3, 6)[0])
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 6])
+def test_the_ranks_batches_one_after_another_are_the_batch_of_one_process(world):
+    data = counting()
+    for step in (0, 3, 4, 1_000):  # 25 windows: the fifth batch of 6 ends the first epoch
+        whole = data.batch(7, step, 6)
+        parts = [data.batch(7, step, 6, rank, world) for rank in range(world)]
+        assert torch.equal(torch.cat([inputs_BT for inputs_BT, _ in parts]), whole[0])
+        assert torch.equal(torch.cat([targets_BT for _, targets_BT in parts]), whole[1])
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "message"),
+    [(0, 4, "batch_size=6 sequences cannot be shared evenly by 4"), (2, 2, "rank=2 should be from 0 to 1")],
+)
+def test_a_batch_that_processes_cannot_share_is_refused(rank, world, message):
+    with pytest.raises(ValueError, match=message):
+        counting().batch(0, 0, 6, rank, world)
+
+
 def test_the_validation_sample_is_fixed_and_spread_over_the_split():
     data = counting()  # 10 validation windows, from 0 to 36
     batches = data.valid_batches(2, tokens=17)  # 17 tokens are two batches of 2 x 4

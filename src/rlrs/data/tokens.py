@@ -1,4 +1,4 @@
-"""Tokens on disk, mapped into memory, and batches of them in an order that only seed and step decide.
+"""Tokens on disk, mapped into memory, and batches of them in an order that only seed, step and rank decide.
 
 Shape suffixes: B sequences, T tokens per sequence, W windows.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from rlrs.config import ConfigError, DataConfig
 from rlrs.data.corpus import Corpus, Document, read_corpus
+from rlrs.data.order import window_order
 from rlrs.data.tokenizer import encode, train_tokenizer
 from rlrs.files import open_atomic, write_atomic
 
@@ -100,25 +100,30 @@ class TokenData:
         """Tokens of the validation split."""
         return len(self._valid)
 
-    def batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets [B, T], int64, of one training step.
+    def batch(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
+        """Inputs and targets [B / world, T], int64, of one training step on one of `world` processes.
 
         A pure function of its arguments: all windows come once per epoch, each epoch in another random order, and
-        an epoch may end within a batch.
+        an epoch may end within a batch. The batches of ranks 0, 1, ... one after another are the batch of one process,
+        so the data do not depend on how many processes share the step. It costs the same at every step.
 
         Args:
             seed: of the order, 0 or more.
             step: steps before this one.
-            batch_size: sequences B.
+            batch_size: sequences B of the step, on all processes together; a multiple of `world`.
+            rank: which process, from 0.
+            world: how many processes.
+
+        Raises:
+            ValueError: `batch_size` is no multiple of `world`, or there is no such rank.
         """
-        windows = self._windows(self._train)
-        first = step * batch_size
-        numbers = np.arange(first, first + batch_size)
-        order_B = np.empty(batch_size, dtype=np.int64)
-        for epoch in range(first // windows, (first + batch_size - 1) // windows + 1):
-            here = numbers // windows == epoch
-            order_B[here] = _order(windows, seed, epoch)[numbers[here] % windows]
-        return self._gather(self._train, order_B)
+        if not 0 <= rank < world:
+            raise ValueError(f"{rank=} should be from 0 to {world - 1}: there are {world} processes")
+        if batch_size % world:
+            raise ValueError(f"{batch_size=} sequences cannot be shared evenly by {world} processes")
+        share = batch_size // world
+        first = step * batch_size + rank * share
+        return self._gather(self._train, window_order(self._windows(self._train), seed, first, share))
 
     def valid_batches(self, batch_size: int, tokens: int) -> list[tuple[Tensor, Tensor]]:
         """A fixed sample of the validation split: whole batches of windows spread evenly over it.
@@ -149,12 +154,6 @@ class TokenData:
         positions = window_B[:, None] * self.sequence_length + self._offsets
         rows = torch.from_numpy(tokens[positions].astype(np.int64))
         return rows[:, :-1], rows[:, 1:]
-
-
-@lru_cache(maxsize=4)
-def _order(windows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Order of the windows in one epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(windows)
 
 
 def prepare(config: DataConfig, folder: str | Path) -> TokenData:
