@@ -96,6 +96,18 @@ class ModelConfig(Settings):
             )
         return self
 
+    def at_width(self, d_model: int) -> Self:
+        """The same model at another width: same head size, feed-forward width in proportion.
+
+        Raises:
+            ValueError: a width that is no multiple of the head size.
+        """
+        head = self.d_model // self.n_heads
+        if d_model < 1 or d_model % head:
+            raise ValueError(f"width should be a multiple of the head size {head}, not {d_model!r}")
+        d_ff = None if self.d_ff is None else max(1, round(self.d_ff * d_model / self.d_model))
+        return self.model_copy(update={"d_model": d_model, "n_heads": d_model // head, "d_ff": d_ff})
+
     @property
     def hidden(self) -> int:
         """Width of one feed-forward block or expert."""

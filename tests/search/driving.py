@@ -1,5 +1,7 @@
 """Run a search method against a function in place of training."""
 
+from rlrs.search.methods import Feedback
+
 
 def drive(method, loss):
     """The batches that a method proposed when its points score `loss(params)`, and how it stopped."""
@@ -10,4 +12,4 @@ def drive(method, loss):
         except StopIteration as stop:
             return batches, stop.value
         batches.append(batch)
-        scores = [loss(proposal.params) for proposal in batch]
+        scores = [Feedback(loss(proposal.params)) for proposal in batch]

@@ -6,8 +6,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 
 from rlrs.config import ModelConfig, TrainingConfig
-from rlrs.search import Search, StorageError, Trials, local_search, tune
-from rlrs.training import RunResult, RunSpec
+from rlrs.search import Proposal, Search, Stop, StorageError, Trials, local_search, tune
+from rlrs.training import Pruning, RunResult, RunSpec
 
 
 def spec_of(point):
@@ -43,14 +43,20 @@ class Engine:
     def pending(self):
         return len(self.jobs)
 
-    def submit(self, key, spec, folder=None, *, validate=True):
-        self.jobs.append((key, spec))
+    def submit(self, key, spec, folder=None, *, validate=True, prune=None):
+        self.jobs.append((key, spec, prune))
 
     def next(self, tick=None):
         if len(self.trained) >= self.die_after:
             raise KilledError
-        key, spec = self.jobs.pop()
+        key, spec, prune = self.jobs.pop()
         self.trained.append(spec.id)
+        loss, rungs = loss_of(spec), ()
+        for step, limit in prune.rungs if prune else ():
+            rungs += ((step, round(loss, 1)),)
+            if limit is not None and loss > limit:
+                ended = {"status": "pruned", "steps": step, "score": None, "reason": "above", "rungs": rungs}
+                return key, RunResult(valid_loss=None, tokens=20, seconds=0.1, **ended)
         if spec.lr > self.diverge_above:
             return key, RunResult(
                 status="diverged",
@@ -62,7 +68,8 @@ class Engine:
                 diverged_at=4,
                 reason="nan",
             )
-        return key, RunResult(status="finished", steps=10, score=loss_of(spec), valid_loss=None, tokens=20, seconds=0.1)
+        ended = {"status": "finished", "steps": spec.steps, "score": loss, "rungs": rungs}
+        return key, RunResult(valid_loss=None, tokens=20, seconds=0.1, **ended)
 
 
 def searches(budget=20):
@@ -190,3 +197,47 @@ def test_killed_before_any_transaction_of_the_database_it_goes_on(tmp_path, kill
             tune(search(), Engine(), Trials(path))
         kill_at_commit["left"] = math.inf
         assert history(tune(search(), Engine(), Trials(path))) == course, f"killed after {kept} transactions"
+
+
+PRUNE = Pruning(rungs=((4, 0.5), (8, 0.5)), window=2)
+
+
+def cheap_trials():
+    """Shorter, narrower, other seeds, pruned: a method that uses all that a proposal can say."""
+    start = {"lr": 0.3, "embedding.start": 7.0}
+    worse = {**start, "lr": 3.0}
+    told = yield [
+        Proposal(start, "start", prune=Pruning(rungs=((4, None), (8, None)), window=2)),
+        Proposal(worse, "pruned", prune=PRUNE),
+        Proposal(worse, "short", steps=5),
+        Proposal(start, "narrow", width=4),
+        Proposal(start, "seed", seed=3),
+    ]
+    told += yield [Proposal(worse, "not pruned"), Proposal(start, "cheap", steps=5, prune=PRUNE)]
+    return Stop(start, told[0].score, 1, repr([(f.status, f.steps, f.rungs, math.isfinite(f.score)) for f in told]))
+
+
+@pytest.mark.parametrize("die_after", [0, 1, 2, 3, 4, 5, 6, 7])
+def test_cheap_trials_are_told_apart_and_replayed_after_a_kill(tmp_path, die_after):
+    def search():
+        return {"proxy/one": Search(cheap_trials(), spec_of)}
+
+    first, second = Engine(die_after), Engine()
+    if die_after < 7:
+        with pytest.raises(KilledError):
+            tune(search(), first, Trials(tmp_path / "trials.db"))
+    else:
+        tune(search(), first, Trials(tmp_path / "trials.db"))
+    outcome = tune(search(), second, Trials(tmp_path / "trials.db"))["proxy/one"]
+    assert len(first.trained) == die_after
+    assert len(first.trained) + len(second.trained) == 7
+    specs = {tried.proposal.move: tried.spec for tried in outcome.tried}
+    assert (specs["short"].steps, specs["short"].training.score_steps) == (5, 50)
+    assert (specs["narrow"].model.d_model, specs["narrow"].model.n_heads) == (4, 1)
+    assert specs["seed"].seed == 3
+    assert [tried.improved for tried in outcome.tried] == [True] + [False] * 6
+    told = [("finished", 10, (0.0, 0.0), True), ("pruned", 4, (5.3,), False), ("finished", 5, (), True)]
+    assert repr(told)[1:-1] in outcome.stop.reason
+    study = optuna.load_study(study_name="proxy/one", storage=f"sqlite:///{tmp_path / 'trials.db'}")
+    states = {trial.user_attrs["move"]: trial.state.name for trial in study.trials if "result" in trial.user_attrs}
+    assert states == {move: "PRUNED" if move == "pruned" else "COMPLETE" for move in specs}

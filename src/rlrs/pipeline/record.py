@@ -33,7 +33,8 @@ def _history(outcome: Outcome, budget: int) -> dict[str, Any]:
         }
         for number, tried in enumerate(outcome.tried)
     ]
-    best = next(t["number"] for t in trials if t["params"] == outcome.stop.best)
+    whole = [t for t, tried in zip(trials, outcome.tried, strict=True) if tried.proposal.whole]
+    best = next(t["number"] for t in whole if t["params"] == outcome.stop.best)
     return {
         "budget": budget,
         "trials": trials,

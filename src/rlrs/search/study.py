@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -14,9 +15,9 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from rlrs.search.engines import Processes
-from rlrs.search.methods import Method, Proposal, Stop
+from rlrs.search.methods import Feedback, Method, Proposal, Stop
 from rlrs.search.space import Point, bounds
-from rlrs.training import RunResult, RunSpec
+from rlrs.training import Pruning, RunResult, RunSpec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,13 +32,17 @@ class Search:
 
     Args:
         method: yields proposals.
-        spec: the run that a point stands for.
+        spec: the run that a point stands for, at full length and width, on the search's seed.
         folder: where a run keeps its files, None for runs that keep none.
     """
 
     method: Method
     spec: Callable[[Point], RunSpec]
     folder: Callable[[RunSpec], Path | None] = lambda spec: None
+
+    def run(self, proposal: Proposal) -> RunSpec:
+        """The run of a proposal."""
+        return proposal.run(self.spec(proposal.params))
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Tried:
 
     @property
     def score(self) -> float:
-        """Nats per token; infinite for a run that diverged."""
+        """Nats per token; infinite for a run that is not finished."""
         return self.result.score if self.result.score is not None else math.inf
 
 
@@ -66,7 +71,8 @@ class Outcome:
 class Trials:
     """Finished runs of searches, in a SQLite database by Optuna; one Optuna study per search.
 
-    A run is known by `RunSpec.id`, which is a hash of everything that decides its numbers.
+    A run is known by `RunSpec.id`, which is a hash of everything that decides its numbers, and by its pruning, which
+    decides where it ends.
 
     Args:
         path: the database; made if missing.
@@ -82,7 +88,7 @@ class Trials:
         with self._errors():
             self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
         self._studies: dict[str, optuna.Study] = {}
-        self._finished: dict[tuple[str, str], RunResult] = {}
+        self._finished: dict[tuple[str, str, Pruning | None], RunResult] = {}
 
     def open(self, search: str) -> None:
         """Read what is finished of a search, and close trials that a killed study left running."""
@@ -99,12 +105,13 @@ class Trials:
                     # Not `study.tell`, which refuses a trial that was enqueued and not yet asked for.
                     self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 elif "result" in trial.user_attrs:
-                    self._finished[search, trial.user_attrs["run"]] = RunResult(**trial.user_attrs["result"])
+                    prune = Pruning(**trial.user_attrs["prune"]) if trial.user_attrs.get("prune") else None
+                    self._finished[search, trial.user_attrs["run"], prune] = RunResult(**trial.user_attrs["result"])
         self._studies[search] = study
 
-    def finished(self, search: str, spec: RunSpec) -> RunResult | None:
-        """The result of a run of this search, if it is finished."""
-        return self._finished.get((search, spec.id))
+    def finished(self, search: str, spec: RunSpec, prune: Pruning | None = None) -> RunResult | None:
+        """The result of a run of this search, if it is finished (or was pruned, or diverged)."""
+        return self._finished.get((search, spec.id, prune))
 
     def begin(self, search: str, proposal: Proposal, spec: RunSpec) -> optuna.Trial:
         """Note that a run is under way."""
@@ -113,16 +120,20 @@ class Trials:
         }
         with self._errors():
             study = self._studies[search]
-            study.enqueue_trial(proposal.params, user_attrs={"run": spec.id, "move": proposal.move})
+            attributes: dict[str, Any] = {"run": spec.id, "move": proposal.move, "steps": spec.steps, "seed": spec.seed}
+            if proposal.prune is not None:
+                attributes["prune"] = proposal.prune.to_plain()
+            study.enqueue_trial(proposal.params, user_attrs=attributes)
             return study.ask(distributions)
 
-    def end(self, search: str, trial: optuna.Trial, spec: RunSpec, result: RunResult) -> None:
-        """Keep a finished run; one that diverged is kept as failed, with its result."""
+    def end(
+        self, search: str, trial: optuna.Trial, spec: RunSpec, result: RunResult, prune: Pruning | None = None
+    ) -> None:
+        """Keep a finished run; one that diverged is kept as failed, one that was pruned as pruned, with its result."""
         with self._errors():
             trial.set_user_attr("result", result.to_plain())
-            state = TrialState.FAIL if result.score is None else TrialState.COMPLETE
-            self._studies[search].tell(trial, result.score, state=state)
-        self._finished[search, spec.id] = result
+            self._studies[search].tell(trial, result.score, state=_STATES[result.status])
+        self._finished[search, spec.id, prune] = result
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -135,6 +146,9 @@ class Trials:
             ) from None
 
 
+_STATES = {"finished": TrialState.COMPLETE, "diverged": TrialState.FAIL, "pruned": TrialState.PRUNED}
+
+
 def tune(
     searches: Mapping[str, Search],
     engine: Processes,
@@ -143,7 +157,7 @@ def tune(
 ) -> dict[str, Outcome]:
     """Run several searches side by side on one engine.
 
-    A search sees only its own scores, in the order of its own proposals, so its course does not depend on the
+    A search sees only its own results, in the order of its own proposals, so its course does not depend on the
     others, on the number of processes, or on having been killed: finished runs are answered from `trials`.
 
     Args:
@@ -172,44 +186,47 @@ class _Driver:
             key, result = self.engine.next(tick)
             assert isinstance(key, tuple)
             name, index = key
-            spec = self.searches[name].spec(self.batches[name][index].params)
-            self.trials.end(name, self.open.pop((name, index)), spec, result)
+            proposal = self.batches[name][index]
+            spec = self.searches[name].run(proposal)
+            self.trials.end(name, self.open.pop((name, index)), spec, result, proposal.prune)
             self.results[name][index] = result
             if len(self.results[name]) == len(self.batches[name]):
                 self._advance(name, self._close(name))
         assert self.outcomes.keys() == self.searches.keys()
         return {name: self.outcomes[name] for name in self.searches}
 
-    def _advance(self, name: str, scores: list[float] | None) -> None:
-        """Send the scores of a batch and start the next; batches that are finished already are passed at once."""
+    def _advance(self, name: str, feedback: list[Feedback] | None) -> None:
+        """Send the results of a batch and start the next; batches that are finished already are passed at once."""
         search = self.searches[name]
         while True:
             try:
-                batch = next(search.method) if scores is None else search.method.send(scores)
+                batch = next(search.method) if feedback is None else search.method.send(feedback)
             except StopIteration as stop:
                 self.outcomes[name] = Outcome(stop.value, tuple(self.tried[name]))
                 return
             self.batches[name], self.results[name] = batch, {}
             for index, proposal in enumerate(batch):
-                spec = search.spec(proposal.params)
-                if (result := self.trials.finished(name, spec)) is not None:
+                spec = search.run(proposal)
+                if (result := self.trials.finished(name, spec, proposal.prune)) is not None:
                     self.results[name][index] = result
                 else:
                     self.open[name, index] = self.trials.begin(name, proposal, spec)
-                    self.engine.submit((name, index), spec, search.folder(spec), validate=False)
+                    folder = search.folder(spec) if proposal.prune is None else None
+                    self.engine.submit((name, index), spec, folder, validate=False, prune=proposal.prune)
             if len(self.results[name]) < len(batch):
                 return
-            scores = self._close(name)
+            feedback = self._close(name)
 
-    def _close(self, name: str) -> list[float]:
-        """Note a batch whose results are all in; its scores."""
+    def _close(self, name: str) -> list[Feedback]:
+        """Note a batch whose results are all in; what the method is told of them."""
         tried = self.tried[name]
-        best = min((t.score for t in tried), default=math.inf)
-        scores = []
+        best = min((t.score for t in tried if t.proposal.whole), default=math.inf)
+        feedback = []
         for index, proposal in enumerate(self.batches[name]):
-            result = self.results[name][index]
-            score = result.score if result.score is not None else math.inf
-            tried.append(Tried(proposal, self.searches[name].spec(proposal.params), result, improved=score < best))
-            best = min(best, score)
-            scores.append(score)
-        return scores
+            told = Feedback.of(self.results[name][index])
+            # Scores of shorter or narrower runs and of other seeds are no measure of the search's best.
+            improved = proposal.whole and told.score < best
+            tried.append(Tried(proposal, self.searches[name].run(proposal), self.results[name][index], improved))
+            best = told.score if improved else best
+            feedback.append(told)
+        return feedback

@@ -2,7 +2,7 @@
 
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.evaluate import evaluate
-from rlrs.training.spec import RunResult, RunSpec
+from rlrs.training.spec import Pruning, RunResult, RunSpec
 from rlrs.training.trainer import train
 
-__all__ = ["CheckpointError", "RunResult", "RunSpec", "evaluate", "train"]
+__all__ = ["CheckpointError", "Pruning", "RunResult", "RunSpec", "evaluate", "train"]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from rlrs.param_groups import param_groups
 from rlrs.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rlrs.training.evaluate import evaluate
 from rlrs.training.metrics import ComponentProbe, MetricsFile, router_line
-from rlrs.training.spec import RunResult, RunSpec
+from rlrs.training.spec import Pruning, RunResult, RunSpec
 
 Progress = Callable[[int, float], object]
 """Called with the steps done and the mean training loss since the last call, nats per token."""
@@ -40,6 +40,7 @@ def train(
     resume: bool = True,
     validate: bool = True,
     keep_weights: bool = True,
+    prune: Pruning | None = None,
 ) -> RunResult:
     """Train one model.
 
@@ -60,14 +61,18 @@ def train(
         validate: evaluate on the validation sample. False saves its time where only the score is wanted.
         keep_weights: checkpoint.pt stays, with the state after the last step. False removes it when the run is
             finished: a study's runs are wanted for their numbers.
+        prune: when to end the run early; for runs without a folder.
 
     Raises:
-        ValueError: data other than the spec's, or ratios for a component that the model does not have.
+        ValueError: data other than the spec's, ratios for a component that the model does not have, or pruning of a
+            run with a folder.
         ConfigError: too little validation text for one batch.
         CheckpointError: files in the folder that are damaged or belong to another run.
     """
     if data.hash != spec.data_hash:
         raise ValueError(f"the run is of data {spec.data_hash}, but this data is {data.hash}; prepare it again")
+    if folder is not None and prune is not None:
+        raise ValueError(f"a run that may be pruned keeps no files; leave out the folder {folder}")
     folder = None if folder is None else Path(folder)
     if folder is not None:
         finished = _enter(folder, spec, resume)
@@ -75,7 +80,7 @@ def train(
             return finished
     # The run's random numbers are its own: the caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]):
-        run = _Run(spec, data, folder, validate=validate)
+        run = _Run(spec, data, folder, validate=validate, prune=prune)
         try:
             result = run.train(progress)
             if folder is not None and keep_weights and result.status == "finished":
@@ -100,8 +105,12 @@ class _DivergedError(Exception):
 class _Run:
     """A run's state, and the steps that change it."""
 
-    def __init__(self, spec: RunSpec, data: TokenData, folder: Path | None, *, validate: bool) -> None:
+    def __init__(
+        self, spec: RunSpec, data: TokenData, folder: Path | None, *, validate: bool, prune: Pruning | None
+    ) -> None:
         self.spec, self.data, self.folder = spec, data, folder
+        self.prune = prune or Pruning(rungs=(), window=1)
+        self.limits = dict(self.prune.rungs)
         settings = spec.training
         torch.manual_seed(spec.seed)
         self.model = Transformer(spec.model, data.vocab_size)
@@ -138,6 +147,8 @@ class _Run:
         try:
             while self.step < self.spec.steps:
                 self._train_step(log=self.metrics is not None and self._is_logged(self.step + 1))
+                if (reason := self._over_limit()) is not None:
+                    return self._ended("pruned", reason)
                 if self.valid_batches and self.step in self.valid_steps:
                     self._validate()
                 if progress is not None and self._is_logged(self.step):
@@ -145,16 +156,7 @@ class _Run:
                 if self.folder is not None and self.step % self.spec.training.checkpoint_every == 0:
                     self.save(self.folder)
         except _DivergedError as end:
-            return RunResult(
-                status="diverged",
-                steps=self.step,
-                score=None,
-                valid_loss=None,
-                tokens=self._tokens(),
-                seconds=self._seconds(),
-                diverged_at=end.step,
-                reason=end.reason,
-            )
+            return self._ended("diverged", end.reason, end.step)
         window = self.losses[-self.spec.training.score_steps :]
         return RunResult(
             status="finished",
@@ -163,7 +165,33 @@ class _Run:
             valid_loss=self.valid_losses[-1][1] if self.valid_losses else None,
             tokens=self._tokens(),
             seconds=self._seconds(),
+            rungs=self._rungs(),
         )
+
+    def _ended(self, status: Literal["diverged", "pruned"], reason: str, diverged_at: int | None = None) -> RunResult:
+        """The result of a run that did not come to its last step."""
+        return RunResult(
+            status=status,
+            steps=self.step,
+            score=None,
+            valid_loss=None,
+            tokens=self._tokens(),
+            seconds=self._seconds(),
+            diverged_at=diverged_at,
+            reason=reason,
+            rungs=self._rungs(),
+        )
+
+    def _over_limit(self) -> str | None:
+        """Why the run ends at the present step, if that is a rung with a limit that the loss is above."""
+        if (limit := self.limits.get(self.step)) is None:
+            return None
+        loss = self.prune.loss(self.losses, self.step)
+        return f"training loss {loss:.4g} at step {self.step} is above {limit:.4g}" if loss > limit else None
+
+    def _rungs(self) -> tuple[tuple[int, float], ...]:
+        """Windowed losses of the rungs so far."""
+        return tuple((step, self.prune.loss(self.losses, step)) for step in self.limits if step <= self.step)
 
     def _train_step(self, *, log: bool) -> None:
         """One optimizer step, and its line of metrics.jsonl if it has one."""

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from rlrs.data import TokenData
 from rlrs.environment import cores
-from rlrs.training import RunResult, RunSpec, train
+from rlrs.training import Pruning, RunResult, RunSpec, train
 
 # One thread a process: OpenMP barriers cost more than they give at these sizes, and the numbers of a run then do
 # not depend on how many cores there are. Large thresholds keep glibc from handing pages back between steps.
@@ -40,6 +40,7 @@ class _Job:
     spec: RunSpec
     folder: Path | None
     validate: bool
+    prune: Pruning | None
     deaths: int = 0
 
 
@@ -87,7 +88,15 @@ class Processes:
         """Runs that were submitted and not yet handed back."""
         return len(self._jobs)
 
-    def submit(self, key: Hashable, spec: RunSpec, folder: Path | None = None, *, validate: bool = True) -> None:
+    def submit(
+        self,
+        key: Hashable,
+        spec: RunSpec,
+        folder: Path | None = None,
+        *,
+        validate: bool = True,
+        prune: Pruning | None = None,
+    ) -> None:
         """Train a run in a worker; with a folder it writes checkpoints there and resumes from them.
 
         Args:
@@ -95,12 +104,13 @@ class Processes:
             spec: the run.
             folder: the run's own; None for a run that keeps no files.
             validate: evaluate on the validation sample; a trial whose score is its training loss needs none.
+            prune: when to end the run early; without a folder.
         """
-        self._submit(_Job(key, spec, folder, validate))
+        self._submit(_Job(key, spec, folder, validate, prune))
 
     def _submit(self, job: _Job) -> None:
         assert self._pool is not None, "an engine is used inside its `with` block"
-        self._jobs[self._pool.submit(_work, job.spec, job.folder, job.validate)] = job
+        self._jobs[self._pool.submit(_work, job.spec, job.folder, job.validate, job.prune)] = job
 
     def next(self, tick: Callable[[int], None] | None = None) -> tuple[Hashable, RunResult]:
         """Wait for any submitted run; hand back its key and its result.
@@ -169,7 +179,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(spec: RunSpec, folder: Path | None, validate: bool) -> RunResult:
+def _work(spec: RunSpec, folder: Path | None, validate: bool, prune: Pruning | None) -> RunResult:
     done = 0
 
     def progress(step: int, loss: float) -> None:
@@ -178,7 +188,7 @@ def _work(spec: RunSpec, folder: Path | None, validate: bool) -> RunResult:
             _counter.value += step - done
         done = step
 
-    return train(spec, _data, folder, progress=progress, validate=validate, keep_weights=False)
+    return train(spec, _data, folder, progress=progress, validate=validate, keep_weights=False, prune=prune)
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:

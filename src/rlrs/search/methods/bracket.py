@@ -33,7 +33,8 @@ def bracket(name: str, start: float, *, factor: float, budget: int) -> Method:
     wanted = [0, *(e for e in (-1,) if allowed(e))]
     while True:
         batch = wanted[: budget - len(scores)]
-        scores |= zip(batch, (yield [proposal(e) for e in batch]), strict=True)
+        feedback = yield [proposal(e) for e in batch]
+        scores |= zip(batch, (f.score for f in feedback), strict=True)
         best = min(scores, key=lambda e: (scores[e], e))
         # When all diverged, only lower can help.
         neighbours = (min(scores) - 1,) if math.isinf(scores[best]) else (best - 1, best + 1)

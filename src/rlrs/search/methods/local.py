@@ -43,8 +43,8 @@ def local_search(start: Point, *, multipliers: Sequence[float], sweeps: int, bud
             candidates += _moves(current, name, multipliers)
             fresh = [c for c in candidates if tuple(c.params.values()) not in scores][: budget - len(scores)]
             if fresh:
-                for proposal, score in zip(fresh, (yield fresh), strict=True):
-                    scores[tuple(proposal.params.values())] = score
+                for proposal, feedback in zip(fresh, (yield fresh), strict=True):
+                    scores[tuple(proposal.params.values())] = feedback.score
             tried = [c for c in candidates if tuple(c.params.values()) in scores]
             winner = min(tried, key=lambda c: scores[tuple(c.params.values())], default=None)
             if winner is not None and scores[tuple(winner.params.values())] < best:
