@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
-    {"files", "schedules", "ratios", "components"},
+    {"files", "schedules", "ratios", "components", "slices"},
     {"param_groups", "lr_scheduler"},
     {"integrations"},
     {"config", "models", "data", "training", "inspection", "environment"},

@@ -54,3 +54,12 @@ def test_what_cannot_be_found_is_one_line_with_the_nearest_types(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InspectionError, match="not a transformers config"):
         list(models_of(str(tmp_path)))
+
+
+def test_ratios_per_layer_have_rows_of_their_own():
+    ((_, model),) = models_of("gpt2")
+    rows, _, _ = component_rows(model, ["attention/layer.0-3", "router/layer.0"])
+    assert {row.component: row.tensors for row in rows if row.component.startswith("attention")} == {
+        "attention": 4 * 8,
+        "attention/layer.0-3": 4 * 4,
+    }

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rlrs.components import Partition, PartitionError, Rule, partition
 from rlrs.lr_scheduler import RelativeLR
-from rlrs.param_groups import param_groups, split_groups
+from rlrs.param_groups import layer_decay, param_groups, split_groups
 from rlrs.ratios import Ratio, Ratios, RatiosError
 from rlrs.schedules import BaseSchedule, relative_factor
 
@@ -28,6 +28,7 @@ __all__ = [
     "RelativeLR",
     "Rule",
     "__version__",
+    "layer_decay",
     "param_groups",
     "partition",
     "relative_factor",

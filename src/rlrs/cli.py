@@ -172,9 +172,9 @@ def export(
     file: Annotated[Path | None, typer.Option("--out", help="File to write; standard output if not given.")] = None,
 ) -> None:
     """Write the rates in the form of a training stack that owns its loop; what it cannot express goes to stderr."""
-    from rlrs.components import partition
     from rlrs.files import write_atomic
     from rlrs.inspection import models_of
+    from rlrs.integrations.export import components_for
     from rlrs.integrations.export import export as export_ratios
     from rlrs.schedules import BaseSchedule
     from rlrs.schedules import warmup_steps as warmup_for
@@ -198,7 +198,7 @@ def export(
         schedule=schedule,
         lr=base["lr"] if lr is None else lr,
         weight_decay=base.get("weight_decay", 0.0),
-        components=partition(list(models_of(model))[-1][1]) if model else None,
+        components=components_for(list(models_of(model))[-1][1], loaded, to) if model else None,
     )
     for loss in exported.losses:
         err.print(f"lost: {loss}", highlight=False, markup=False, soft_wrap=True)
@@ -310,12 +310,15 @@ def _print_components(title: str, module: Any, ratios: Any, parameters: bool) ->
     from rlrs.inspection import component_rows
     from rlrs.ratios import BASE
 
-    rows, parts, total = component_rows(module)
-    table = Table("component", title=title)
+    rows, parts, total = component_rows(module, ratios or ())
+    table = Table(title=title)
+    table.add_column("component", no_wrap=True)
     for column in ("tensors", "parameters", "share", "not decayed", *(["start", "end"] if ratios is not None else [])):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=column == "parameters")
     for row in rows:
-        ratio = ratios.get(row.component, BASE) if ratios is not None else None
+        ratio = (
+            ratios.get(row.component, ratios.get(row.component.partition("/")[0], BASE)) if ratios is not None else None
+        )
         table.add_row(
             row.component,
             str(row.tensors),
@@ -326,7 +329,8 @@ def _print_components(title: str, module: Any, ratios: Any, parameters: bool) ->
         )
     table.add_row("all, each once", str(sum(row.tensors for row in rows)), f"{total:,}", "100.0%", style="bold")
     out.print(table)
-    absent = [c for c in ratios or () if c not in parts and c not in parts.tied_components]
+    there = {*parts, *(name.partition("/")[0] for name in parts), *parts.tied_components}
+    absent = [c for c in ratios or () if c not in there and c.partition("/")[0] not in there]
     if absent:
         out.print(f"the ratios also name {', '.join(absent)}, which this model does not have", highlight=False)
     if parameters:

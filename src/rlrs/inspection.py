@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlrs.components import Partition, partition, undecayed
+from rlrs.components import Partition, partition, refine, undecayed
 from rlrs.config import ModelConfig, load_study
 from rlrs.models import Transformer, count_parameters
 
@@ -30,16 +30,31 @@ class ComponentRow:
     undecayed: int
 
 
-def component_rows(model: nn.Module) -> tuple[list[ComponentRow], Partition, int]:
-    """A row per component, the partition behind them, and the number of parameters, each counted once."""
-    parts = partition(model)
+def component_rows(model: nn.Module, keys: Iterable[str] = ()) -> tuple[list[ComponentRow], Partition, int]:
+    """A row per component, the partition behind them, and the number of parameters, each counted once.
+
+    Args:
+        model: any module.
+        keys: names of ratios; those finer than a component (`attention/layer.0-3`) get rows of their own. Experts in
+            one tensor have one row.
+
+    Raises:
+        PartitionError: a key for layers or experts that the model does not have.
+    """
+    known = partition(model)
+    # A component that the model lacks is said below the table, as it is for ratios that are not finer.
+    parts = refine(model, known, [key for key in keys if key.partition("/")[0] in known]).parts
     parameters = dict(model.named_parameters())
     rows = [
         ComponentRow(
             component,
             len(names),
             sum(parameters[name].numel() for name in names),
-            sum(parameters[name].numel() for name in names if undecayed(name, parameters[name], component)),
+            sum(
+                parameters[name].numel()
+                for name in names
+                if undecayed(name, parameters[name], component.partition("/")[0])
+            ),
         )
         for component, names in parts.items()
     ]

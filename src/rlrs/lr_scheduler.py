@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rlrs.ratios import BASE, Ratios
 from rlrs.schedules import BaseSchedule, Curve
+from rlrs.slices import scale_slices
 
 
 class RelativeLR(LRScheduler):
@@ -66,12 +67,12 @@ class RelativeLR(LRScheduler):
         )
         names = _names(self._groups())
         if not partial:
-            there = {c: None for g in self._groups() for c in (g["component"], *g.get("ungrouped", ()))}
+            there = {c: None for g in self._groups() for c in (*_components(g), *g.get("ungrouped", ()))}
             self.ratios.check_used(list(there), "the optimizer")
         self._base_curve = Curve(self.schedule)
         self._curves = {
             component: Curve(self.schedule, self.ratios.get(component, BASE).knots)
-            for component in dict.fromkeys(group["component"] for group in self._groups())
+            for component in dict.fromkeys(c for group in self._groups() for c in _components(group))
         }
         for group in self._groups():
             rate = group["lr"]
@@ -86,6 +87,7 @@ class RelativeLR(LRScheduler):
             while isinstance(inner := getattr(each, "optimizer", None), Optimizer):
                 each = inner
             each.register_load_state_dict_pre_hook(_groups_by_name)
+            scale_slices(each, self._relative_to_group)
         self._base = dict(zip(names, (float(g["initial_lr"]) for g in self._groups()), strict=True))
         super().__init__(self.optimizers[0], last_epoch)
         self.base_lrs = list(self._base.values())
@@ -98,8 +100,18 @@ class RelativeLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Rates of all groups at the present step, optimizer by optimizer; a pure function of the step."""
-        factors = {component: curve(self.last_epoch) for component, curve in self._curves.items()}
-        return [self._base[group["name"]] * factors[group["component"]] for group in self._groups()]
+        factors = self._factors()
+        # Of a group with slices the fastest: each slice's share of the update is then at most 1.
+        return [self._base[g["name"]] * max(factors[c] for c in _components(g)) for g in self._groups()]
+
+    def _factors(self) -> dict[str, float]:
+        return {component: curve(self.last_epoch) for component, curve in self._curves.items()}
+
+    def _relative_to_group(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """Every ratio's factor in a group, as a share of the group's own, for the present step."""
+        factors = {component: self._curves[component](self.last_epoch) for component in _components(group)}
+        top = max(factors.values())
+        return {component: factor / top if top else 1.0 for component, factor in factors.items()}
 
     def step(self, epoch: int | None = None) -> None:
         """Go to the next step (or to step `epoch`) and write its rates into the groups.
@@ -156,8 +168,11 @@ class RelativeLR(LRScheduler):
     def rates(self) -> dict[str, float]:
         """Present rate of every component, for logs; of its largest where groups of one component differ."""
         rates: dict[str, float] = {}
-        for group, rate in zip(self._groups(), self._last_lr, strict=True):
-            rates[group["component"]] = max(float(rate), rates.get(group["component"], 0.0))
+        factors = self._factors()
+        for group in self._groups():
+            for component in _components(group):
+                rate = self._base[group["name"]] * factors[component]
+                rates[component] = max(rate, rates.get(component, 0.0))
         return rates
 
     def relative_rates(self) -> dict[str, float]:
@@ -196,6 +211,15 @@ class RelativeLR(LRScheduler):
         self._write()
 
 
+_OF_RATIOS = ("component", "slices", "ungrouped")
+"""What a group says about ratios: those of the present run, not of a saved one, whatever is loaded."""
+
+
+def _components(group: Mapping[str, Any]) -> list[str]:
+    """The component of a group, and the names of the ratios that slices of its tensors have."""
+    return [group["component"], *(name for name, _, _ in group.get("slices", ()))]
+
+
 def _groups_by_name(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
     """Put an optimizer's saved groups in the present order of names.
 
@@ -204,11 +228,16 @@ def _groups_by_name(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[st
     """
     saved = [group.get("name") for group in state_dict["param_groups"]]
     here = [group["name"] for group in optimizer.param_groups]
-    if saved == here or None in saved:  # groups without names can only be taken by position, as torch does
+    if None in saved:  # groups without names can only be taken by position, as torch does
         return None
-    _check_same(saved, here)
+    if saved != here:
+        _check_same(saved, here)
     by_name = dict(zip(saved, state_dict["param_groups"], strict=True))
-    return {**state_dict, "param_groups": [by_name[name] for name in here]}
+    groups = []
+    for group in optimizer.param_groups:
+        kept = {key: value for key, value in by_name[group["name"]].items() if key not in _OF_RATIOS}
+        groups.append({**kept, **{key: group[key] for key in _OF_RATIOS if key in group}})
+    return {**state_dict, "param_groups": groups}
 
 
 def _check_same(saved: Collection[str], here: Collection[str]) -> None:

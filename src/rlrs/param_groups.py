@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from rlrs.components import Partition, Rule, partition, undecayed
-from rlrs.ratios import Ratios
+from rlrs.components import Partition, Refined, Rule, layer_of, partition, refine, undecayed
+from rlrs.ratios import BASE, Ratio, Ratios
 
 
 def param_groups(
@@ -33,6 +33,10 @@ def param_groups(
     so that every decayed weight shrinks by `lr_base(t) * weight_decay`, whatever its ratio. At a rate of 0 there is no
     decay: the component is frozen.
 
+    Ratios may be finer than components, `attention/layer.0-3` or `experts/expert.2` (`rlrs.components.granularity`).
+    Then groups are as fine, but for experts fused into one tensor: their group has `slices`, by which `RelativeLR`
+    scales the update of each expert.
+
     Args:
         model: any module; wrapped (DDP, FSDP, compiled) or not.
         ratios: relative rates per component; components that they do not name follow the base rate.
@@ -52,8 +56,9 @@ def param_groups(
 
     Raises:
         RatiosError: a ratio for a component that the model does not have.
-        PartitionError: a rule that matches nothing.
-        ValueError: a rate or a decay below 0, no parameter to train, or both `rules` and `parts`.
+        PartitionError: a rule that matches nothing, or a ratio for layers or experts that the model does not have.
+        ValueError: a rate or a decay below 0, no parameter to train, both `rules` and `parts`, or independent decay of
+            experts with rates of their own in one tensor.
     """
     if not lr >= 0 or not weight_decay >= 0:
         raise ValueError(f"lr and weight_decay should be 0 or more, not {lr!r} and {weight_decay!r}")
@@ -63,30 +68,85 @@ def param_groups(
         raise ValueError("give rules or parts, not both: a partition is already made by rules")
     ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
     parts = partition(model, rules, partial=partial) if parts is None else parts
+    finer = refine(model, parts, ratios, partial=partial)
     if not partial:
-        ratios.check_used([*parts, *parts.tied_components], "the model")
+        ratios.check_used([*parts, *sorted(finer.names - set(parts))], "the model")
+    if finer.slices and decay == "independent":
+        raise ValueError(
+            "decay='independent' with a ratio per expert of a fused tensor: a tensor has one weight decay; use 'rate'"
+        )
     parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = []
-    for component, names in parts.items():
+    for component, names in finer.parts.items():
         kept = [name for name in names if include_frozen or parameters[name].requires_grad]
-        plain = {name for name in kept if undecayed(name, parameters[name], component)}
+        plain = {name for name in kept if undecayed(name, parameters[name], component.partition("/")[0])}
         for suffix, members, of_group in (
             ("", [name for name in kept if name not in plain], weight_decay),
             ("/no_decay", [name for name in kept if name in plain], 0.0),
         ):
-            if members:
-                group = {"name": component + suffix, "component": component, "weight_decay": of_group}
+            for name, of_name in _by_slices(component + suffix, members, finer).items():
+                group = {"name": name, "component": component, "weight_decay": of_group}
                 if decay == "independent":
                     group["independent_decay"] = of_group
+                if slices := finer.slices.get(of_name[0]):
+                    group["slices"] = [list(part) for part in slices]
                 # A copy each: groups that shared one tensor would all have the rate that is written last.
                 group["lr"] = lr.clone() if isinstance(lr, Tensor) else lr
-                groups.append({**group, "params": [parameters[name] for name in members]})
+                groups.append({**group, "params": [parameters[name] for name in of_name]})
     grouped = {group["component"] for group in groups}
     for group in groups:
         group["ungrouped"] = [c for c in (*parts, *parts.tied_components) if c not in grouped]
     if not groups:
         raise ValueError(f"{type(model).__name__} has no parameter to train")
     return groups
+
+
+def _by_slices(name: str, members: list[str], finer: Refined) -> dict[str, list[str]]:
+    """Names of groups -> their parameters: one group, or as many as there are ways to slice fused tensors."""
+    ways: dict[Any, list[str]] = {}
+    for member in members:
+        ways.setdefault(finer.slices.get(member), []).append(member)
+    return {name + (f"/{index}" if index else ""): of_way for index, of_way in enumerate(ways.values())}
+
+
+def layer_decay(
+    model: nn.Module,
+    factor: float,
+    ratios: Ratios | Mapping[str, Any] | None = None,
+    *,
+    rules: Sequence[Rule] = (),
+) -> Ratios:
+    """Layer-wise decay of learning rates as ratios: `ratios` of every layer times a power of `factor`.
+
+    With N layers, layer l (from 0) has `factor ** (N - l)`; what lies below all layers (embedding, positions)
+    `factor ** (N + 1)`; what lies above them 1 (Bao et al., 2022, arXiv:2106.08254).
+
+    Args:
+        model: its layers are those of `rlrs.components.layer_of`.
+        factor: above 0; below 1, lower layers learn more slowly.
+        ratios: per component; all 1 if not given.
+        rules: of the partition; see `partition`.
+
+    Raises:
+        ValueError: a factor that is not above 0, or a model without numbered layers.
+        RatiosError: ratios that are per layer or expert already, or for a component that the model does not have.
+    """
+    if not factor > 0:
+        raise ValueError(f"factor should be above 0, not {factor!r}")
+    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
+    parts = partition(model, rules)
+    ratios.check_used([*parts, *parts.tied_components], "the model")
+    layers = {c: sorted({n for name in names if (n := layer_of(name)) is not None}) for c, names in parts.items()}
+    depth = max((own[-1] for own in layers.values() if own), default=-1) + 1
+    if not depth:
+        raise ValueError(f"{type(model).__name__} has no numbered layers")
+    decayed: dict[str, Ratio] = {}
+    for component, own in layers.items():
+        ratio = ratios.get(component, BASE)
+        below = component in ("embedding", "position")
+        decayed[component] = ratio.times(factor ** (depth + 1) if below else 1.0)
+        decayed |= {f"{component}/layer.{n}": ratio.times(factor ** (depth - n)) for n in own}
+    return Ratios(decayed, {**ratios.provenance, "layer_decay": factor})
 
 
 def split_groups(

@@ -88,6 +88,10 @@ class Ratio:
         """Ratio at the last step."""
         return self.knots[-1][1]
 
+    def times(self, factor: float) -> Ratio:
+        """The same change over a run, at `factor` times the rate."""
+        return Ratio(tuple((progress, ratio * factor) for progress, ratio in self.knots))
+
     def to_plain(self) -> dict[str, Any]:
         """The ratio as in ratios.yaml."""
         if len(self.knots) == 2:
@@ -119,6 +123,8 @@ PRESETS: dict[str, dict[str, tuple[float, float]]] = {
 
 class Ratios(Mapping[str, Ratio]):
     """Component name -> `Ratio`, with provenance. Components that are not named follow the base rate.
+
+    A name may be finer than a component: `attention/layer.0-3`, `experts/expert.2` (`rlrs.components.granularity`).
 
     Args:
         ratios: values as `Ratio.of` takes them: `{"embedding": (5.0, 0.666), "norm": 1.0}`.

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 import rlrs
-from rlrs.integrations.export import TARGETS, ExportError, export
+from rlrs.integrations.export import TARGETS, ExportError, components_for, export
 from rlrs.schedules import BaseSchedule, relative_factor
 
 LR = 3e-3
@@ -382,6 +382,21 @@ def test_a_pattern_that_would_catch_another_component_is_spelled_out(load):
     exported = export({"early": 2, "late": 3}, "torchtitan", schedule=SCHEDULES[1], lr=1.0, components=components)
     _, groups = torchtitan_groups(exported, load)
     for name, rate in {"layers.0.w": 2, "layers.1.w": 2, "layers.2.w": 3}.items():
+        assert [g["optimizer_kwargs"]["lr"] for g in groups if re.search(g["pattern"], name)] == [rate]
+
+
+def test_ratios_per_layer_become_patterns_of_those_layers(load):
+    class Stack(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.TransformerEncoderLayer(8, 2, 16) for _ in range(3))
+
+    ratios = rlrs.Ratios({"feed_forward": 1, "feed_forward/layer.0-1": 2, "feed_forward/layer.2": 3})
+    components = components_for(Stack(), ratios, "torchtitan")
+    exported = export(ratios, "torchtitan", schedule=SCHEDULES[1], lr=1.0, components=components)
+    _, groups = torchtitan_groups(exported, load)
+    for layer, rate in enumerate((2, 2, 3)):
+        name = f"layers.{layer}.linear1.weight"
         assert [g["optimizer_kwargs"]["lr"] for g in groups if re.search(g["pattern"], name)] == [rate]
 
 

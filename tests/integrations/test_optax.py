@@ -174,6 +174,15 @@ def test_rules_and_labels_of_the_user_come_first():
         component_labels(shapes(PLAIN), [Rule("head", r"^lm_head")])
 
 
+def test_ratios_per_layer_are_labels_of_their_own_and_per_expert_of_one_array_are_refused():
+    labels = component_labels(shapes(PLAIN), (), ["attention/layer.1", "router/layer.0-1"])
+    assert set(labels["layers"][0]["attention"].values()) == {"attention"}
+    assert set(labels["layers"][1]["attention"].values()) == {"attention/layer.1"}
+    assert labels["layers"][0]["moe"]["router"] == "router/layer.0-1"
+    with pytest.raises(ValueError, match="holds all experts in one array, which has one rate in optax"):
+        component_labels(shapes(PLAIN), (), ["experts/expert.1"])
+
+
 def test_two_leaves_of_one_name_are_refused():
     with pytest.raises(ValueError, match=r"two leaves of the parameters would both be called up\.weight"):
         component_labels(shapes({"up": {"kernel": (8, 8), "w": (8, 8)}}))

@@ -1,5 +1,6 @@
 """Parameter -> component: `partition` decides by rules, ownership, structure and names, in that order."""
 
+from rlrs.components.granularity import Refined, Slice, expert_of, layer_of, refine
 from rlrs.components.parts import (
     COMPONENTS,
     Partition,
@@ -16,10 +17,15 @@ __all__ = [
     "COMPONENTS",
     "Partition",
     "PartitionError",
+    "Refined",
     "Rule",
+    "Slice",
     "canonical_name",
     "coarse",
+    "expert_of",
+    "layer_of",
     "partition",
+    "refine",
     "suggest_rule",
     "undecayed",
 ]

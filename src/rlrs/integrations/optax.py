@@ -11,10 +11,10 @@ and shapes; what it is unsure of goes to `other`, and `rules` settle it. Any tre
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rlrs.components import Partition, Rule, partition
+from rlrs.components import Partition, Rule, partition, refine
 from rlrs.integrations import require
 from rlrs.ratios import BASE, Ratio, Ratios
 from rlrs.schedules import BaseSchedule
@@ -64,11 +64,14 @@ def relative(
     if labels is not None and rules:
         raise ValueError("give rules or labels, not both: labels are already made")
     if labels is None:
-        labels = component_labels(params, rules)
+        labels = component_labels(params, rules, ratios)
     elif callable(labels):
         labels = labels(params)
     there = list(dict.fromkeys(jax.tree.leaves(labels)))
-    ratios.check_used(there, "the tree of parameters")
+    # A component that is wholly divided by layers has no label of its own, and its ratio is no error.
+    ratios.check_used(
+        list(dict.fromkeys([*there, *(name.partition("/")[0] for name in there)])), "the tree of parameters"
+    )
     return optax.partition(
         {component: optimizer(rate_schedule(schedule, ratios.get(component, BASE), lr)) for component in there},
         labels,
@@ -143,10 +146,23 @@ def _shares(
     return left / (end - begin), gone / (end - begin)
 
 
-def component_labels(params: PyTree, rules: Sequence[Rule] = ()) -> PyTree:
-    """The tree of component names that `optax.partition` takes; see `component_partition`."""
+def component_labels(params: PyTree, rules: Sequence[Rule] = (), keys: Iterable[str] = ()) -> PyTree:
+    """The tree of component names that `optax.partition` takes; see `component_partition`.
+
+    Args:
+        params: the parameters, or their shapes.
+        rules: the user's own, tried first.
+        keys: names of ratios; those finer than a component (`attention/layer.0-3`) become labels of their own.
+
+    Raises:
+        PartitionError: a rule or a key that matches nothing.
+        ValueError: a key for some of the experts in one array, which has one label.
+    """
     model, names = skeleton(params)
-    component = partition(model, rules).component_of()
+    finer = refine(model, partition(model, rules), keys)
+    if finer.slices:
+        raise ValueError(f"{next(iter(finer.slices))} holds all experts in one array, which has one rate in optax")
+    component = finer.parts.component_of()
     return jax.tree.unflatten(jax.tree.structure(params), [component[name] for name in names])
 
 

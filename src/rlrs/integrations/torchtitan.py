@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlrs.components import partition
+from rlrs.components import partition, refine
 from rlrs.integrations import require
 from rlrs.integrations._ends import check_ends
 from rlrs.ratios import BASE, PRESETS, Ratios
@@ -76,9 +76,10 @@ class RelativeLRSchedulers(LRSchedulersContainer):
     def __init__(self, optimizers: Any, ratios: Ratios, schedule: BaseSchedule, *, partial: bool = False) -> None:
         component_of: dict[int, str] = {}
         for part in optimizers.model_parts:
-            component_of |= _components(part)
+            component_of |= _components(part, ratios)
         if not partial:
-            ratios.check_used(sorted(set(component_of.values())), "the model")
+            there = {*component_of.values(), *(name.partition("/")[0] for name in component_of.values())}
+            ratios.check_used(sorted(there), "the model")
         self.components: list[list[str]] = []
         self.schedulers = []
         for optimizer in optimizers:
@@ -96,9 +97,13 @@ class RelativeLRSchedulers(LRSchedulersContainer):
         return rates
 
 
-def _components(part: nn.Module) -> dict[int, str]:
+def _components(part: nn.Module, ratios: Ratios) -> dict[int, str]:
+    """Identity of a parameter -> the name of its ratio; a part is one stage of perhaps several."""
     parameters = dict(part.named_parameters())
-    return {id(parameters[name]): component for name, component in partition(part).component_of().items()}
+    finer = refine(part, partition(part), ratios, partial=True)
+    if finer.slices:
+        raise ValueError(f"{next(iter(finer.slices))} holds all experts in one tensor: per expert, use rlrs.RelativeLR")
+    return {id(parameters[name]): component for name, component in finer.parts.component_of().items()}
 
 
 def _split(optimizer: Optimizer, component_of: dict[int, str]) -> list[str]:

@@ -21,12 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from rlrs.components import Partition, partition, refine
 from rlrs.integrations.export import deepspeed, megatron, nanotron, olmo_core, torchtitan
 from rlrs.integrations.export._plan import ExportError, Plan, make_plan
 from rlrs.ratios import Ratios
 from rlrs.schedules import BaseSchedule
 
-__all__ = ["TARGETS", "ExportError", "Exported", "export"]
+__all__ = ["TARGETS", "ExportError", "Exported", "components_for", "export"]
 
 _WRITERS: dict[str, Callable[[Plan], str]] = {
     "megatron": megatron.write,
@@ -50,6 +53,20 @@ class Exported:
     """Of the file: `.py` or `.yaml`."""
 
 
+def components_for(model: nn.Module, ratios: Ratios, to: str) -> Partition:
+    """A model's parameter names per component, as fine as the ratios.
+
+    Raises:
+        ExportError: a ratio for some of the experts in one tensor, which has one rate in any other stack.
+        PartitionError: a ratio for layers or experts that the model does not have.
+    """
+    finer = refine(model, partition(model), ratios)
+    if finer.slices:
+        name = next(iter(finer.slices))
+        raise ExportError(f"{name} holds all experts in one tensor, which has one rate in {to}: no ratios per expert")
+    return finer.parts
+
+
 def export(
     ratios: Ratios | Mapping[str, Any],
     to: str,
@@ -67,7 +84,8 @@ def export(
         schedule: the base schedule, in optimizer steps.
         lr: base peak rate.
         weight_decay: of the decayed parameters, where the form wants one.
-        components: the model's parameter names per component, as `rlrs.partition(model)` gives them. If None, the
+        components: the model's parameter names per component, as `rlrs.partition(model)` gives them, or
+            `rlrs.components.refine` for ratios per layer. If None, the
             stack's own names for its own models (not for `deepspeed`, which has none). Norms and biases, told by
             component and name, are not decayed.
 
@@ -76,8 +94,10 @@ def export(
     """
     if to not in _WRITERS:
         raise ExportError(f"no export to {to!r}; there are {', '.join(TARGETS)}")
-    plan = make_plan(
-        ratios if isinstance(ratios, Ratios) else Ratios(ratios), to, schedule, lr, weight_decay, components
-    )
+    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
+    if components is not None:  # a component that is wholly divided by layers has no parameter of its own left
+        divided = {name.partition("/")[0] for name in components if "/" in name} - set(components)
+        ratios = Ratios({name: ratio for name, ratio in ratios.items() if name not in divided}, ratios.provenance)
+    plan = make_plan(ratios, to, schedule, lr, weight_decay, components)
     text = _WRITERS[to](plan)
     return Exported(text, tuple(plan.losses), ".yaml" if to == "nanotron" else ".py")

@@ -1,0 +1,189 @@
+"""Finer ratios than a component's: by layer (`attention/layer.0-3`) and by expert (`experts/expert.0-3`).
+
+A key COMPONENT/layer.RANGE or COMPONENT/expert.RANGE refines its component: RANGE is one number (`5`), both ends
+inclusive (`0-3`), or open (`4-`), counted from 0. What no range of a component takes keeps the component's own ratio.
+
+- A parameter's layer is the first number in its name. Parameters without one (embedding, head, final norm) are in no
+  layer. In an encoder and decoder, layers are counted in each.
+- Experts that are modules of their own become components of their own. Of experts that are fused into one tensor,
+  (experts, ...), a range is a slice of it: the parameter stays whole, and `RelativeLR` scales the slices' updates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from torch import nn
+
+from rlrs.components.module_tree import path_steps
+from rlrs.components.parts import Partition, PartitionError
+
+_KEY = re.compile(r"^(?P<component>.+)/(?P<axis>layer|expert)\.(?P<first>\d+)(?P<to>-(?P<last>\d+)?)?$")
+_NEAR = re.compile(r"/\s*(?:layer|expert|block)s?\b", re.IGNORECASE)
+_EXPERTS = re.compile(r"experts?$", re.IGNORECASE)
+_NUMBERED_EXPERT = re.compile(r"^experts?_?(\d+)$", re.IGNORECASE)
+
+
+class Slice(NamedTuple):
+    """Rows `first` to `stop` - 1 of a fused tensor's first dimension, and the name of their ratio."""
+
+    component: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """A key of ratios that refines a component; `last` is inclusive, None if open."""
+
+    key: str
+    component: str
+    axis: Literal["layer", "expert"]
+    first: int
+    last: int | None
+
+    @classmethod
+    def parse(cls, key: str) -> Span | None:
+        """The span that a key says; None for a component's own name.
+
+        Raises:
+            PartitionError: a key that wants to be a span and is none, or a range that ends before it begins.
+        """
+        match = _KEY.match(key)
+        if match is None:
+            if _NEAR.search(key):
+                raise PartitionError(
+                    f"{key!r} should look like attention/layer.0-3, attention/layer.4- or experts/expert.2"
+                )
+            return None
+        first = int(match["first"])
+        last = first if match["to"] is None else int(match["last"]) if match["last"] else None
+        if last is not None and last < first:
+            raise PartitionError(f"{key!r} ends before it begins")
+        axis = "layer" if match["axis"] == "layer" else "expert"
+        return cls(key, match["component"], axis, first, last)
+
+    def holds(self, number: int) -> bool:
+        """Whether a layer or expert of this number is in the range."""
+        return self.first <= number and (self.last is None or number <= self.last)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A partition whose components are as fine as the ratios' keys.
+
+    Args:
+        parts: the finer partition; its names are keys of the ratios where one refines.
+        slices: parameter of fused experts -> the slices of it that have ratios of their own.
+    """
+
+    parts: Partition
+    slices: Mapping[str, tuple[Slice, ...]]
+
+    @property
+    def names(self) -> set[str]:
+        """All names a ratio may have here: of components, and of slices."""
+        return {*self.parts, *self.parts.tied_components, *(s.component for own in self.slices.values() for s in own)}
+
+
+def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: bool = False) -> Refined:
+    """Divide the components of a partition as the keys of ratios ask.
+
+    Args:
+        model: the partitioned model, for the shapes of fused experts.
+        parts: its partition; components without a refining key stay as they are.
+        keys: names of ratios; those that refine nothing are passed over.
+        partial: the model is one stage of a pipeline: a range that holds nothing is no error.
+
+    Raises:
+        PartitionError: a key that is no range, two ranges of one component that overlap, a range that holds no
+            parameter, or experts that cannot be told apart.
+    """
+    spans: dict[str, list[Span]] = {}
+    for key in keys:
+        if key not in parts and (span := Span.parse(key)) is not None:
+            spans.setdefault(span.component, []).append(span)
+    if not spans:
+        return Refined(parts, {})
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    components: dict[str, list[str]] = {}
+    slices: dict[str, tuple[Slice, ...]] = {}
+    for component, names in parts.items():
+        own = spans.pop(component, [])
+        _check_overlap(own)
+        counts: dict[str, set[int]] = {"layer": set(), "expert": set()}
+        rest = components.setdefault(component, [])
+        finer: dict[str, list[str]] = {span.key: [] for span in own}
+        for name in names:
+            place = _place(name, own, shapes[name], counts)
+            if isinstance(place, Span):
+                finer[place.key].append(name)
+            else:
+                rest.append(name)
+                if place:
+                    slices[name] = place
+        sliced = {s.component for name in rest for s in slices.get(name, ())}
+        for span in own:
+            if not partial and not finer[span.key] and span.key not in sliced:
+                raise PartitionError(_holds_nothing(span, counts[span.axis]))
+        components |= {key: members for key, members in finer.items() if members}
+    if spans and not partial:
+        component, (span, *_) = next(iter(spans.items()))
+        raise PartitionError(f"{span.key!r}: the model has no component {component!r}; it has {', '.join(parts)}")
+    return Refined(replace(parts, components={c: names for c, names in components.items() if names}), slices)
+
+
+def layer_of(name: str) -> int | None:
+    """The number of a parameter's layer: the first number in its name; None if it is in no layer."""
+    return next((int(step) for step in path_steps(name)[:-1] if step.isdigit()), None)
+
+
+def expert_of(name: str) -> int | None:
+    """The number of the expert that a parameter belongs to, where experts are modules of their own."""
+    steps = path_steps(name)
+    for before, step in zip(["", *steps], steps, strict=False):
+        if match := _NUMBERED_EXPERT.match(step):
+            return int(match[1])
+        if step.isdigit() and _EXPERTS.search(before):
+            return int(step)
+    return None
+
+
+def _place(
+    name: str, spans: list[Span], shape: tuple[int, ...], counts: dict[str, set[int]]
+) -> Span | tuple[Slice, ...]:
+    """The span that takes a whole parameter, or the slices of a fused one; no slice if nothing refines it."""
+    by_expert = [span for span in spans if span.axis == "expert"]
+    if not by_expert:
+        number = layer_of(name)
+        counts["layer"] |= set() if number is None else {number}
+        return next((s for s in spans if number is not None and s.holds(number)), ())
+    if (expert := expert_of(name)) is not None:
+        counts["expert"].add(expert)
+        return next((span for span in by_expert if span.holds(expert)), ())
+    if len(shape) != 3 and not (len(shape) == 2 and path_steps(name)[-1].endswith("bias")):
+        raise PartitionError(
+            f"{by_expert[0].key!r}: the experts in {name} of shape {shape} cannot be told apart; a fused tensor should "
+            "be (experts, ...), and a list of experts should have their numbers in its names"
+        )
+    counts["expert"] |= set(range(shape[0]))
+    ends = [(s, shape[0] if s.last is None else s.last + 1) for s in by_expert]
+    return tuple(Slice(s.key, s.first, min(end, shape[0])) for s, end in ends if s.first < shape[0])
+
+
+def _check_overlap(spans: list[Span]) -> None:
+    if len({span.axis for span in spans}) > 1:
+        raise PartitionError(f"ratios divide {spans[0].component!r} both by layer and by expert; choose one")
+    ordered = sorted(spans, key=lambda span: span.first)
+    for one, other in itertools.pairwise(ordered):
+        if one.holds(other.first):
+            raise PartitionError(f"ratios {one.key!r} and {other.key!r} overlap")
+
+
+def _holds_nothing(span: Span, numbers: set[int]) -> str:
+    there = f"{span.axis}s {min(numbers)} to {max(numbers)}" if numbers else f"no numbered {span.axis}s"
+    return f"{span.key!r} holds no parameter: {span.component} has {there}"
