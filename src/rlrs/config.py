@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 
 class ConfigError(ValueError):
@@ -114,6 +123,35 @@ class ModelConfig(Settings):
         return self.d_ff or 8 * math.ceil(self.d_model / 3)
 
 
+class HubConfig(Settings):
+    """A causal language model of transformers, built from a config: nothing is downloaded."""
+
+    hub: str
+    """A model type (llama, olmoe, gpt2, ...), or a local config.json or the folder that holds one."""
+    overrides: dict[str, Any] = {}
+    """Its settings that differ from the type's defaults or from the file, by transformers' own names
+    (hidden_size, num_hidden_layers, ...). The vocabulary's size is the data's."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        from rlrs.models.hub import transformers_config
+
+        transformers_config(self)
+        return self
+
+
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("ModelConfig")] | Annotated[HubConfig, Tag("HubConfig")],
+    Discriminator(lambda model: "HubConfig" if _is_hub(model) else "ModelConfig"),
+]
+"""One of our models, or with the key `hub` one of transformers'."""
+_TAGGED: dict[int | str, type[BaseModel]] = {"ModelConfig": ModelConfig, "HubConfig": HubConfig}
+
+
+def _is_hub(model: Any) -> bool:
+    return isinstance(model, HubConfig) or (isinstance(model, dict) and "hub" in model)
+
+
 class TrainingConfig(Settings):
     """What all runs of a study share."""
 
@@ -157,7 +195,7 @@ class TrainingConfig(Settings):
 class ScaleConfig(Settings):
     """One size: the proxy that is searched on, or the target that is transferred to."""
 
-    model: ModelConfig
+    model: AnyModelConfig
     steps: Count
     batch_size: Count
     """Sequences per step."""
@@ -254,7 +292,7 @@ def fingerprint(settings: Settings, *, without: frozenset[str] = frozenset()) ->
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"] if part not in _TAGGED)
     if problem["type"] == "extra_forbidden":
         known = _keys_at(problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
@@ -272,7 +310,11 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """Names of the settings that may stand at a place in a study."""
     cls: type[BaseModel] = StudyConfig
     for part in location:
+        if part in _TAGGED:
+            cls = _TAGGED[part]
+            continue
         annotation = cls.model_fields[str(part)].annotation
         options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-        cls = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        # A choice of models is settled by the tag that follows.
+        cls = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), cls)
     return list(cls.model_fields)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from rlrs.components import Partition, partition, refine, undecayed
-from rlrs.config import ModelConfig, load_study
-from rlrs.models import Transformer, count_parameters
+from rlrs.config import HubConfig, ModelConfig, load_study
+from rlrs.models import LanguageModel, build_model, count_parameters
 
 
 class InspectionError(ValueError):
@@ -63,8 +63,8 @@ def component_rows(model: nn.Module, keys: Iterable[str] = ()) -> tuple[list[Com
     return rows, parts, total
 
 
-def describe(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """Shape, parameter counts and component table of one of our models, as plain data."""
+def describe(config: ModelConfig | HubConfig, vocab_size: int) -> dict[str, Any]:
+    """Shape, parameter counts and component table of a study's model, as plain data."""
     model = meta_model(config, vocab_size)
     rows, _, total = component_rows(model)
     return {
@@ -82,10 +82,10 @@ def describe(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def meta_model(config: ModelConfig, vocab_size: int) -> Transformer:
-    """One of our models without memory for its weights."""
+def meta_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageModel:
+    """A study's model without memory for its weights."""
     with torch.device("meta"):
-        return Transformer(config, vocab_size)
+        return build_model(config, vocab_size)
 
 
 def models_of(text: str) -> Iterator[tuple[str, nn.Module]]:

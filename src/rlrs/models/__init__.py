@@ -1,14 +1,20 @@
-"""Small language models to search ratios on: decoder-only, dense or Switch mixture of experts."""
+"""Language models to search ratios on: our own, dense or a mixture of experts, and any of transformers by config."""
 
+from rlrs.models.build import build_model
+from rlrs.models.counts import ParameterCount, count_parameters, training_flops
+from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.moe import RouterStatistics, Routing, router_statistics
-from rlrs.models.transformer import ModelOutput, ParameterCount, Transformer, count_parameters
+from rlrs.models.transformer import Transformer
 
 __all__ = [
+    "LanguageModel",
     "ModelOutput",
     "ParameterCount",
     "RouterStatistics",
     "Routing",
     "Transformer",
+    "build_model",
     "count_parameters",
     "router_statistics",
+    "training_flops",
 ]

@@ -41,9 +41,9 @@ class RouterStatistics:
     """Means over a model's blocks, for logs.
 
     Args:
-        load: share of the tokens that chose an expert, from a block's busiest expert to its idlest: the experts'
+        load: share of the tokens' choices that an expert got, from a block's busiest expert to its idlest: the experts'
             own order means nothing across blocks. Sums to 1.
-        dropped: share of the tokens that were beyond capacity and passed by the residual alone.
+        dropped: share of the choices that were beyond an expert's capacity and had no effect.
         entropy: of the router's probabilities, in nats per token; ln(E) when it does not distinguish.
     """
 
@@ -58,15 +58,21 @@ def router_statistics(routings: Sequence[Routing]) -> RouterStatistics | None:
         return None
     loads, dropped, entropies = [], [], []
     for routing in routings:
-        n_tokens = routing.probabilities.shape[0]
-        loads.append((routing.tokens / n_tokens).sort(descending=True).values)
-        dropped.append((routing.tokens - routing.capacity).clamp(min=0).sum() / n_tokens)
+        choices = routing.tokens.sum()
+        loads.append((routing.tokens / choices).sort(descending=True).values)
+        dropped.append((routing.tokens - routing.capacity).clamp(min=0).sum() / choices)
         entropies.append(torch.special.entr(routing.probabilities).sum(-1).mean())
     return RouterStatistics(
         load=torch.stack(loads).mean(0).tolist(),
         dropped=torch.stack(dropped).mean().item(),
         entropy=torch.stack(entropies).mean().item(),
     )
+
+
+def load_balancing(tokens_E: Tensor, probabilities_NE: Tensor, top_k: int = 1) -> Tensor:
+    """`E * sum_e(share of choices of e * mean probability of e)`, a scalar: 1 when even (Fedus et al., eq. 4)."""
+    N, E = probabilities_NE.shape
+    return E / (N * top_k) * (tokens_E * probabilities_NE.mean(0)).sum()
 
 
 class Experts(nn.Module):
@@ -136,7 +142,7 @@ class MoE(nn.Module):
             probabilities=probabilities_NE.detach(),
             tokens=tokens_E,
             capacity=C,
-            load_balancing=E / N * (tokens_E * probabilities_NE.mean(0)).sum(),
+            load_balancing=load_balancing(tokens_E, probabilities_NE),
             z_loss=log_sum_N.square().mean(),
         )
         return y_ND.view_as(x_BTD), routing

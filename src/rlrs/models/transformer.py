@@ -6,7 +6,7 @@ Shape suffixes: B sequences, T tokens per sequence, N = B * T, D model width, V 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -14,35 +14,13 @@ from torch import Tensor, nn
 from rlrs.config import ModelConfig
 from rlrs.models.attention import Attention, rotary_table
 from rlrs.models.feed_forward import FeedForward
+from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import MoE, Routing
 from rlrs.models.norm import RMSNorm
 
 NORM_EPS = 1e-6
 """Chosen here, not studied."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOutput:
-    """What a forward pass gives.
-
-    Args:
-        loss: cross-entropy in nats per token; None without targets.
-        auxiliary: the routers' losses times their weights, summed over blocks; None for a dense model.
-        logits: scores of the next token, [B, T, V]; None with targets, since they are then never held at once.
-        routings: one per block of a mixture of experts; see `rlrs.models.router_statistics`.
-    """
-
-    loss: Tensor | None
-    auxiliary: Tensor | None
-    logits: Tensor | None
-    routings: tuple[Routing, ...]
-
-    @property
-    def objective(self) -> Tensor:
-        """What training minimises: the loss and the routers' losses together."""
-        assert self.loss is not None, "a forward pass without targets has no loss"
-        return self.loss if self.auxiliary is None else self.loss + self.auxiliary
 
 
 class Block(nn.Module):
@@ -69,7 +47,7 @@ class Block(nn.Module):
         return x_BTD + y_BTD, routing
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModel):
     """Decoder-only language model: pre-norm RMSNorm, rotary positions, gated SiLU, no biases.
 
     Weights are drawn from a normal cut at two standard deviations of sqrt(init_scale / fan_in). The embedding's
@@ -94,6 +72,16 @@ class Transformer(nn.Module):
         # Not a buffer: `.to(bfloat16)` would cut off the imaginary part, and DDP would broadcast it.
         self._table_T1P = rotary_table(0, config.d_model // config.n_heads, config.rope_theta)
         self._initialise(generator)
+
+    @property
+    def attention_width(self) -> int:
+        """Width of the queries of all heads and layers together."""
+        return self.config.n_layers * self.config.d_model
+
+    @property
+    def used_experts(self) -> Fraction:
+        """Share of a block's experts that one token passes; 1 for a dense model."""
+        return Fraction(1, self.config.n_experts) if self.config.n_experts else Fraction(1)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator | None) -> None:
@@ -141,35 +129,3 @@ class Transformer(nn.Module):
             head_width = self.config.d_model // self.config.n_heads
             self._table_T1P = rotary_table(length, head_width, self.config.rope_theta, device)
         return self._table_T1P[:length]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParameterCount:
-    """Sizes of a model, tied weights counted once.
-
-    Args:
-        total: all parameters.
-        active: those that one token uses: one expert per block, and everything else.
-        embedding: token embedding and unembedding tables.
-        non_embedding: `total - embedding`.
-    """
-
-    total: int
-    active: int
-    embedding: int
-    non_embedding: int
-
-
-def count_parameters(model: Transformer) -> ParameterCount:
-    """Count a model's parameters; see `ParameterCount`."""
-    total = sum(weight.numel() for weight in model.parameters())
-    experts = sum(
-        weight.numel()
-        for module in model.modules()
-        if isinstance(module, MoE)
-        for weight in module.experts.parameters()
-    )
-    idle = experts - experts // model.config.n_experts if experts else 0
-    tables = {id(weight): weight.numel() for weight in (model.embedding.weight, model.unembedding.weight)}
-    embedding = sum(tables.values())
-    return ParameterCount(total=total, active=total - idle, embedding=embedding, non_embedding=total - embedding)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from rlrs.comparison import searched_components
 from rlrs.config import ScaleConfig, StudyConfig
-from rlrs.inspection import describe
+from rlrs.inspection import meta_model
+from rlrs.models import training_flops
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,6 @@ def plan(study: StudyConfig) -> list[PlanRow]:
 
 
 def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, lengths: list[int]) -> PlanRow:
-    counts = describe(scale.model, study.data.vocab_size)["parameters"]
     tokens = sum(lengths) * scale.batch_size * study.data.sequence_length
-    # 6 FLOPs per active weight and token, forward and backward (Kaplan et al., 2020); a look-up is no product.
-    products = counts["active"] - (0 if scale.model.tie_embeddings else counts["embedding"])
-    return PlanRow(stage, len(lengths), max(lengths), tokens, 6.0 * products * tokens)
+    flops = training_flops(meta_model(scale.model, study.data.vocab_size), study.data.sequence_length)
+    return PlanRow(stage, len(lengths), max(lengths), tokens, float(flops) * tokens)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rlrs.config import ModelConfig, TrainingConfig
+from rlrs.config import HubConfig, ModelConfig, TrainingConfig
 from rlrs.ratios import Ratios
 from rlrs.schedules import warmup_steps
 
@@ -34,7 +34,7 @@ class RunSpec:
         RatiosError: knots that are no ratio.
     """
 
-    model: ModelConfig
+    model: ModelConfig | HubConfig
     training: TrainingConfig
     steps: int
     batch_size: int

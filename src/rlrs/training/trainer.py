@@ -17,7 +17,7 @@ from rlrs.config import TrainingConfig
 from rlrs.data import TokenData
 from rlrs.files import write_atomic
 from rlrs.lr_scheduler import RelativeLR
-from rlrs.models import ModelOutput, Transformer
+from rlrs.models import ModelOutput, build_model
 from rlrs.param_groups import param_groups
 from rlrs.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rlrs.training.evaluate import evaluate
@@ -113,7 +113,7 @@ class _Run:
         self.limits = dict(self.prune.rungs)
         settings = spec.training
         torch.manual_seed(spec.seed)
-        self.model = Transformer(spec.model, data.vocab_size)
+        self.model = build_model(spec.model, data.vocab_size)
         ratios = spec.relative_rates()
         self.optimizer = torch.optim.AdamW(
             param_groups(self.model, ratios, lr=spec.lr, weight_decay=settings.weight_decay),

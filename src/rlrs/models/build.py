@@ -1,0 +1,26 @@
+"""From settings to a model: the one place that knows which class a model's settings stand for."""
+
+from __future__ import annotations
+
+from rlrs.config import HubConfig, ModelConfig
+from rlrs.models.language_model import LanguageModel
+from rlrs.models.transformer import Transformer
+
+
+def build_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageModel:
+    """A model with its initial weights, drawn from torch's global generator.
+
+    Inside `with torch.device("meta")` it takes no memory for weights.
+
+    Args:
+        config: a study's `model`.
+        vocab_size: entries of the vocabulary, the data's.
+
+    Raises:
+        ConfigError: a model of transformers that cannot be built; the message says why.
+    """
+    if isinstance(config, HubConfig):
+        from rlrs.models.hub import HubTransformer
+
+        return HubTransformer(config, vocab_size)
+    return Transformer(config, vocab_size)

@@ -1,0 +1,240 @@
+"""Any causal language model of transformers, built from a config and trained like our own. Nothing is downloaded.
+
+Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, D model width, V vocabulary, E experts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlrs.config import ConfigError, HubConfig
+from rlrs.models.language_model import LanguageModel, ModelOutput
+from rlrs.models.loss import projected_cross_entropy
+from rlrs.models.moe import Routing, load_balancing
+
+
+class HubTransformer(LanguageModel):
+    """A causal language model of transformers with our models' contract: token numbers in, `ModelOutput` out.
+
+    Weights start as transformers starts that architecture, from torch's global generator. A mixture of experts adds its
+    own load-balancing loss by its own `router_aux_loss_coef`.
+
+    Args:
+        config: which architecture, and what to change in it.
+        vocab_size: entries V of the vocabulary; goes before the config's own.
+
+    Raises:
+        ConfigError: transformers is missing, has no such architecture, or cannot build it from these values.
+    """
+
+    def __init__(self, config: HubConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.model = _build(config, vocab_size)
+        accepted = inspect.signature(self.model.forward).parameters
+        self._routed, self._slices = "output_router_logits" in accepted, "logits_to_keep" in accepted
+        self._projects = False
+        if not next(self.parameters()).is_meta:
+            self._check_causal()
+            self._projects = self._is_plain_projection()
+
+    @property
+    def unembedding(self) -> nn.Linear | None:
+        """The projection to the vocabulary, if it is one without a bias."""
+        head = self.model.get_output_embeddings()
+        return head if isinstance(head, nn.Linear) and head.bias is None else None
+
+    @property
+    def attention_width(self) -> int:
+        """Width of the queries of all heads and layers together; a window is taken as the whole sequence."""
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        layers = sum(kind.endswith("attention") and kind != "linear_attention" for kind in kinds)
+        heads = getattr(config, "num_attention_heads", 0)  # a state-space model has none
+        if (query := getattr(config, "qk_head_dim", None)) and (value := getattr(config, "v_head_dim", None)):
+            return layers * heads * (query + value) // 2
+        return layers * heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
+
+    @property
+    def used_experts(self) -> Fraction:
+        """Share of a block's experts that one token passes; 1 for a dense model."""
+        config = self.model.config
+        counts = [getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")]
+        experts = next((count for count in counts if count), None)
+        return Fraction(getattr(config, "num_experts_per_tok", None) or 1, experts) if experts else Fraction(1)
+
+    def forward(self, inputs_BT: Tensor, targets_BT: Tensor | None = None) -> ModelOutput:
+        """Predict each next token; as `rlrs.models.Transformer.forward`."""
+        options: dict[str, Any] = {"output_router_logits": True} if self._routed else {}
+        if targets_BT is None or not self._projects:
+            output = self.model(inputs_BT, use_cache=False, **options)
+            logits_BTV, loss = output.logits, None
+            if targets_BT is not None:
+                loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+                logits_BTV = None
+        else:
+            # The logits of one position are made and thrown away: all positions' are never held at once.
+            output, hidden_BTD = self._with_hidden(inputs_BT, logits_to_keep=1, **options)
+            assert self.unembedding is not None
+            loss = projected_cross_entropy(hidden_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten())
+            logits_BTV = None
+        routings = self._routings(output)
+        auxiliary = None
+        if routings and isinstance(balance := getattr(output, "aux_loss", None), Tensor):
+            auxiliary = self.model.config.router_aux_loss_coef * balance
+        return ModelOutput(loss=loss, auxiliary=auxiliary, logits=logits_BTV, routings=routings)
+
+    def _routings(self, output: Any) -> tuple[Routing, ...]:
+        logits = getattr(output, "router_logits", None) or ()
+        top_k = getattr(self.model.config, "num_experts_per_tok", 1)
+        return tuple(_routing(logits_NE, min(top_k, logits_NE.shape[-1])) for logits_NE in logits)
+
+    def _with_hidden(self, inputs_BT: Tensor, **options: Any) -> tuple[Any, Tensor]:
+        """The model's output, and what its body hands to the projection."""
+        seen: list[Tensor] = []
+        hook = self.model.base_model.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+        try:
+            output = self.model(inputs_BT, use_cache=False, **options)
+        finally:
+            hook.remove()
+        return output, seen[0]
+
+    @torch.no_grad()
+    def _check_causal(self) -> None:
+        """Try on three tokens that no position sees a later one: some types are encoders unless told otherwise."""
+        self.model.eval()
+        one, other = (self.model(torch.tensor([[0, 1, last]]), use_cache=False).logits[:, :2] for last in (2, 3))
+        self.model.train()
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
+            raise ConfigError(f"hub={self.config.hub!r}: a position sees the tokens after it: not a causal model")
+
+    @torch.no_grad()
+    def _is_plain_projection(self) -> bool:
+        """Whether logits are the last hidden state times the table and nothing else: some scale them or cap them."""
+        if not self._slices or self.unembedding is None:
+            return False
+        self.model.eval()
+        output, hidden_BTD = self._with_hidden(torch.tensor([[0, 1]]))
+        self.model.train()
+        if output.logits.shape[:-1] != hidden_BTD.shape[:-1]:
+            return False
+        return torch.equal(output.logits, nn.functional.linear(hidden_BTD, self.unembedding.weight))
+
+
+def _routing(logits_NE: Tensor, top_k: int) -> Routing:
+    """A router's choice as our own report it. No expert has a capacity; the losses are for logs."""
+    logits_NE = logits_NE.detach().float()
+    N, E = logits_NE.shape
+    probabilities_NE = logits_NE.softmax(-1)
+    chosen = probabilities_NE.topk(top_k, dim=-1).indices
+    tokens_E = torch.bincount(chosen.flatten(), minlength=E)
+    return Routing(
+        probabilities=probabilities_NE,
+        tokens=tokens_E,
+        capacity=N,
+        load_balancing=load_balancing(tokens_E, probabilities_NE, top_k),
+        z_loss=logits_NE.logsumexp(-1).square().mean(),
+    )
+
+
+def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any:
+    """The transformers config that a study's `hub` and `overrides` stand for.
+
+    Raises:
+        ConfigError: transformers is missing, has no such architecture, or the architecture has no such setting.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ConfigError(f"hub={config.hub!r} needs transformers: pip install 'rlrs[transformers]'") from None
+    given = _given(config)
+    kind = given.pop("model_type")
+    if kind not in _types():
+        near = difflib.get_close_matches(str(kind), list(_types()), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "give a type such as llama, or a local config.json"
+        raise ConfigError(f"hub={config.hub!r}: {kind!r} is no causal language model of transformers; {hint}")
+    base = transformers.CONFIG_MAPPING[kind]()
+    known = {*base.to_dict(), *base.attribute_map, *_read_if_there(base)}
+    known |= {"attn_implementation", "experts_implementation"}
+    for key, value in config.overrides.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"overrides.{key}: {kind} has no such setting{hint} (got {value!r})")
+    # Marks of a tokenizer that is not ours; a padding mark would also keep one row of the embedding at zero.
+    ours: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
+    if vocab_size is not None:
+        ours["vocab_size"] = vocab_size
+    if hasattr(base, "is_decoder"):
+        ours["is_decoder"] = True
+    names = base.attribute_map
+    merged = {names.get(key, key): value for key, value in {**given, **ours, **config.overrides}.items()}
+    try:
+        return transformers.AutoConfig.for_model(kind, **merged)
+    except Exception as error:  # each architecture checks in its own way
+        raise ConfigError(f"hub={config.hub!r}: transformers refuses {_values(config)}: {_line(error)}") from None
+
+
+def _types() -> Any:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+def _read_if_there(base: Any) -> set[str]:
+    """Settings that an architecture reads when they are there, though its config declares no default for them."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    source = inspect.getsource(sys.modules[MODEL_FOR_CAUSAL_LM_MAPPING[type(base)].__module__])
+    return set(re.findall(r"getattr\((?:self\.)?config, \"(\w+)\"", source))
+
+
+def _given(config: HubConfig) -> dict[str, Any]:
+    """What is given before the overrides: a config.json's own values, or a type and its defaults."""
+    path = Path(config.hub)
+    if path.is_dir():
+        path = path / "config.json"
+    elif path.suffix != ".json":
+        return {"model_type": config.hub}
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"hub={config.hub!r}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"hub={config.hub!r}: is not JSON: {error}") from None
+    if not isinstance(given, dict) or "model_type" not in given:
+        raise ConfigError(f"hub={config.hub!r}: is no transformers config: it has no model_type")
+    return given
+
+
+def _build(config: HubConfig, vocab_size: int) -> Any:
+    settings = transformers_config(config, vocab_size)
+    import transformers
+
+    try:
+        model = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+        rows = model.get_input_embeddings().num_embeddings
+    except Exception as error:
+        raise ConfigError(f"hub={config.hub!r}: cannot be built with {_values(config)}: {_line(error)}") from None
+    if rows != vocab_size:
+        raise ConfigError(f"hub={config.hub!r}: its vocabulary cannot be set: it has {rows} entries, not {vocab_size}")
+    return model
+
+
+def _values(config: HubConfig) -> str:
+    return f"overrides={config.overrides}" if config.overrides else "its own defaults"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
