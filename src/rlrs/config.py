@@ -139,6 +139,16 @@ class HubConfig(Settings):
         transformers_config(self)
         return self
 
+    def at_width(self, d_model: int) -> Self:
+        """The same model at another width: same head size, heads and feed-forward widths in proportion.
+
+        Raises:
+            ValueError: a width at which heads would not be whole.
+        """
+        from rlrs.models.hub import overrides_at_width
+
+        return self.model_copy(update={"overrides": {**self.overrides, **overrides_at_width(self, d_model)}})
+
 
 AnyModelConfig = Annotated[
     Annotated[ModelConfig, Tag("ModelConfig")] | Annotated[HubConfig, Tag("HubConfig")],

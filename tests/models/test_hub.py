@@ -148,6 +148,20 @@ def test_the_trainer_trains_and_resumes_one_like_ours(tmp_path):
     assert '"experts"' in (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize("settings", [LLAMA, OLMOE, GPT2, GEMMA], ids=lambda s: s["hub"])
+def test_another_width_keeps_the_head_size(settings):
+    narrow = HubConfig(**settings)
+    wide = narrow.at_width(64)
+    (one, two) = (build_model(config, V) for config in (narrow, wide))
+    assert (two.attention_width, two.model.config.hidden_size) == (2 * one.attention_width, 64)
+    assert two.model.config.num_attention_heads == 8  # of 8 each
+    matrices = "attention", "experts" if settings is OLMOE else "feed_forward"
+    sizes = [{c["component"]: c["parameters"] for c in describe(config, V)["components"]} for config in (narrow, wide)]
+    assert all(sizes[1][component] == pytest.approx(4 * sizes[0][component], rel=0.02) for component in matrices)
+    with pytest.raises(ValueError, match=r"width should be a multiple of \d+, for a whole num_"):
+        narrow.at_width(60)
+
+
 STUDY = """
 name: hub
 proxy: {model: MODEL, steps: 10, batch_size: 2}

@@ -186,6 +186,30 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
         raise ConfigError(f"hub={config.hub!r}: transformers refuses {_values(config)}: {_line(error)}") from None
 
 
+def overrides_at_width(config: HubConfig, d_model: int) -> dict[str, int]:
+    """Overrides that make an architecture `d_model` wide: heads in proportion, so of the same size, and hidden widths.
+
+    Raises:
+        ValueError: a width at which there would be no whole number of heads.
+    """
+    settings = transformers_config(config)
+    scale = Fraction(d_model, settings.hidden_size)
+    sizes = {"hidden_size": d_model}
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = scale * (getattr(settings, name, None) or 0)
+        if d_model < 1 or heads.denominator != 1:
+            head = Fraction(settings.hidden_size, getattr(settings, name))
+            raise ValueError(f"width should be a multiple of {head}, for a whole {name}, not {d_model!r}")
+        if heads:
+            sizes[name] = int(heads)
+    for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"):
+        if hidden := getattr(settings, name, None):
+            sizes[name] = max(1, round(scale * hidden))
+    if getattr(settings, "n_inner", None):  # GPT-2's name
+        sizes["n_inner"] = max(1, round(scale * settings.n_inner))
+    return {settings.attribute_map.get(name, name): size for name, size in sizes.items()}
+
+
 def _types() -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
