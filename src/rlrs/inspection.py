@@ -13,6 +13,7 @@ from torch import nn
 
 from rlrs.components import Partition, partition, refine, undecayed
 from rlrs.config import HubConfig, ModelConfig, load_study
+from rlrs.data import vocabulary_size
 from rlrs.models import LanguageModel, build_model, count_parameters
 
 
@@ -101,8 +102,9 @@ def models_of(text: str) -> Iterator[tuple[str, nn.Module]]:
     path = Path(text)
     if path.suffix in (".yaml", ".yml"):
         study = load_study(path)
+        size = vocabulary_size(study.data)
         for name, scale in (("proxy", study.proxy), ("target", study.target)):
-            yield f"{study.name}, {name}", meta_model(scale.model, study.data.vocab_size)
+            yield f"{study.name}, {name}", meta_model(scale.model, size)
     else:
         yield text, _transformers_model(path, text)
 

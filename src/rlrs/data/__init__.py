@@ -1,5 +1,7 @@
-"""Text to tokens: a corpus, a byte-pair vocabulary learnt from it, and batches in a reproducible order."""
+"""Text to tokens: any amount of text, a tokenizer, and batches in a reproducible order (docs/data.md)."""
 
-from rlrs.data.tokens import TokenData, prepare
+from rlrs.data.prepare import prepare
+from rlrs.data.tokenizer import vocabulary_size
+from rlrs.data.tokens import TokenData
 
-__all__ = ["TokenData", "prepare"]
+__all__ = ["TokenData", "prepare", "vocabulary_size"]

@@ -56,7 +56,8 @@ def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[T
         try:
             data = prepare(study.data, folder / "data")
         except ValueError:
-            if fresh:  # a corpus that cannot be used leaves no run directory behind
+            # A corpus that cannot be used leaves no run directory behind; hours of preparing it do stay.
+            if fresh and not (folder / "data" / "progress.json").exists():
                 shutil.rmtree(folder)
             raise
         # After the data: a study whose corpus could not be read has not claimed the folder.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlrs.comparison import searched_components
 from rlrs.config import ScaleConfig, StudyConfig
+from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.models import training_flops
 
@@ -35,5 +36,5 @@ def plan(study: StudyConfig) -> list[PlanRow]:
 
 def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, lengths: list[int]) -> PlanRow:
     tokens = sum(lengths) * scale.batch_size * study.data.sequence_length
-    flops = training_flops(meta_model(scale.model, study.data.vocab_size), study.data.sequence_length)
+    flops = training_flops(meta_model(scale.model, vocabulary_size(study.data)), study.data.sequence_length)
     return PlanRow(stage, len(lengths), max(lengths), tokens, float(flops) * tokens)
