@@ -1,8 +1,10 @@
 """`rlrs train` on every kind of source, and what it says of sources that cannot be used."""
 
 import sys
+from pathlib import Path
 
 import pytest
+from benchmarks import bad_data
 from corpora import write_jsonl, write_packed, write_parquet
 
 from rlrs.cli import main
@@ -70,3 +72,8 @@ def test_bad_sources_are_one_line_exit_code_2_and_no_folder(train, tmp_path, dat
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_the_table_of_bad_configurations_in_the_docs_is_what_they_say():
+    docs = Path(__file__).parent.parent.parent / "docs" / "data.md"
+    assert bad_data.table() in docs.read_text()

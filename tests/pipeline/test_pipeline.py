@@ -200,12 +200,12 @@ def test_bad_input_is_one_line_exit_code_2_and_writes_nothing(command, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_an_empty_corpus_is_refused(command, tmp_path):
+def test_an_empty_file_is_refused(command, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     path = tmp_path / "study.yaml"
     settings = f"data: {{source: 'files:{tmp_path}/*.txt', vocab_size: 300, sequence_length: 16}}"
     path.write_text("\n".join(settings if line.startswith("data:") else line for line in STUDY.splitlines()))
-    assert "the corpus is empty" in one_line_error(command("run", path, "--out", tmp_path / "run"))
+    assert "empty.txt: is empty" in one_line_error(command("run", path, "--out", tmp_path / "run"))
 
 
 def test_two_processes_on_one_study_are_refused(command, tiny):

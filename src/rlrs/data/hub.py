@@ -93,7 +93,8 @@ def open_hub(config: DataConfig) -> tuple[list[HubPart], str]:
         raise ImportError(f"data.source={config.source!r} needs datasets: pip install 'rlrs[datasets]'") from None
     path = _path(config)
     shown = f"data.source={config.source!r}"
-    if not path.is_dir() and (path.is_absolute() or str(path).startswith(".") or str(path).count("/") > 1):
+    named = str(config.source).removeprefix(HUB)
+    if not path.is_dir() and (named.startswith((".", "/", "~")) or named.count("/") > 1):
         raise ConfigError(f"{shown}: no such folder, looked for from {Path.cwd()}")
     try:
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
@@ -177,4 +178,4 @@ def _broken_file_errors() -> tuple[type[BaseException], ...]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
