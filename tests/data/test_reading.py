@@ -101,16 +101,17 @@ def test_parquet_that_is_cut_or_has_no_such_text_is_damaged(tmp_path, stories):
         list(read_parquet(path, "text"))
 
 
-def test_long_documents_come_in_pieces_cut_at_line_ends(tmp_path, monkeypatch):
+def test_long_documents_come_in_pieces_cut_before_a_space_or_after_a_line(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "PIECE", 100)
     monkeypatch.setattr(reading, "CHUNK", 37)
-    text = "".join(f"line {number} ü\n" for number in range(200)) + "x" * 250
-    (tmp_path / "a.txt").write_text(text)
-    from_file = list(read_text(tmp_path / "a.txt"))
-    from_memory = list(pieces_of(text))
-    assert "".join(from_file) == text
-    assert [piece.text for piece in from_memory] == from_file
-    assert [piece.last for piece in from_memory] == [False] * (len(from_file) - 1) + [True]
-    assert max(map(len, from_file)) <= 100
-    assert all(piece.endswith("\n") for piece in from_file[:-3])
-    assert list(pieces_of("")) == [("", True)]
+    lines = "".join(f"line{number}ü\n" for number in range(200))
+    words = "".join(f"word {number}  and\n\n   more\n" for number in range(200))
+    for text, borders in ((words, " "), (lines, "l"), ("x" * 250, "x"), ("x" * 100, ""), ("", "")):
+        (tmp_path / "a.txt").write_text(text)
+        from_file = list(read_text(tmp_path / "a.txt"))
+        from_memory = list(pieces_of(text))
+        assert "".join(from_file) == text
+        assert [piece.text for piece in from_memory] == (from_file or [""])
+        assert [piece.last for piece in from_memory] == [False] * (len(from_memory) - 1) + [True]
+        assert max(map(len, from_file), default=0) <= 100
+        assert {piece[0] for piece in from_file[1:]} == set(borders)

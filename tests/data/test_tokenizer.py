@@ -1,13 +1,15 @@
 """Vocabularies: learnt, bytes, or from a file; marks, padding and special tokens leave no trace in a text's tokens."""
 
+import inspect
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from rlrs.config import ConfigError, DataConfig
-from rlrs.data import vocabulary_size
+from rlrs.data import reading, vocabulary_size
 from rlrs.data.tokenizer import END_OF_TEXT, from_path, identity, learn, of_bytes
 
 TEXTS = ["the cat sat on the mat", "äöü 漢字 \U0001f600", f"a {END_OF_TEXT} b", "", " \n\n\t x"]
@@ -33,6 +35,17 @@ def test_a_learnt_vocabulary_gives_back_every_text():
         assert encoder.tokenizer.decode(tokens.tolist(), skip_special_tokens=False) == text
         assert encoder.end not in tokens, "the mark in a text is text"
     assert encoder.tokenizer.id_to_token(encoder.end) == END_OF_TEXT
+
+
+def test_a_document_in_pieces_has_the_tokens_of_the_whole(monkeypatch):
+    source = Path(inspect.getsourcefile(inspect)).read_text()
+    encoder = learn([source], 1_000)
+    (whole,) = encoder.encode([source])
+    for piece in (300, 1_000, 30_000):
+        monkeypatch.setattr(reading, "PIECE", piece)
+        pieces = [piece.text for piece in reading.pieces_of(source)]
+        assert len(pieces) > len(source) / piece
+        assert np.array_equal(np.concatenate(encoder.encode(pieces)), whole)
 
 
 def test_bytes_are_their_own_tokens_and_the_library_agrees():

@@ -33,7 +33,7 @@ from rlrs.files import write_atomic
 
 log = logging.getLogger("rlrs.data")
 
-BATCH = 2**22
+BATCH = 2**21
 """Characters tokenized at once, on all cores; 256 documents at most. Bounds the memory that a preparation needs."""
 
 BATCH_PIECES = 256

@@ -18,9 +18,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 CHUNK = 2**17
 """Bytes read at once."""
 
-PIECE = 2**20
-"""Characters of text handed on at once. A longer document comes in pieces, cut at the ends of lines where it has some;
-a token never spans two pieces."""
+PIECE = 2**16
+"""Characters of text handed on at once; a longer document comes in pieces (see `_cut`). The `tokenizers` library needs
+a hundred bytes and more for each character that it is at work on, and its threads share pieces, not parts of one."""
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 
@@ -81,7 +81,7 @@ def read_text(path: Path, digest: Hash | None = None) -> Iterator[str]:
                 raise DamagedError("not UTF-8 text")
             held += text
             while len(held) > PIECE:
-                cut = held.rfind("\n", 0, PIECE) + 1 or PIECE
+                cut = _cut(held, 0)
                 yield held[:cut]
                 held = held[cut:]
         held += decoder.decode(b"", final=True)
@@ -95,7 +95,7 @@ def pieces_of(text: str) -> Iterator[Piece]:
     """A document that is in memory, in pieces; one empty piece of an empty one."""
     start = 0
     while len(text) - start > PIECE:
-        end = text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+        end = _cut(text, start)
         yield Piece(text[start:end], last=False)
         start = end
     yield Piece(text[start:], last=True)
@@ -160,6 +160,21 @@ def read_parquet(path: Path, field: str) -> Iterator[str]:
         if error.errno is not None:
             raise
         raise DamagedError(f"not whole parquet: {_first_line(error)}") from None  # arrow's own
+
+
+def _cut(text: str, start: int) -> int:
+    """Where the piece that begins at `start` ends: before its last single space, or else after its last line.
+
+    Between a word and the space before the next one all common pre-tokenizers have a border (GPT-2's, GPT-4's, Llama's,
+    white space), so that the tokens of the pieces are those of the whole text.
+    """
+    at = text.rfind(" ", start, start + PIECE)
+    while at > start:
+        if not text[at + 1].isspace():
+            return at
+        at = text.rfind(" ", start, at)
+    last = text.rfind("\n", start, start + PIECE)
+    return last + 1 if last >= start else start + PIECE
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:

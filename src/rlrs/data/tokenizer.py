@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class Encoder:
             return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
         self.tokenizer.encode_special_tokens = True
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        # By way of `array`: twice as fast from a list as numpy itself.
+        return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encodings]
 
 
 def learn(texts: Iterable[str], vocab_size: int) -> Encoder:
