@@ -122,6 +122,27 @@ def train(
     out.print(f"files   {where / 'runs' / spec.id}", highlight=False)
 
 
+@app.command(epilog="Example: `rlrs data configs/demo.yaml`")
+def data(study: StudyFile, folder: Out = None) -> None:
+    """Prepare a study's tokens alone, ahead of the runs; started again, it goes on."""
+    from rlrs.config import load_study
+    from rlrs.pipeline import prepared
+
+    settings = load_study(study)
+    where = folder or Path("runs") / settings.name
+    with _Bars() as bars, prepared(settings, where, bars) as tokens:
+        summary = tokens.summary
+    table = Table("", "", show_header=False, title=f"Data of {settings.name}")
+    for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
+        table.add_row(name.replace("_", " "), f"{summary[name]:,}")
+    table.add_row("bytes per token", f"{summary['bytes_per_token']:.3f}")
+    table.add_row("hash", summary["hash"])
+    out.print(table)
+    for sentence in summary["skipped"]:
+        out.print(f"left out  {sentence}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"files   {where / 'data'}", highlight=False)
+
+
 @app.command(epilog="Example: `rlrs inspect configs/demo.yaml`, `rlrs inspect mixtral --ratios paper-moe`")
 def inspect(
     model: Annotated[
@@ -217,7 +238,7 @@ class _Bars:
             TextColumn("{task.description:<10}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("steps"),
+            TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
@@ -234,9 +255,9 @@ class _Bars:
             self._close()
         self._progress.stop()
 
-    def stage(self, name: str, steps: int) -> None:
+    def stage(self, name: str, steps: int, unit: str = "steps") -> None:
         self._close()
-        self._task = self._progress.add_task(name, total=steps or 1)
+        self._task = self._progress.add_task(name, total=steps or 1, unit=unit)
         if not err.is_terminal:
             err.print(f"{name} ...", highlight=False)
 

@@ -78,6 +78,9 @@ class DataConfig(Settings):
     """Commit, tag or branch of an `hf:` data set on the hub."""
     damaged: Literal["refuse", "skip"] = "refuse"
     """Files and lines that are damaged or empty: stop and name them, or leave them out and name them."""
+    folder: str | None = None
+    """Where tokens are kept, each kind in a folder of its own, for all studies that name it; the run directory if not
+    set. Changes no result."""
     tokenizer: Annotated[str, Field(min_length=1)] = "bpe"
     """`bpe` (learnt from the training text), `bytes` (one token a byte), or a path: a tokenizer.json, or a folder with
     one or with a transformers tokenizer."""

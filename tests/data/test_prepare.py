@@ -297,3 +297,25 @@ def test_what_was_left_out_stands_in_the_summary(text, tmp_path):
     assert data.summary["skipped"] == ["bad.txt: not UTF-8 text"]
     (text / "bad.txt").unlink()
     assert data.hash == prepare(config(text), tmp_path / "other").hash
+
+
+def test_studies_that_name_one_folder_share_tokens_and_not_sequence_lengths(text, tmp_path):
+    def of(study, **settings):
+        return prepare(config(text, folder=str(tmp_path / "shared"), **settings), tmp_path / study)
+
+    one, two = of("one"), of("two", sequence_length=8)
+    (home,) = (tmp_path / "shared").glob("*/")
+    before = (home / "train-00000.bin").stat().st_mtime_ns
+    assert not list((tmp_path / "one").glob("*.bin"))
+    assert one.hash == TokenData.load(tmp_path / "one").hash == prepare(config(text), tmp_path / "alone").hash
+    assert TokenData.load(tmp_path / "one").sequence_length == 16  # the second study has changed nothing for the first
+    assert two.hash == prepare(config(text, sequence_length=8), tmp_path / "alone").hash
+    of("three", tokenizer="bytes")
+    assert len(list((tmp_path / "shared").glob("*/"))) == 2
+    assert of("one").hash == one.hash
+    assert (home / "train-00000.bin").stat().st_mtime_ns == before
+    (home / "train-00000.bin").unlink()
+    with pytest.raises(ConfigError, match="no whole prepared data"):
+        TokenData.load(tmp_path / "one")
+    assert of("two", sequence_length=8).hash == two.hash
+    assert TokenData.load(tmp_path / "one").hash == one.hash

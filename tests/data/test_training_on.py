@@ -53,6 +53,21 @@ def test_runs_from_every_source(train, tmp_path, stories):
     assert "Nothing was trained" in out
 
 
+def test_tokens_are_prepared_ahead_and_what_is_left_out_is_said(train, tmp_path, stories):
+    write_jsonl(tmp_path / "a.jsonl", stories)
+    (tmp_path / "b.jsonl").write_text("")
+    data = f"source: 'files:{tmp_path}/*.jsonl', tokenizer: bytes, damaged: skip, folder: '{tmp_path}/tokens'"
+    code, out, err = train(data, "data", tmp_path / "study.yaml", "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "left out  b.jsonl: is empty" in out
+    assert "documents" in out
+    assert "200" in out
+    code, out, err = train(data)
+    assert code == 0, err
+    assert not list((tmp_path / "run" / "data").glob("*.bin"))
+    assert len(list((tmp_path / "tokens").glob("*/train-00000.bin"))) == 1
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -57,7 +57,7 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
 
     Args:
         config: settings.
-        folder: where the tokens are; made if missing.
+        folder: of the study; made if missing. The tokens are there, or in a folder of `config.folder`.
         tell: is told how far it is, every second or so.
 
     Raises:
@@ -65,26 +65,22 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
         ImportError: an extra is not installed.
     """
     folder = Path(folder)
+    root = folder if config.folder is None else Path(config.folder).expanduser()
+    notes = Notes.load(root / "notes.json")
     settings = _settings(config)
-    facts = read_facts(folder)
-    notes = Notes.load(folder / "notes.json")
-    remote = isinstance(config.source, str) and config.source.startswith(HUB) and not is_local(config)
-    if remote and facts is not None and facts["settings"] == {**settings, "text": facts["settings"]["text"]}:
-        text = facts["settings"]["text"]  # a hub is not asked again: a study stays with the data it began with
-        stock = None
-    else:
-        parts, version = _open(config)
-        stock = take_stock(parts, version, config, notes)
+    stock = None
+    text = _known_text(config, settings, root)
+    if text is None:
+        stock = take_stock(*_open(config), config, notes)
         text = stock.hash
-    settings = {**settings, "text": text}
-    with _held(folder):
-        if not _is_whole(folder, settings, notes):
-            if stock is None:
-                stock = take_stock(*_open(config), config, notes)
-                settings["text"] = stock.hash
-            _Preparation(config, folder, stock, settings, notes, tell or (lambda done, total: None)).run()
-        _describe(config, folder)
-        (folder / "progress.json").unlink(missing_ok=True)
+    home = root if config.folder is None else root / _key({**settings, "text": text})
+    with _held(home):
+        if not _is_whole(home, {**settings, "text": text}, notes):
+            stock = stock or take_stock(*_open(config), config, notes)
+            settings["text"] = stock.hash
+            _Preparation(config, home, stock, settings, notes, tell or (lambda done, total: None)).run()
+        (home / "progress.json").unlink(missing_ok=True)
+        _describe(config, home, folder)
         notes.save()
     return TokenData.load(folder)
 
@@ -93,14 +89,14 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     """What decides the tokens beside the text itself."""
     plain: dict[str, Any] = {"tokenizer": identity(config), "valid_fraction": config.valid_fraction}
     plain["text_field"] = config.text_field
-    if isinstance(config.source, str) and config.source.startswith(HUB):
+    if _is_hub(config):
         names = ("source", "config_name", "split", "valid_split", "revision", "max_bytes")
         plain["hub"] = {name: getattr(config, name) for name in names}
     return plain
 
 
 def _open(config: DataConfig) -> tuple[list[Part], str | None]:
-    if isinstance(config.source, str) and config.source.startswith(HUB):
+    if _is_hub(config):
         parts, version = open_hub(config)
         return list(parts), version
     return list(find_files(config)), None
@@ -113,17 +109,44 @@ def _is_whole(folder: Path, settings: dict[str, Any], notes: Notes) -> bool:
     return facts["sha256"] == digests(folder, list(facts["sha256"]), notes)
 
 
-def _describe(config: DataConfig, folder: Path) -> None:
-    """Let data.json speak of the present name of the source and sequence length, on which no token depends."""
-    facts = read_facts(folder)
-    assert facts is not None, "it has just been found or made whole"
-    changed = {
+def _known_text(config: DataConfig, settings: dict[str, Any], root: Path) -> str | None:
+    """Hash of the text of a data set on the hub that is prepared here, so that the hub is not asked again.
+
+    A study stays with the data that it began with. Files and local folders are looked at anew.
+    """
+    if not _is_hub(config) or is_local(config):
+        return None
+    for folder in [root] if config.folder is None else sorted(root.glob("*/")):
+        facts = read_facts(folder)
+        if facts is not None and facts["settings"] == {**settings, "text": facts["settings"].get("text")}:
+            return facts["settings"]["text"]
+    return None
+
+
+def _is_hub(config: DataConfig) -> bool:
+    return isinstance(config.source, str) and config.source.startswith(HUB)
+
+
+def _key(settings: dict[str, Any]) -> str:
+    """Hash of settings and text: what the tokens are of."""
+    text = json.dumps([shards.FORMAT, shards.SHARD_TOKENS, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _describe(config: DataConfig, home: Path, folder: Path) -> None:
+    """Let the study's data.json speak of its name of the source and sequence length, on which no token depends."""
+    whole = read_facts(home)
+    assert whole is not None, "it has just been found or made whole"
+    facts = {**whole, "sequence_length": config.sequence_length}
+    facts["summary"] = {
+        **whole["summary"],
         "source": config.source if isinstance(config.source, str) else list(config.source),
-        "hash": shards.identity(facts["sha256"], config.sequence_length),
+        "hash": shards.identity(whole["sha256"], config.sequence_length),
     }
-    if facts["sequence_length"] != config.sequence_length or not changed.items() <= facts["summary"].items():
-        facts["sequence_length"] = config.sequence_length
-        facts["summary"].update(changed)
+    if home != folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        facts["home"] = str(home.resolve())
+    if facts != read_facts(folder):
         write_facts(folder, facts)
 
 
@@ -191,7 +214,7 @@ class _Preparation:
         """Tokenizer and progress of a preparation of just these data that was killed."""
         try:
             plain = json.loads(self.path.read_text(encoding="utf-8"))
-            if plain["key"] != self._key():
+            if plain["key"] != _key(self.settings):
                 return None
             tokenizer = (self.folder / "tokenizer.json").read_bytes()
             if hashlib.sha256(tokenizer).hexdigest() != plain["tokenizer"]:
@@ -218,13 +241,9 @@ class _Preparation:
             tokens -= shards.SHARD_TOKENS
         return True
 
-    def _key(self) -> str:
-        text = json.dumps([shards.FORMAT, shards.SHARD_TOKENS, self.settings], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
     def _commit(self, encoder: Encoder, done: _Done) -> None:
         plain = {
-            "key": self._key(),
+            "key": _key(self.settings),
             "tokenizer": hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest(),
             "end": encoder.end,
             "itemsize": 2 if encoder.size <= 2**16 else 4,

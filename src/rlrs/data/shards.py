@@ -1,6 +1,7 @@
 """Tokens on disk: streams cut into shards of one size, that can be written on where a process was killed.
 
-data.json            what the tokens were made from, sizes and hashes; written last
+data.json            what the tokens were made from, sizes and hashes; written last. Of tokens that studies share,
+                         each study has a data.json of its own, which names their folder
 tokenizer.json       of the `tokenizers` library
 train-00000.bin ...  tokens one after another, little-endian, all shards but the last of one size
 valid-00000.bin ...
@@ -122,7 +123,7 @@ def shard_names(stream: str, tokens: int, shard_tokens: int) -> list[str]:
 def open_shards(folder: Path, stream: str, facts: dict[str, Any]) -> list[NDArray[Any]]:
     """A stream's shards, mapped into memory."""
     names = shard_names(stream, facts["summary"][f"{stream}_tokens"], facts["shard_tokens"])
-    return [np.memmap(folder / name, dtype=facts["dtype"], mode="r") for name in names]
+    return [np.memmap(_home(folder, facts) / name, dtype=facts["dtype"], mode="r") for name in names]
 
 
 def digests(folder: Path, names: Sequence[str], notes: Notes) -> dict[str, str]:
@@ -159,12 +160,18 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     """What data.json says; None if it is not there, not readable, or the files do not have the sizes it says."""
     try:
         facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        home = _home(folder, facts)
         whole = facts["format"] == FORMAT and all(
-            (folder / name).stat().st_size == size for name, size in facts["sizes"].items()
+            (home / name).stat().st_size == size for name, size in facts["sizes"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return facts if whole else None
+
+
+def _home(folder: Path, facts: dict[str, Any]) -> Path:
+    """Where the tokens are: beside data.json, unless it names another folder."""
+    return Path(facts.get("home", folder))
 
 
 def leftovers(folder: Path) -> Iterator[Path]:

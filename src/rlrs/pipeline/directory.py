@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,8 @@ class StudyError(ValueError):
 class Progress(Protocol):
     """What the pipeline tells about its course."""
 
-    def stage(self, name: str, steps: int) -> None:
-        """A stage begins; `steps` is the most training steps that it may take."""
+    def stage(self, name: str, steps: int, unit: str = "steps") -> None:
+        """A stage begins; `steps` is the most training steps that it may take, or so many of another unit."""
 
     def tick(self, steps: int) -> None:
         """Training steps done so far in this stage."""
@@ -54,7 +54,7 @@ def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[T
                 raise StudyError(f"{folder}: belongs to another study: {difference}; name another folder with --out")
         progress.stage("data", 0)
         try:
-            data = prepare(study.data, folder / "data")
+            data = prepare(study.data, folder / "data", _in_megabytes(progress))
         except ValueError:
             # A corpus that cannot be used leaves no run directory behind; hours of preparing it do stay.
             if fresh and not (folder / "data" / "progress.json").exists():
@@ -63,6 +63,20 @@ def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[T
         # After the data: a study whose corpus could not be read has not claimed the folder.
         write_atomic(path, yaml.safe_dump(mine, sort_keys=False))
         yield data
+
+
+def _in_megabytes(progress: Progress) -> Callable[[int, int | None], None]:
+    """Tells how far text is made into tokens; of tokens that are there already, nothing."""
+    begun = False
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal begun
+        if not begun:
+            progress.stage("tokens", (total or 0) // 1_000_000, "MB of text")
+            begun = True
+        progress.tick(done // 1_000_000)
+
+    return tell
 
 
 def _difference(theirs: Any, mine: Any, at: str = "") -> str | None:
