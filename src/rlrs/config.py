@@ -221,6 +221,8 @@ class TrainingConfig(Settings):
     """Base rate at the end over the base peak rate (the paper's MoE value; 1 for `constant`); where a search starts."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     weight_decay: NonNegative = 0.1
+    component_weight_decay: dict[str, NonNegative] = {}
+    """Of components that have their own."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     eps: Positive = 1e-8
     clip: Positive = 1.0
@@ -261,11 +263,43 @@ class ScaleConfig(Settings):
     """Sequences per step."""
 
 
+class FidelityConfig(Settings):
+    """Cheap runs that a search is made on, before its best points are trained whole."""
+
+    steps: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    """Steps of a cheap run as a share of the proxy's; it has its own full schedule."""
+    width: Count | None = None
+    """Model width of a cheap run, a multiple of the head size; the proxy's own if not set."""
+    verify: Count = 4
+    """Points that are trained whole at the end, the start among them."""
+
+
+class RetestConfig(Settings):
+    """The best points tested again on new seeds, so that a point that was lucky on one seed does not win.
+
+    Left out where it would take more than a quarter of the trials.
+    """
+
+    points: Annotated[int, Field(ge=0)] = 2
+    seeds: Annotated[int, Field(ge=0)] = 2
+
+
 class SearchConfig(Settings):
     """How the ratios are found on the proxy. All arms get the same budget."""
 
+    method: str = "response-surface"
+    """`response-surface`, `local` (the paper's), `trust-region`, `gp`, `tpe`, `cma-es`, `policy-gradient`, `random`, or
+    the import path of an Optuna sampler."""
+    options: dict[str, Any] = {}
+    """Arguments of an Optuna sampler that is given by its import path."""
+    space: dict[str, Any] = {}
+    """What is searched beside base rate, final fraction and all ratios, and what is not: see `rlrs.search.space`."""
+    prune: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)] = 0.0
+    """Chance that a trial is ended early which would have beaten the best before it; 0 ends none early."""
+    fidelity: FidelityConfig | None = None
+    retest: RetestConfig = RetestConfig()
     trials: Count = 48
-    """Trained runs that each arm may spend on the proxy; it may stop earlier when a sweep changes nothing."""
+    """Runs' worth of training steps that each arm may spend on the proxy; it may stop earlier."""
     start: str = "uniform"
     """Ratios the search starts from: a preset, or a path to a ratios.yaml."""
     lr: Positive = 4e-3

@@ -17,6 +17,7 @@ def param_groups(
     *,
     lr: float | Tensor,
     weight_decay: float = 0.0,
+    weight_decays: Mapping[str, float] | None = None,
     decay: Literal["rate", "independent"] = "rate",
     rules: Sequence[Rule] = (),
     parts: Partition | None = None,
@@ -42,6 +43,7 @@ def param_groups(
         ratios: relative rates per component; components that they do not name follow the base rate.
         lr: base peak rate. A tensor (for a compiled or captured optimizer) is copied for each group.
         weight_decay: of the decayed parameters.
+        weight_decays: of components that have their own.
         decay: `rate`, it scales with the component's rate as the optimizer has it, or `independent` of the ratio.
         rules: the user's own rules, tried in order before everything else; see `partition`.
         parts: a partition made before, in place of `rules`.
@@ -55,13 +57,17 @@ def param_groups(
         and `independent_decay`, the decay that `RelativeLR` starts from, where it is asked for.
 
     Raises:
-        RatiosError: a ratio for a component that the model does not have.
+        RatiosError: a ratio or a weight decay for a component that the model does not have.
         PartitionError: a rule that matches nothing, or a ratio for layers or experts that the model does not have.
         ValueError: a rate or a decay below 0, no parameter to train, both `rules` and `parts`, or independent decay of
             experts with rates of their own in one tensor.
     """
+    own_decays = dict(weight_decays or {})
     if not lr >= 0 or not weight_decay >= 0:
         raise ValueError(f"lr and weight_decay should be 0 or more, not {lr!r} and {weight_decay!r}")
+    for component, value in own_decays.items():
+        if not value >= 0:
+            raise ValueError(f"the weight decay of {component} should be 0 or more, not {value!r}")
     if decay not in ("rate", "independent"):
         raise ValueError(f"decay should be 'rate' or 'independent', not {decay!r}")
     if parts is not None and rules:
@@ -71,6 +77,7 @@ def param_groups(
     finer = refine(model, parts, ratios, partial=partial)
     if not partial:
         ratios.check_used([*parts, *sorted(finer.names - set(parts))], "the model")
+        Ratios(own_decays).check_used([*parts, *parts.tied_components], "the model")
     if finer.slices and decay == "independent":
         raise ValueError(
             "decay='independent' with a ratio per expert of a fused tensor: a tensor has one weight decay; use 'rate'"
@@ -81,7 +88,11 @@ def param_groups(
         kept = [name for name in names if include_frozen or parameters[name].requires_grad]
         plain = {name for name in kept if undecayed(name, parameters[name], component.partition("/")[0])}
         for suffix, members, of_group in (
-            ("", [name for name in kept if name not in plain], weight_decay),
+            (
+                "",
+                [name for name in kept if name not in plain],
+                own_decays.get(component.partition("/")[0], weight_decay),
+            ),
             ("/no_decay", [name for name in kept if name in plain], 0.0),
         ):
             for name, of_name in _by_slices(component + suffix, members, finer).items():

@@ -5,7 +5,7 @@ from driving import drive
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlrs.search.methods.local import local_search
+from rlrs.search import Space, local_search
 
 MULTIPLIERS = (0.2, 2 / 3, 1.5, 5.0)
 
@@ -15,7 +15,7 @@ def bowl(optimum):
 
 
 def search(start, budget=1000, sweeps=30, seed=0, multipliers=MULTIPLIERS):
-    return local_search(start, multipliers=multipliers, sweeps=sweeps, budget=budget, seed=seed)
+    return local_search(Space.around(start), multipliers=multipliers, sweeps=sweeps, budget=budget, seed=seed)
 
 
 def test_the_first_batch_is_the_start_and_one_parameter_at_each_multiple():

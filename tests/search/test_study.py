@@ -6,7 +6,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 
 from rlrs.config import ModelConfig, TrainingConfig
-from rlrs.search import Proposal, Search, Stop, StorageError, Trials, local_search, tune
+from rlrs.search import Proposal, Search, Space, Stop, StorageError, Trials, local_search, tune
 from rlrs.training import Pruning, RunResult, RunSpec
 
 
@@ -76,7 +76,8 @@ def searches(budget=20):
     start = {"lr": 1.0, "embedding.start": 1.0}
     return {
         f"proxy/{name}": Search(
-            local_search(start, multipliers=(0.2, 2 / 3, 1.5, 5.0), sweeps=9, budget=budget, seed=seed), spec_of
+            local_search(Space.around(start), multipliers=(0.2, 2 / 3, 1.5, 5.0), sweeps=9, budget=budget, seed=seed),
+            spec_of,
         )
         for seed, name in enumerate(("one", "two"))
     }

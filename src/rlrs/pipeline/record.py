@@ -84,9 +84,10 @@ def save_ratios(study: StudyConfig, results: Mapping[str, Any], arms: Arms, fold
             "warmup_fraction": study.training.warmup_fraction,
             "schedule": study.training.schedule,
             "weight_decay": study.training.weight_decay,
+            **arms.others["rlrs"],
         },
         "search": {
-            "method": "local",
+            "method": study.search.method,
             "start": study.search.start,
             "budget_runs": search["budget"],
             "runs": len(search["trials"]),

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlrs.comparison import held_at_start, measure, searched_components
 from rlrs.components import partition
-from rlrs.config import ScaleConfig, StudyConfig
+from rlrs.config import ModelConfig, ScaleConfig, StudyConfig
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
 from rlrs.pipeline.directory import Progress, StudyError
 from rlrs.ratios import BASE, PRESETS, Ratios
-from rlrs.search import Outcome, Point, Processes, Search, Trials, bracket, local_search, ratios_of, start_point, tune
+from rlrs.search import (
+    SEARCHED,
+    Outcome,
+    Point,
+    Processes,
+    Search,
+    Space,
+    Trials,
+    bracket,
+    method_of,
+    ratios_of,
+    read_space,
+    run_of,
+    start_point,
+    tune,
+)
 from rlrs.training import RunResult, RunSpec
 
 
@@ -25,6 +40,8 @@ class Arms:
     ratios: dict[str, Ratios] = field(default_factory=dict)
     final_fraction: dict[str, float] = field(default_factory=dict)
     lr: dict[str, float] = field(default_factory=dict)
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What else a search moved, as in a point: weight decay and so on; not a batch size, which is the proxy's own."""
 
 
 def run_spec(
@@ -72,6 +89,12 @@ class Stages:
     ) -> RunSpec:
         return run_spec(self.study, scale, self.data, ratios, seed, lr=lr, final_fraction=final_fraction, steps=steps)
 
+    def _target_spec(self, arms: Arms, arm: str, seed: int, lr: float, steps: int | None = None) -> RunSpec:
+        """A run of the target with what an arm's search found on the proxy."""
+        spec = self._spec(self.study.target, arms.ratios[arm], seed, lr, arms.final_fraction[arm], steps)
+        found = {**arms.others[arm], "lr": lr, "final_fraction": arms.final_fraction[arm]}
+        return run_of(found, spec) if arms.others[arm] else spec
+
     def search(self, arms: Arms) -> dict[str, Outcome]:
         """Every arm's search on the proxy, side by side; their best points go into `arms`."""
         study, settings = self.study, self.study.search
@@ -79,22 +102,16 @@ class Stages:
         start = Ratios.preset(settings.start) if settings.start in PRESETS else Ratios.load(settings.start)
         start.check_used(components, "the proxy")
 
+        whole = self._spec(study.proxy, Ratios({}), settings.seed, settings.lr, study.training.final_fraction)
+
         def spec(point: Point) -> RunSpec:
-            return self._spec(
-                study.proxy, ratios_of(point), settings.seed, point["lr"], point.get("final_fraction", 1.0)
-            )
+            return run_of(point, whole)
 
         searches = {}
         for arm in study.comparison.arms:
             if (moved := searched_components(arm, components)) is not None:
-                first = start_point(settings.lr, study.training.final_fraction, start, moved)
-                method = local_search(
-                    first,
-                    multipliers=settings.multipliers,
-                    sweeps=settings.sweeps,
-                    budget=settings.trials,
-                    seed=settings.seed,
-                )
+                space = self._space(start, components, moved)
+                method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
                 searches[f"proxy/{arm}"] = Search(method, spec)
         tick = self._begin("search", len(searches) * settings.trials * study.proxy.steps)
         outcomes = _by_arm(tune(searches, self.engine, self.trials, tick), "on the proxy")
@@ -102,8 +119,38 @@ class Stages:
             best = outcomes["rlrs" if arm == "constant" else arm].stop.best
             ratios = ratios_of(best)
             arms.ratios[arm] = held_at_start(ratios) if arm == "constant" else ratios
-            arms.final_fraction[arm], arms.lr[arm] = best.get("final_fraction", 1.0), best["lr"]
+            arms.final_fraction[arm] = best.get("final_fraction", study.training.final_fraction)
+            arms.lr[arm] = best.get("lr", settings.lr)
+            arms.others[arm] = {
+                name: value
+                for name, value in best.items()
+                if name in ("weight_decay", "init_scale", "warmup_fraction", "beta1", "beta2")
+                or name.endswith(".weight_decay")
+            }
         return outcomes
+
+    def _space(self, start: Ratios, components: Sequence[str], moved: Sequence[str]) -> Space:
+        """What the search of an arm may change: of `search.space`, what is about the components that it moves."""
+        study, settings = self.study, self.study.search
+        first = start_point(settings.lr, study.training.final_fraction, start, moved)
+        model = study.proxy.model
+        defaults = {
+            "weight_decay": study.training.weight_decay,
+            "warmup_fraction": study.training.warmup_fraction,
+            "beta1": study.training.betas[0],
+            "beta2": study.training.betas[1],
+            "batch_size": float(study.proxy.batch_size),
+            **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
+        }
+        # Every arm is checked on the whole of it: a mistake is an error, whichever arm comes first.
+        everywhere = [c for c in components if c in SEARCHED]
+        read_space(
+            settings.space,
+            start_point(settings.lr, study.training.final_fraction, start, everywhere),
+            components,
+            defaults,
+        )
+        return read_space(settings.space, first, components, defaults, only=moved)
 
     def transfer(self, arms: Arms) -> dict[str, Outcome]:
         """Every arm's base rate on the target, downhill from the proxy's; the best go into `arms`."""
@@ -112,8 +159,7 @@ class Stages:
         for arm in study.comparison.arms:
 
             def spec(point: Point, arm: str = arm) -> RunSpec:
-                fraction = arms.final_fraction[arm]
-                return self._spec(study.target, arms.ratios[arm], study.search.seed, point["lr"], fraction)
+                return self._target_spec(arms, arm, study.search.seed, point["lr"])
 
             method = bracket("lr", arms.lr[arm], factor=settings.multiplier, budget=settings.trials)
             searches[f"target/{arm}"] = Search(method, spec, self._run_folder)
@@ -131,9 +177,8 @@ class Stages:
         for seed in seeds:
             for arm in settings.arms:
                 for horizon in (1.0, *(settings.horizons if arm == "rlrs" else ())):
-                    base = (arms.lr[arm], arms.final_fraction[arm])
                     steps = max(1, round(horizon * target.steps))
-                    specs[arm, seed, horizon] = self._spec(target, arms.ratios[arm], seed, *base, steps)
+                    specs[arm, seed, horizon] = self._target_spec(arms, arm, seed, arms.lr[arm], steps)
         tick = self._begin("comparison", sum(spec.steps for spec in specs.values()))
         for key, spec in specs.items():
             self.engine.submit(key, spec, self._run_folder(spec))

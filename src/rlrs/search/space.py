@@ -1,25 +1,56 @@
-"""Points of a search: base rate, final fraction, and a start and an end ratio per component."""
+"""What a search may change: names of parameters, their bounds, which are fixed or tied, and the run of a point.
+
+A point gives every parameter a value, in its own units. Methods move in coordinates: the natural logarithm of each
+free parameter (of `1 - beta` for the two betas), so that a step is a factor. The same space serves every method.
+
+| name | what it is |
+| --- | --- |
+| `lr`, `final_fraction` | base peak rate; base rate at the end over its peak |
+| `COMPONENT.start`, `COMPONENT.end` | a component's ratio at the end of the warm-up and at the last step |
+| `COMPONENT.25%` | its ratio at a quarter of the way: a knot between the two |
+| `weight_decay`, `COMPONENT.weight_decay` | of all decayed parameters, of a component's own |
+| `init_scale`, `warmup_fraction`, `batch_size`, `beta1`, `beta2` | as in the settings of model, training and scale |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rlrs.ratios import Ratios
+from rlrs.ratios import BASE, Ratios
+from rlrs.training import RunSpec
 
 Point = Mapping[str, float]
-"""Parameter name -> value: `lr`, `final_fraction`, `COMPONENT.start`, `COMPONENT.end`."""
+"""Parameter name -> value: `lr`, `final_fraction`, `COMPONENT.start`, `COMPONENT.end` and the others above."""
 
 SEARCHED = ("embedding", "attention", "feed_forward", "experts", "shared_experts", "router", "unembedding")
 """Components that get ratios of their own in a search; the rest follow the base rate (the paper's choice)."""
 
-# Chosen here, not studied: far outside of anything useful, so that a search is never led by them.
-_BOUNDS = {"lr": (1e-7, 10.0), "final_fraction": (1e-5, 1.0)}
-_RATIO_BOUNDS = (1e-4, 1e4)
+# Chosen here, not studied: far outside of anything useful; a value beyond them is a mistake.
+_LIMITS = {
+    "lr": (1e-7, 10.0),
+    "final_fraction": (1e-5, 1.0),
+    "weight_decay": (1e-6, 10.0),
+    "init_scale": (1e-4, 100.0),
+    "warmup_fraction": (1e-4, 0.5),
+    "batch_size": (1.0, 65536.0),
+    "beta1": (0.0, 0.9999),
+    "beta2": (0.0, 0.999999),
+}
+_RATIO_LIMITS = (1e-4, 1e4)
+# Chosen here, not studied: how far from its start a parameter is searched, as a factor, unless bounds are given.
+_REACH = {"lr": 16.0, "final_fraction": 32.0}
+_RATIO_REACH = 64.0
+_OTHER_REACH = 10.0
+_KNOT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 def bounds(name: str) -> tuple[float, float]:
-    """Lowest and highest value of a parameter; all are searched on a log scale."""
-    return _BOUNDS.get(name, _RATIO_BOUNDS)
+    """Lowest and highest value that a parameter of this name may have at all."""
+    return _LIMITS.get(name) or _LIMITS.get(name.rpartition(".")[2]) or _RATIO_LIMITS
 
 
 def start_point(lr: float, final_fraction: float, ratios: Ratios, components: Iterable[str]) -> dict[str, float]:
@@ -37,5 +68,170 @@ def start_point(lr: float, final_fraction: float, ratios: Ratios, components: It
 
 def ratios_of(point: Point) -> Ratios:
     """The ratios in a point."""
-    components = dict.fromkeys(name.rpartition(".")[0] for name in point if "." in name)
-    return Ratios({c: (point[f"{c}.start"], point[f"{c}.end"]) for c in components})
+    knots: dict[str, list[tuple[float, float]]] = {}
+    for name, value in point.items():
+        component, _, part = name.rpartition(".")
+        if component and (progress := progress_of(part)) is not None:
+            knots.setdefault(component, []).append((progress, value))
+    return Ratios({component: sorted(pairs) for component, pairs in knots.items()})
+
+
+def progress_of(part: str) -> float | None:
+    """Progress from 0 to 1 of a ratio's knot; None for what is no knot."""
+    if part in ("start", "end"):
+        return float(part == "end")
+    knot = _KNOT.fullmatch(part)
+    return float(knot[1]) / 100 if knot else None
+
+
+def run_of(point: Point, spec: RunSpec) -> RunSpec:
+    """The run of a point: `spec` with everything that the point names in the place of what `spec` has.
+
+    Another batch size trains on the same number of tokens, in as many steps as that takes. A point without ratios
+    leaves those of `spec`.
+    """
+    training: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
+    for name in ("weight_decay", "warmup_fraction"):
+        if name in point:
+            training[name] = point[name]
+    if "beta1" in point or "beta2" in point:
+        training["betas"] = tuple(
+            point.get(n, old) for n, old in zip(("beta1", "beta2"), spec.training.betas, strict=True)
+        )
+    own = {n.rpartition(".")[0]: v for n, v in point.items() if n.endswith(".weight_decay")}
+    if own:
+        training["component_weight_decay"] = {**spec.training.component_weight_decay, **own}
+    if "init_scale" in point:
+        model["init_scale"] = point["init_scale"]
+    if "batch_size" in point:
+        changes["batch_size"] = size = round(point["batch_size"])
+        changes["steps"] = max(1, round(spec.steps * spec.batch_size / size))
+    ratios = ratios_of(point)
+    return replace(
+        spec,
+        lr=point.get("lr", spec.lr),
+        final_fraction=point.get(
+            "final_fraction", 1.0 if spec.training.schedule == "constant" else spec.final_fraction
+        ),
+        # A ratio of 1 is the base rate, so it is left out: equal runs have equal ids.
+        ratios={c: list(r.knots) for c, r in ratios.items() if r != BASE} if ratios else spec.ratios,
+        training=spec.training.model_copy(update=training),
+        model=spec.model.model_copy(update=model),
+        **changes,
+    )
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a space.
+
+    Args:
+        name: see the table above.
+        start: value that the search starts from.
+        low, high: bounds of its values, inclusive; not used where it is fixed or tied.
+        fixed: it stays at `start`.
+        tie: (factor, name): it is that factor times another parameter.
+        when: (name, sign, value): it is searched where that holds, and stays at `start` elsewhere.
+    """
+
+    name: str
+    start: float
+    low: float
+    high: float
+    fixed: bool = False
+    tie: tuple[float, str] | None = None
+    when: tuple[str, str, float] | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether methods move it."""
+        return not self.fixed and self.tie is None
+
+    def coordinate(self, value: float) -> float:
+        """The logarithm that methods move in."""
+        return -math.log(1 - value) if self.name in ("beta1", "beta2") else math.log(value)
+
+    def value(self, coordinate: float) -> float:
+        """The value at a coordinate, within bounds, to six significant digits."""
+        value = 1 - math.exp(-coordinate) if self.name in ("beta1", "beta2") else math.exp(coordinate)
+        if self.name == "batch_size":
+            value = round(value)
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
+
+
+class Space:
+    """The parameters of a search, in order.
+
+    Args:
+        parameters: what `read_space` made, or `Space.around`.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self.parameters = {p.name: p for p in parameters}
+        self.free = [p for p in parameters if p.free]
+        self.names = [p.name for p in self.free]
+
+    @classmethod
+    def around(cls, start: Point) -> Space:
+        """All parameters of a point, free, within a stated factor of where they are."""
+        return cls([parameter(name, value) for name, value in start.items()])
+
+    def __iter__(self) -> Iterator[Parameter]:
+        return iter(self.parameters.values())
+
+    def __len__(self) -> int:
+        """Number of free parameters."""
+        return len(self.free)
+
+    def start(self) -> dict[str, float]:
+        """The point that a search starts from."""
+        return self.point([p.coordinate(p.start) for p in self.free])
+
+    def coordinates(self, point: Point) -> list[float]:
+        """Logarithms of the free parameters of a point."""
+        return [p.coordinate(point[p.name]) for p in self.free]
+
+    def limits(self) -> list[tuple[float, float]]:
+        """Lowest and highest coordinate of every free parameter."""
+        return [(p.coordinate(p.low), p.coordinate(p.high)) for p in self.free]
+
+    def point(self, coordinates: Sequence[float]) -> dict[str, float]:
+        """The point at these coordinates: rounded, within bounds, with the fixed and tied parameters."""
+        values = {p.name: p.value(float(x)) for p, x in zip(self.free, coordinates, strict=True)}
+        point = {p.name: values.get(p.name, p.start) for p in self}
+        for parameter in self:
+            if parameter.when is not None:
+                name, sign, value = parameter.when
+                if not (point[name] > value if sign == ">" else point[name] < value):
+                    point[parameter.name] = parameter.start
+        for parameter in self:  # after conditions: what is tied follows what it is tied to
+            if parameter.tie is not None:
+                factor, name = parameter.tie
+                low, high = bounds(parameter.name)
+                point[parameter.name] = min(max(float(f"{factor * point[name]:.6g}"), low), high)
+        return point
+
+    def moved(self, point: Point, name: str, multiplier: float) -> dict[str, float] | None:
+        """The point with one parameter multiplied (of a beta, its distance from 1 divided); None out of bounds."""
+        parameter = self.parameters[name]
+        coordinate = parameter.coordinate(point[name]) + math.log(multiplier)
+        if not parameter.coordinate(parameter.low) - 1e-9 <= coordinate <= parameter.coordinate(parameter.high) + 1e-9:
+            return None
+        coordinates = {p.name: p.coordinate(point[p.name]) for p in self.free} | {name: coordinate}
+        return self.point(list(coordinates.values()))
+
+
+def parameter(name: str, start: float, low: float | None = None, high: float | None = None) -> Parameter:
+    """A free parameter within its reach of `start`, or within the bounds given."""
+    least, most = bounds(name)
+    kind = name.rpartition(".")[2]
+    reach = _REACH.get(name, _RATIO_REACH if progress_of(kind) is not None else _OTHER_REACH)
+    if name in ("beta1", "beta2"):
+        near, far = 1 - (1 - start) * reach, 1 - (1 - start) / reach
+    else:
+        near, far = start / reach, start * reach
+    low = max(near, least) if low is None else low
+    high = min(far, most) if high is None else high
+    return Parameter(name, start, float(f"{low:.6g}"), float(f"{high:.6g}"))

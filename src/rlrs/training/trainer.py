@@ -116,7 +116,13 @@ class _Run:
         self.model = build_model(spec.model, data.vocab_size)
         ratios = spec.relative_rates()
         self.optimizer = torch.optim.AdamW(
-            param_groups(self.model, ratios, lr=spec.lr, weight_decay=settings.weight_decay),
+            param_groups(
+                self.model,
+                ratios,
+                lr=spec.lr,
+                weight_decay=settings.weight_decay,
+                weight_decays=settings.component_weight_decay,
+            ),
             betas=settings.betas,
             eps=settings.eps,
             fused=True,

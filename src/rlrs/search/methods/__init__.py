@@ -1,7 +1,96 @@
-"""Search methods, one file each."""
+"""Search methods, one file each, and the one that a study's settings ask for."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rlrs.config import ConfigError, SearchConfig
+from rlrs.search.methods.bayesian import bayesian
 from rlrs.search.methods.bracket import bracket
+from rlrs.search.methods.cma_es import cma_es
 from rlrs.search.methods.local import local_search
 from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
+from rlrs.search.methods.policy_gradient import policy_gradient
+from rlrs.search.methods.random_search import random_search
+from rlrs.search.methods.response_surface import response_surface
+from rlrs.search.methods.sampled import sampled, sampler_at
+from rlrs.search.methods.trust_region import trust_region
+from rlrs.search.pruning import pruned
+from rlrs.search.space import Space
+from rlrs.search.verification import cheap, retested
 
-__all__ = ["Feedback", "Method", "Proposal", "Stop", "bracket", "local_search"]
+__all__ = [
+    "METHODS",
+    "Feedback",
+    "Method",
+    "Proposal",
+    "Stop",
+    "bracket",
+    "local_search",
+    "method_of",
+]
+
+Maker = Callable[[Space, SearchConfig, int], Method]
+
+METHODS: dict[str, Maker] = {
+    "local": lambda space, s, n: local_search(space, multipliers=s.multipliers, sweeps=s.sweeps, budget=n, seed=s.seed),
+    "trust-region": lambda space, s, n: trust_region(space, budget=n, seed=s.seed),
+    "gp": lambda space, s, n: bayesian(space, "gp", budget=n, seed=s.seed),
+    "tpe": lambda space, s, n: bayesian(space, "tpe", budget=n, seed=s.seed),
+    "cma-es": lambda space, s, n: cma_es(space, budget=n, seed=s.seed),
+    "response-surface": lambda space, s, n: response_surface(space, budget=n, seed=s.seed),
+    "policy-gradient": lambda space, s, n: policy_gradient(space, budget=n, seed=s.seed),
+    "random": lambda space, s, n: random_search(space, budget=n, seed=s.seed),
+}
+"""Name in `search.method` -> what makes it from a space, the settings, and a budget of whole runs."""
+
+
+def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int, width: int | None = None) -> Method:
+    """The search method that a study's settings ask for, with their cheap trials, pruning and re-tests around it.
+
+    Args:
+        space: what is searched.
+        settings: of the search; `trials` is the budget, in whole runs' worth of training steps.
+        steps: of a whole run.
+        window: steps over which a score is averaged.
+        width: of the model, for cheap runs of another.
+
+    Raises:
+        ConfigError: no such method, or a budget too small for what is asked.
+    """
+    retests = settings.retest.points * settings.retest.seeds
+    retests = retests if 4 * retests <= settings.trials else 0
+    budget = settings.trials - retests
+    fidelity = settings.fidelity
+    if fidelity is not None:
+        budget -= fidelity.verify
+    if budget < 1:
+        raise ConfigError(
+            f"search.trials: {settings.trials} runs leave none to search with after {settings.trials - budget} for "
+            "re-tests and verification"
+        )
+    short = max(1, round(fidelity.steps * steps)) if fidelity else steps
+    # Cheap runs: as many more of them as they have fewer steps (a narrower run counts as a whole one).
+    runs = budget * steps // short
+    maker = METHODS.get(settings.method)
+    if maker is None and "." not in settings.method:
+        raise ConfigError(
+            f"search.method: no method {settings.method!r}; there are {', '.join(METHODS)}, or an Optuna sampler by "
+            "its import path, as optuna.samplers.QMCSampler"
+        )
+    most = 4 * runs if settings.prune else runs
+    if maker is not None:
+        method = maker(space, settings, most)
+    else:
+        sampler = sampler_at(settings.method, settings.seed, settings.options)
+        method = sampled(space, sampler, budget=most, name=settings.method.rpartition(".")[2])
+    if settings.prune:
+        method = pruned(
+            method, steps=short, window=max(1, round(window * short / steps)), budget=runs, error=settings.prune
+        )
+    if fidelity is not None:
+        narrow = None if fidelity.width is None or width is None else fidelity.width
+        method = cheap(method, steps=None if short == steps else short, width=narrow, verify=fidelity.verify)
+    if retests:
+        method = retested(method, points=settings.retest.points, seeds=settings.retest.seeds, seed=settings.seed)
+    return method

@@ -6,11 +6,11 @@ import math
 import random
 from collections.abc import Sequence
 
-from rlrs.search.methods.method import Method, Proposal, Stop, rounded
-from rlrs.search.space import Point, bounds
+from rlrs.search.methods.method import Method, Proposal, Stop
+from rlrs.search.space import Point, Space
 
 
-def local_search(start: Point, *, multipliers: Sequence[float], sweeps: int, budget: int, seed: int) -> Method:
+def local_search(space: Space, *, multipliers: Sequence[float], sweeps: int, budget: int, seed: int) -> Method:
     """Coordinate search as in arXiv:2507.03526, section on tuning.
 
     In each sweep, parameters come in random order. Each is tried at its current value times every multiplier,
@@ -21,16 +21,16 @@ def local_search(start: Point, *, multipliers: Sequence[float], sweeps: int, bud
     digits, so that going up and down again is the same point.
 
     Args:
-        start: the point to start from.
+        space: what is searched, and where it starts.
         multipliers: of a parameter's current value.
         sweeps: most passes over all parameters.
         budget: most points that are tried.
         seed: of the order of parameters.
     """
     order = random.Random(seed)
-    current = {name: rounded(value) for name, value in start.items()}
+    current = space.start()
     scores: dict[tuple[float, ...], float] = {}
-    best, names = math.inf, list(current)
+    best, names = math.inf, list(space.names)
 
     def stop(reason: str, sweep: int) -> Stop:
         return Stop(current, best, sweep, reason)
@@ -40,7 +40,7 @@ def local_search(start: Point, *, multipliers: Sequence[float], sweeps: int, bud
         order.shuffle(names)
         for name in names:
             candidates = [] if scores else [Proposal(dict(current), "start")]
-            candidates += _moves(current, name, multipliers)
+            candidates += _moves(space, current, name, multipliers)
             fresh = [c for c in candidates if tuple(c.params.values()) not in scores][: budget - len(scores)]
             if fresh:
                 for proposal, feedback in zip(fresh, (yield fresh), strict=True):
@@ -58,11 +58,10 @@ def local_search(start: Point, *, multipliers: Sequence[float], sweeps: int, bud
     return stop(f"{sweeps} sweeps are done", sweeps)
 
 
-def _moves(current: Point, name: str, multipliers: Sequence[float]) -> list[Proposal]:
-    low, high = bounds(name)
+def _moves(space: Space, current: Point, name: str, multipliers: Sequence[float]) -> list[Proposal]:
     moves = []
     for multiplier in multipliers:
-        value = rounded(current[name] * multiplier)
-        if low <= value <= high:
-            moves.append(Proposal({**current, name: value}, f"{name} {current[name]:.4g} -> {value:.4g}"))
+        point = space.moved(current, name, multiplier)
+        if point is not None:
+            moves.append(Proposal(point, f"{name} {current[name]:.4g} -> {point[name]:.4g}"))
     return moves

@@ -59,16 +59,18 @@ class Feedback:
     """What a method is told of a proposal's run.
 
     Args:
-        score: nats per token; infinite for a run that is not finished.
+        score: nats per token; infinite for a run that is not finished, unless it was predicted from its rungs.
         status: "finished", "diverged", "pruned", or another word for a run that could not be trained.
         steps: optimizer steps that it took.
         rungs: windowed training losses at the rungs of its pruning that it came to, nats per token.
+        error: standard deviation of a predicted score, nats; 0 for a score that was measured.
     """
 
     score: float
     status: str = "finished"
     steps: int = 0
     rungs: tuple[float, ...] = ()
+    error: float = 0.0
 
     @classmethod
     def of(cls, result: RunResult) -> Feedback:

@@ -1,0 +1,164 @@
+"""Search methods from the same start with the same budget: the incumbent's loss on fresh seeds against the steps spent.
+
+    python -m benchmarks.search.compare --out runs/search-benchmark
+
+Goes through methods and proxies in the order of importance and can be killed and started again: finished runs are kept
+in the folder. Writes what is finished to benchmarks/search/results: every trial of a search as a line of a jsonl file,
+and the losses of the incumbents on seeds that no search saw in losses.json; `python -m benchmarks.search.table` makes
+the tables of docs/search.md from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search.cache import CachedEngine
+from benchmarks.search.proxies import FRESH, PROXIES, TRAINING, Proxy, prepared
+from rlrs.config import RetestConfig, SearchConfig
+from rlrs.data import TokenData
+from rlrs.environment import environment
+from rlrs.files import write_atomic
+from rlrs.search import Method, Processes, Search, Space, Trials, Tried, method_of, tune
+
+RESULTS = Path(__file__).parent / "results"
+CHECKPOINTS = (4, 9, 16, 24, 32, 40, 48, 64, 96, 144)
+"""Costs, in whole runs' worth of steps, at which the incumbent is measured on fresh seeds."""
+REFERENCE = 144
+"""Whole runs that the authors' local search may take; it stops before when a whole sweep changes nothing."""
+BUDGET = 48
+"""Whole runs' worth of steps for every method."""
+
+PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("moe", ("local", "response-surface")),
+    ("dense", ("response-surface", "local")),
+    ("moe", ("gp", "trust-region", "cma-es", "policy-gradient", "tpe", "random")),
+    ("dense", ("gp", "trust-region", "cma-es", "policy-gradient", "tpe", "random")),
+    ("moe", ("response-surface, pruned", "response-surface, cheap", "local, pruned")),
+)
+"""Proxies and methods in the order in which they are run."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "response-surface, pruned": {"method": "response-surface", "prune": 0.05},
+    "response-surface, cheap": {"method": "response-surface", "fidelity": {"steps": 0.5, "verify": 6}},
+    "local, pruned": {"method": "local", "prune": 0.05},
+}
+
+
+def method_named(name: str, proxy: Proxy, seed: int) -> Method:
+    """A method with the benchmark's budget, without re-tests: incumbents are measured on fresh seeds here."""
+    options = VARIANTS.get(name, {"method": name})
+    budget = REFERENCE if name == "local" else BUDGET
+    settings = SearchConfig(**options, trials=budget, seed=seed, retest=RetestConfig(points=0))
+    return method_of(Space.around(proxy.start()), settings, steps=proxy.steps, window=TRAINING.score_steps)
+
+
+def spec_of(proxy: Proxy, seed: int, data: TokenData) -> Callable[..., Any]:
+    return lambda point: proxy.spec(point, seed, data.hash)
+
+
+def run_phase(
+    methods: Sequence[str],
+    proxies: Sequence[Proxy],
+    repeats: int,
+    engine: CachedEngine,
+    trials: Trials,
+    data: TokenData,
+) -> None:
+    """Run these searches side by side; write their trials, and the losses of their incumbents."""
+    keys = [(p, m, seed) for seed in range(repeats) for p in proxies for m in methods]
+    searches = {f"{p.name}/{m}/{seed}": Search(method_named(m, p, seed), spec_of(p, seed, data)) for p, m, seed in keys}
+    outcomes = tune(searches, engine, trials)  # type: ignore[arg-type]  # the cache stands in for the engine
+    wanted = []
+    for (proxy, _, _), (name, outcome) in zip(keys, outcomes.items(), strict=True):
+        write_trials(name, proxy, outcome.tried, outcome.stop.reason)
+        for cost, point in incumbents(outcome.tried, proxy.steps):
+            for seed in FRESH:
+                wanted.append((name, cost, seed))
+                engine.submit(wanted[-1], proxy.spec(point, seed, data.hash))
+    losses: dict[str, dict[float, dict[int, float | None]]] = {}
+    while engine.pending:
+        (name, cost, seed), result = engine.next()  # type: ignore[misc]
+        losses.setdefault(name, {}).setdefault(cost, {})[seed] = result.valid_loss
+    path = RESULTS / "losses.json"
+    old = json.loads(path.read_text())["searches"] if path.exists() else {}
+    for name, by_cost in losses.items():
+        rows = [{"runs": cost, "losses": [by_cost[cost][seed] for seed in FRESH]} for cost in sorted(by_cost)]
+        old[name] = rows
+    write_atomic(
+        path, json.dumps({"environment": environment(), "fresh_seeds": FRESH, "searches": old}, indent=1) + "\n"
+    )
+
+
+def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], reason: str) -> None:
+    """One line for the search, and one for each trial: what was asked for and what came of it."""
+    names = list(proxy.start())
+    lines = [{"search": name, "whole_steps": proxy.steps, "stopped": reason, "params": names}]
+    for number, t in enumerate(tried):
+        line: dict[str, Any] = {
+            "n": number,
+            "at": [t.proposal.params[n] for n in names],
+            "steps": t.result.steps,
+            "status": t.result.status,
+            "score": t.result.score,
+            "move": t.proposal.move,
+        }
+        line |= {
+            k: v for k in ("steps", "width", "seed") if (v := getattr(t.proposal, k)) is not None for k in (f"for_{k}",)
+        }
+        if t.proposal.prune:
+            line["limits"] = t.proposal.prune.rungs
+            line["rungs"] = [round(loss, 5) for _, loss in t.result.rungs]
+        lines.append(line)
+    RESULTS.mkdir(exist_ok=True)
+    write_atomic(
+        RESULTS / (re.sub("[^a-z0-9]+", "-", name) + ".jsonl"), "".join(json.dumps(line) + "\n" for line in lines)
+    )
+
+
+def incumbents(tried: Sequence[Tried], whole: int) -> list[tuple[float, dict[str, float]]]:
+    """The best whole run so far, by its score on the search's seed, at every checkpoint and at the end.
+
+    Costs are in whole runs' worth of the steps that all trials up to there took.
+    """
+    found: list[tuple[float, dict[str, float]]] = []
+    best, score, spent = None, math.inf, 0
+    marks = [float(c) for c in CHECKPOINTS]
+    for t in tried:
+        spent += t.result.steps
+        while marks and spent > marks[0] * whole:
+            if best is not None:
+                found.append((marks[0], best))
+            marks.pop(0)
+        if t.proposal.whole and t.score < score:
+            best, score = t.proposal.params, t.score
+    if best is not None:
+        found.append((spent / whole, best))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/search-benchmark"))
+    parser.add_argument("--methods", nargs="*")
+    parser.add_argument("--proxies", nargs="*", default=list(PROXIES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processes", type=int)
+    arguments = parser.parse_args()
+    data = prepared(arguments.out / "data")
+    trials = Trials(arguments.out / "trials.db")
+    with Processes(arguments.out / "data", arguments.processes) as pool:
+        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
+        for proxy, methods in PHASES:
+            methods = tuple(m for m in methods if arguments.methods is None or m in arguments.methods)
+            if proxy in arguments.proxies and methods:
+                run_phase(methods, [PROXIES[proxy]], arguments.repeats, engine, trials, data)
+                print(f"{proxy}: {', '.join(methods)} done, {engine.steps} steps trained", flush=True)
+
+
+if __name__ == "__main__":
+    main()

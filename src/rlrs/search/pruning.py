@@ -1,0 +1,140 @@
+"""Ends trials early that are unlikely to beat the best one, for any search method.
+
+Trials of one search share their seed and the order of their data, so the difference between two of them is far less
+noisy than either loss: a trial is compared with the best trial so far, at the same steps. How far above it a trial
+may be is read from the runs that were trained to their end: over all pairs of which the first ended better, all but a
+stated share were closer than that at the rung.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
+from rlrs.search.space import Point
+from rlrs.training import Pruning
+
+SHARES = (0.25, 0.4, 0.55, 0.7, 0.85)
+"""Rungs, as shares of a run."""
+LATE = 0.7
+"""First rung of a trial that moved only what acts at the end: end ratios show late."""
+LEAST_RUNS = 8
+"""Finished runs from which margins are taken; before, every trial is trained to its end."""
+CONTROL = 8
+"""Every eighth trial is trained to its end whatever its rungs, so that margins are not learned from survivors alone."""
+
+
+def margins(curves: Sequence[Sequence[float]], scores: Sequence[float], error: float) -> list[float]:
+    """How far above the better run a run that ends better is at each rung at most, but for a share `error` of them.
+
+    Args:
+        curves: rung losses [n runs, r rungs] of runs trained to their end, nats.
+        scores: their scores [n], nats.
+        error: share of the pairs, over all rungs together.
+    """
+    loss_NR, score_N = np.asarray(curves), np.asarray(scores)
+    good = np.flatnonzero(score_N <= np.median(score_N))  # those that could have been the best so far
+    better = score_N[:, None] < score_N[None, good]  # [i, j]: run i ended better than run j
+    gaps = loss_NR[:, None, :] - loss_NR[None, good, :]
+    share = 1 - error / loss_NR.shape[1]
+    return [max(0.0, float(np.quantile(gaps[:, :, r][better], share))) for r in range(loss_NR.shape[1])]
+
+
+def late_only(point: Point, best: Point) -> bool:
+    """Whether two points differ only in what acts at the end of a run."""
+    moved = [name for name in point if point[name] != best.get(name)]
+    return all(name == "final_fraction" or name.endswith(".end") for name in moved)
+
+
+def pruned(method: Method, *, steps: int, window: int, budget: int, error: float) -> Method:
+    """The method, with limits at rungs on the trials that it proposes.
+
+    What a pruned trial would have scored is predicted from its last rung, by least squares over the runs trained to
+    their end; the method is told that, with the standard deviation of the prediction.
+
+    Args:
+        method: proposes whole runs; may want more than the budget, it is stopped there.
+        steps: of a whole run.
+        window: steps over which losses are averaged at a rung.
+        budget: steps that all trials may take together, in whole runs.
+        error: chance that a trial is pruned which would have ended better than the best before it, from 0 to 1.
+    """
+    state = _State(tuple(sorted({max(1, round(share * steps)) for share in SHARES})), window, error)
+    batch, spent, proposed = next(method), 0, 0
+    while True:
+        asked = []
+        for proposal in batch:
+            proposed += 1
+            asked.append(state.limited(proposal, control=proposed % CONTROL == 0) if proposal.whole else proposal)
+        told = yield asked
+        spent += sum(feedback.steps for feedback in told)
+        answers = [state.learn(p, f) if p.whole else f for p, f in zip(asked, told, strict=True)]
+        if spent >= budget * steps and state.best is not None:
+            method.close()
+            return Stop(
+                state.best.params, state.score, 1, f"the budget of {budget} runs' steps is spent{state.words()}"
+            )
+        try:
+            batch = method.send(answers)
+        except StopIteration as end:
+            stop: Stop = end.value
+            return replace(stop, reason=stop.reason + state.words())
+
+
+class _State:
+    """What pruning knows: the best trial so far, and all that were trained to their end."""
+
+    def __init__(self, rungs: tuple[int, ...], window: int, error: float) -> None:
+        self.rungs, self.window, self.error = rungs, window, error
+        self.curves: list[tuple[float, ...]] = []
+        self.scores: list[float] = []
+        self.best: Proposal | None = None
+        self.score, self.curve = math.inf, ()
+        self.trials = self.ended = 0
+
+    def limited(self, proposal: Proposal, *, control: bool) -> Proposal:
+        """The proposal with its rungs; a control has no limits, nor has one before margins are known."""
+        limits: Mapping[int, float] = {}
+        if not control and self.best is not None and len(self.scores) >= LEAST_RUNS:
+            first = LATE if late_only(proposal.params, self.best.params) else 0.0
+            limits = {
+                step: loss + margin
+                for step, loss, margin in zip(
+                    self.rungs, self.curve, margins(self.curves, self.scores, self.error), strict=True
+                )
+                if step >= first * self.rungs[-1] / SHARES[-1]
+            }
+        rungs = tuple((step, limits.get(step)) for step in self.rungs)
+        return replace(proposal, prune=Pruning(rungs=rungs, window=self.window))
+
+    def learn(self, proposal: Proposal, feedback: Feedback) -> Feedback:
+        """Note a result; what the method is told of it."""
+        self.trials += 1
+        if feedback.status == "pruned":
+            self.ended += 1
+            return self._predicted(feedback)
+        if feedback.status == "finished" and len(feedback.rungs) == len(self.rungs):
+            self.curves.append(feedback.rungs)
+            self.scores.append(feedback.score)
+            if feedback.score < self.score:
+                self.best, self.score, self.curve = proposal, feedback.score, feedback.rungs
+        return feedback
+
+    def _predicted(self, feedback: Feedback) -> Feedback:
+        last = len(feedback.rungs) - 1
+        gap_N = np.array([curve[last] - self.curve[last] for curve in self.curves])
+        end_N = np.array(self.scores) - self.score
+        design = np.stack([np.ones_like(gap_N), gap_N], 1)
+        # A touch of ridge: the slope is 1 where all gaps are alike.
+        weights = np.linalg.solve(design.T @ design + 1e-6 * np.eye(2), design.T @ end_N + 1e-6 * np.array([0.0, 1.0]))
+        rest = end_N - design @ weights
+        gap = feedback.rungs[last] - self.curve[last]
+        score = self.score + max(0.0, float(weights @ np.array([1.0, gap])))
+        return replace(feedback, score=score, error=float(np.sqrt(np.mean(rest**2))))
+
+    def words(self) -> str:
+        return f"; {self.ended} of {self.trials} trials ended at a rung"

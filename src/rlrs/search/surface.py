@@ -1,0 +1,174 @@
+"""A quadratic in log rates fitted to all trials: what a search has learned about the loss around its best point.
+
+Near a minimum the loss is close to a parabola in the logarithm of each rate (the U-plots of arXiv:2507.03526), and
+nearly separable in the rates that components really have: `lr * start` and `lr * final_fraction * end` (`Rates`). So
+that is where the prior is diagonal: slopes around 0, curvatures around a positive value, interactions small.
+
+Shapes: n trials, d coordinates, p coefficients.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Prior standard deviations per unit of natural log, in nats, before scaling. Order of magnitude from one-at-a-time
+# moves by a factor of 3 on mixture-of-experts proxies; the data choose a scale between 1/4 and 8 of them.
+_SLOPE, _CURVATURE, _CURVATURE_MEAN, _INTERACTION = 0.06, 0.05, 0.06, 0.015
+_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_NOISES = (0.001, 0.002, 0.004, 0.008, 0.016)
+_CUBIC = 0.004
+"""How far the loss is from its quadratic, in nats per squared distance, before scaling."""
+
+
+class Rates:
+    """Coordinates in which the loss is near to a separable parabola, from a point's logarithms and back.
+
+    A start counts as `log(lr * start)`. An end counts as `log(end rate + FLOOR * start rate)`: far below its start,
+    an end rate makes no difference, and the logarithm alone would be a plateau without a slope to follow.
+
+    Args:
+        names: of the free parameters, d of them.
+        final_fraction: the base's, where it is not among them.
+    """
+
+    FLOOR = 0.03
+    """Share of the start rate below which an end rate hardly matters. Chosen on proxies of seconds."""
+
+    def __init__(self, names: Sequence[str], final_fraction: float) -> None:
+        column = {name: index for index, name in enumerate(names)}
+        self._matrix = np.eye(len(names))
+        self._pairs: list[tuple[int, int]] = []  # rows of an end and of its start
+        self._constant = 0.0 if "final_fraction" in column else math.log(final_fraction)
+        for name, row in column.items():
+            component, _, part = name.rpartition(".")
+            is_end = part == "end" or name == "final_fraction"
+            if "lr" in column and (is_end or part == "start" or part.endswith("%")):
+                self._matrix[row, column["lr"]] = 1.0
+            if "final_fraction" in column and part == "end":
+                self._matrix[row, column["final_fraction"]] = 1.0
+            start = f"{component}.start" if component else "lr"
+            if is_end and start in column:
+                self._pairs.append((row, column[start]))
+        self._inverse = np.linalg.inv(self._matrix)
+
+    def of(self, logarithms_D: Array) -> Array:
+        """Coordinates [d] of a point."""
+        u_D = self._matrix @ logarithms_D
+        v_D = u_D.copy()
+        for end, start in self._pairs:
+            v_D[end] = np.logaddexp(u_D[end] + self._constant, math.log(self.FLOOR) + u_D[start])
+        return v_D
+
+    def back(self, v_D: Array) -> Array:
+        """Logarithms [d] of the point at these coordinates; an end below what its floor allows is nearly zero."""
+        u_D = v_D.copy()
+        for end, start in self._pairs:
+            floor = self.FLOOR * math.exp(u_D[start])
+            u_D[end] = math.log(max(math.exp(v_D[end]) - floor, 0.01 * floor)) - self._constant
+        return self._inverse @ u_D
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A fitted quadratic around a centre: the posterior of its coefficients.
+
+    Args:
+        mean: coefficients [p]: value, slopes [d], curvatures [d], interactions of pairs.
+        root: of their covariance, [p, p]; covariance = root @ root.T.
+        noise: standard deviation of one trial's score around the quadratic near the centre, nats.
+        scale: of the prior, chosen by the data.
+    """
+
+    mean: Array
+    root: Array
+    noise: float
+    scale: float
+    dimensions: int
+
+    def sample(self, generator: np.random.Generator) -> Array:
+        """Coefficients drawn from the posterior."""
+        return self.mean + self.root @ generator.standard_normal(len(self.mean))
+
+    def value(self, x: Array, coefficients: Array | None = None) -> float:
+        """The quadratic at one offset from the centre, nats."""
+        return float(_features(x[None])[0] @ (self.mean if coefficients is None else coefficients))
+
+    def deviation(self, x: Array) -> float:
+        """Posterior standard deviation of the difference to the centre, nats."""
+        difference = _features(x[None])[0]
+        difference[0] = 0.0
+        return float(np.linalg.norm(difference @ self.root))
+
+    def minimum(self, low: Array, high: Array, coefficients: Array | None = None) -> Array:
+        """Where a quadratic (the mean, or a sample) is least within a box around the centre."""
+        from scipy.optimize import minimize
+
+        beta, d = self.mean if coefficients is None else coefficients, self.dimensions
+        slope, hessian = beta[1 : d + 1], _symmetric(beta, d)
+
+        def value_and_slope(x: Array) -> tuple[float, Array]:
+            return float(slope @ x + 0.5 * x @ hessian @ x), slope + hessian @ x
+
+        # A sample need not be convex: several starts, the best end.
+        starts = [np.zeros(d), np.where(slope > 0, low, high)]
+        ends = [
+            minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)))
+            for start in starts
+        ]
+        return np.asarray(min(ends, key=lambda end: float(end.fun)).x)
+
+
+def _symmetric(beta: Array, d: int) -> Array:
+    hessian = np.zeros((d, d))
+    hessian[np.triu_indices(d, 1)] = beta[2 * d + 1 :]
+    return hessian + hessian.T + np.diag(beta[d + 1 : 2 * d + 1])
+
+
+def _features(x_nd: Array) -> Array:
+    """Value, slopes, halved squares and products of pairs, [n, p]."""
+    first, second = np.triu_indices(x_nd.shape[1], 1)
+    return np.hstack([np.ones((len(x_nd), 1)), x_nd, 0.5 * x_nd**2, x_nd[:, first] * x_nd[:, second]])
+
+
+def fit(x_nd: Array, y_n: Array, extra_n: Array) -> Surface:
+    """Bayesian linear regression; prior scale and noise by the largest marginal likelihood on a grid.
+
+    Args:
+        x_nd: offsets of the trials from the centre, natural log.
+        y_n: scores less the centre's, nats.
+        extra_n: standard deviation of what is known less well than a finished run's score, nats; 0 for those.
+    """
+    features = _features(x_nd)
+    d, p = x_nd.shape[1], features.shape[1]
+    square = (x_nd**2).sum(1)
+    best: tuple[float, Surface] | None = None
+    for scale, noise in itertools.product(_SCALES, _NOISES):
+        sd = np.full(p, _INTERACTION * scale)
+        sd[0], sd[1 : d + 1], sd[d + 1 : 2 * d + 1] = 0.05 * scale, _SLOPE * scale, _CURVATURE * scale
+        prior = np.zeros(p)
+        prior[d + 1 : 2 * d + 1] = _CURVATURE_MEAN * scale
+        # What is far away or far above says little about the quadratic here.
+        far = _CUBIC * scale * square + 0.3 * np.maximum(0.0, y_n - 0.1 * scale)
+        variance = noise**2 + far**2 + extra_n**2
+        weighted = features * sd  # [n, p]
+        gram = weighted @ weighted.T + np.diag(variance)
+        factor = np.linalg.cholesky(gram)
+        residual = np.linalg.solve(factor, y_n - features @ prior)
+        likelihood = -0.5 * residual @ residual - np.log(np.diag(factor)).sum()
+        if best is None or likelihood > best[0] + 1e-9:
+            whitened = np.linalg.solve(factor, weighted)  # [n, p]
+            mean = prior + sd * (whitened.T @ residual)
+            covariance = np.eye(p) - whitened.T @ whitened
+            values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+            root = sd[:, None] * vectors * np.sqrt(np.maximum(values, 0.0))
+            best = likelihood, Surface(mean, root, noise, scale, d)
+    assert best is not None
+    return best[1]
