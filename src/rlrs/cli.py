@@ -261,6 +261,9 @@ class _Bars:
         if not err.is_terminal:
             err.print(f"{name} ...", highlight=False)
 
+    def trial(self, search: str, tried: Any) -> None:
+        pass
+
     def tick(self, steps: int) -> None:
         self._progress.update(self._task, completed=steps)
 

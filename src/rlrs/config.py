@@ -300,6 +300,12 @@ class SearchConfig(Settings):
     retest: RetestConfig = RetestConfig()
     trials: Count = 48
     """Runs' worth of training steps that each arm may spend on the proxy; it may stop earlier."""
+    max_steps: Count | None = None
+    """Training steps that each arm may spend on the proxy, besides its number of runs; no limit if not set."""
+    max_flops: Positive | None = None
+    """The same in FLOPs."""
+    max_hours: Positive | None = None
+    """The same in hours of training, summed over runs: unlike the others it depends on the machine."""
     start: str = "uniform"
     """Ratios the search starts from: a preset, or a path to a ratios.yaml."""
     lr: Positive = 4e-3
@@ -339,6 +345,30 @@ class ComparisonConfig(Settings):
         return self
 
 
+class EngineConfig(Settings):
+    """Where runs are trained. Changes no result: a study may go on with another engine."""
+
+    kind: Literal["processes", "ray"] = "processes"
+    """`processes` of this machine, or a `ray` cluster."""
+    address: str | None = None
+    """Of the Ray cluster (`auto`, HOST:PORT, ray://HOST:PORT); Ray is started on this machine if not set."""
+    time_limit: Positive | None = None
+    """Seconds that an attempt at a run may take before it counts as hung: killed, tried again, then given up."""
+    cpus: Positive = 1
+    """Processor cores of a run, for Ray to place it by."""
+    gpus: NonNegative = 0
+    """GPUs of a run; a fraction lets several runs share one."""
+    resources: dict[str, Positive] = {}
+    """What else a run needs of its node, by the names that the nodes of the Ray cluster were started with."""
+
+    @model_validator(mode="after")
+    def _for_ray(self) -> Self:
+        if self.kind != "ray" and (self.address is not None or self.resources):
+            name = "address" if self.address is not None else "resources"
+            raise ValueError(f"{name} is for kind=ray, not kind={self.kind}")
+        return self
+
+
 class StudyConfig(Settings):
     """One study: search on a proxy, transfer to a target, comparison."""
 
@@ -352,6 +382,13 @@ class StudyConfig(Settings):
     comparison: ComparisonConfig = ComparisonConfig()
     processes: Count | None = None
     """Runs trained side by side, one thread each; as many as there are cores if not set. Changes no result."""
+    engine: EngineConfig = EngineConfig()
+    storage: str | None = None
+    """Database URL that several drivers of the study share; its own file in the run directory if not set."""
+
+
+WHERE_IT_RUNS = frozenset({"processes", "engine", "storage"})
+"""Settings with which a study may go on though it began with others."""
 
 
 def load_study(path: str | Path) -> StudyConfig:

@@ -2,14 +2,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from rlrs.config import DataConfig, ModelConfig, TrainingConfig
 from rlrs.data import prepare
 from rlrs.search import EngineError, Processes
+from rlrs.search.engines.engine import Job, Patience
+from rlrs.search.engines.processes import _devices
 from rlrs.training import RunSpec, train
 
 
@@ -35,7 +37,23 @@ def spec(data, steps=10, seed=0):
 
 
 def workers(engine):
-    return [process.pid for process in engine._pool._processes.values()]
+    return [worker.process.pid for worker in engine._workers]
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def one(data):
+    """An engine with one worker, which is slow to start: shared where its state does not matter."""
+    with Processes(data[1], 1) as engine:
+        engine.submit("warm", spec(data[0]))
+        engine.next()
+        yield engine
 
 
 def test_a_run_has_the_same_numbers_in_a_worker_as_here(data):
@@ -49,41 +67,98 @@ def test_a_run_has_the_same_numbers_in_a_worker_as_here(data):
     assert len({result.score for result in results.values()}) == 3
 
 
-def test_a_killed_worker_is_replaced_and_its_run_tried_again(data):
-    tokens, folder = data
-    with Processes(folder, 1) as engine:
-        engine.submit("warm", spec(tokens))
-        engine.next()
-        engine.submit("long", spec(tokens, steps=400))
-        time.sleep(0.2)
-        os.kill(workers(engine)[0], signal.SIGKILL)
-        key, result = engine.next()
+def test_a_killed_worker_is_replaced_and_its_run_tried_again_with_steps_counted_once(data, one):
+    before = one.steps
+    one.submit("long", spec(data[0], steps=400))
+    time.sleep(0.2)
+    os.kill(workers(one)[0], signal.SIGKILL)
+    key, result = one.next()
     assert (key, result.status, result.steps) == ("long", "finished", 400)
+    assert one.steps == before + 400
+    assert one.pending == 0
 
 
-def test_a_run_whose_worker_dies_twice_is_an_error_that_names_it(data):
-    tokens, folder = data
-    run = spec(tokens, steps=1_000_000)
+def test_a_run_whose_worker_dies_twice_is_given_up_and_the_next_goes_on(data, one):
+    one.submit("doomed", spec(data[0], steps=1_000_000))
+    one.submit("after", spec(data[0]))
+    killed = set()
+    while len(killed) < 2:
+        wait_for(lambda: one.next(timeout=0.1) is None and one._workers and one._workers[0].steps)
+        killed.add(workers(one)[0])
+        os.kill(workers(one)[0], signal.SIGKILL)
+    results = dict(one.next() for _ in range(2))
+    assert results["doomed"].status == "failed"
+    assert results["doomed"].score is None
+    assert results["doomed"].reason == "given up after 2 attempts: its worker was killed (out of memory?)"
+    assert results["after"].status == "finished"
 
-    def kill_all():
-        while not stop.is_set():
-            time.sleep(0.2)
-            for pid in workers(engine) if engine._pool and engine._pool._processes else []:
-                with engine_lock:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        continue
 
-    stop, engine_lock = threading.Event(), threading.Lock()
-    with Processes(folder, 1) as engine:
-        engine.submit("doomed", run)
-        killer = threading.Thread(target=kill_all, daemon=True)
-        killer.start()
-        with pytest.raises(EngineError, match=f"worker of run {run.id} was killed twice"):
+def test_a_run_that_hangs_past_the_time_limit_is_killed_tried_again_and_given_up(data, one, monkeypatch):
+    monkeypatch.setattr(one, "time_limit", 2.0)
+    one.submit("hung", spec(data[0]))
+    one.next()
+    one.submit("hung", spec(data[0], steps=1_000_000))
+    one._listen(0.5)
+    os.kill(workers(one)[0], signal.SIGSTOP)  # says nothing more, and does not end
+    key, result = one.next()
+    assert (key, result.status) == ("hung", "failed")
+    assert result.reason == "given up after 2 attempts: it took more than the time limit of 2 s"
+
+
+def test_a_run_that_raises_for_want_of_memory_is_given_up(data, one):
+    # 2e8 x 8 floats do not fit into any memory at once; the allocator says so
+    huge = replace(spec(data[0]), batch_size=10**13)
+    one.submit("huge", huge, validate=False)
+    _, result = one.next()
+    assert result.status == "failed"
+    assert "given up after 2 attempts: " in result.reason
+    assert "alloc" in result.reason.lower()
+
+
+def test_what_another_attempt_would_not_change_is_raised(data, one, tmp_path):
+    one.submit("wrong", replace(spec(data[0]), data_hash="another"))
+    with pytest.raises(ValueError, match="the run is of data another"):
+        one.next()
+
+
+def test_when_run_after_run_is_given_up_and_none_ends_the_engine_says_so(data):
+    job = Job("key", spec(data[0]), None, False, None)
+    failed = job.given_up("its worker was killed", 0, 1.0)
+    patience = Patience()
+    patience.saw(failed)
+    patience.saw(failed)
+    with pytest.raises(EngineError, match="3 runs were given up and none has ended"):
+        patience.saw(failed)
+    patience = Patience()
+    patience.saw(replace(failed, status="diverged"))
+    for _ in range(10):
+        patience.saw(failed)
+
+
+def test_a_run_may_lose_its_machine_more_often_than_it_may_crash(data):
+    job = Job("key", spec(data[0]), None, False, None)
+    assert job.after("crashed").after("crashed") is None
+    for _ in range(4):
+        job = job.after("its node was lost", lost_machine=True)
+    assert job.after("its node was lost", lost_machine=True) is None
+    assert job.given_up("its node was lost", 0, 1.0).reason == "given up after 5 attempts: its node was lost"
+
+
+def test_workers_that_cannot_start_end_the_search_in_one_line(tmp_path):
+    with Processes(tmp_path / "nothing", 1) as engine:
+        engine.submit("run", None)
+        with pytest.raises(ValueError, match="no whole prepared data"):
             engine.next()
-        stop.set()
-        killer.join()
+
+
+def test_several_workers_share_a_gpu_or_each_has_some(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert _devices(4, 1) == ["4", "5", "6", "7"]
+    assert _devices(4, 0.5) == ["4", "4", "5", "5"]
+    assert _devices(2, 2) == ["4,5", "6,7"]
+    assert _devices(2, 0) == [None, None]
+    with pytest.raises(EngineError, match=r"3 processes at engine.gpus=2 each need more than the 4 GPUs"):
+        _devices(3, 2)
 
 
 def test_workers_end_when_their_driver_is_killed(data, tmp_path):
@@ -99,7 +174,7 @@ if __name__ == "__main__":
     with Processes(folder, 1) as engine:
         engine.submit("long", spec(TokenData.load(folder), steps=1_000_000))
         while not engine.steps:
-            pass
+            engine.next(timeout=0.1)
         print(workers(engine)[0], flush=True)
         engine.next()
 """

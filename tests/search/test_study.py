@@ -46,7 +46,7 @@ class Engine:
     def submit(self, key, spec, folder=None, *, validate=True, prune=None):
         self.jobs.append((key, spec, prune))
 
-    def next(self, tick=None):
+    def next(self, tick=None, timeout=None):
         if len(self.trained) >= self.die_after:
             raise KilledError
         key, spec, prune = self.jobs.pop()

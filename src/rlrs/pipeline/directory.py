@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
-from rlrs.config import StudyConfig
+from rlrs.config import WHERE_IT_RUNS, StudyConfig
 from rlrs.data import TokenData, prepare
 from rlrs.files import write_atomic
+from rlrs.search import Tried, first_difference
 
 
 class StudyError(ValueError):
@@ -29,11 +30,14 @@ class Progress(Protocol):
     def tick(self, steps: int) -> None:
         """Training steps done so far in this stage."""
 
+    def trial(self, search: str, tried: Tried) -> None:
+        """A run of a search has ended, or was found finished; `search` is its name, `proxy/ARM` or `target/ARM`."""
+
 
 @contextmanager
 def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[TokenData]:
     """Hold a run directory for one process and one study only, with the study's data in it."""
-    path, mine = folder / "study.yaml", study.model_dump(mode="json", exclude={"processes"})
+    path, mine = folder / "study.yaml", study.model_dump(mode="json", exclude=set(WHERE_IT_RUNS))
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"{folder}: not a folder; name another with --out")
     if folder.exists() and not path.exists() and {entry.name for entry in folder.iterdir()} - {"lock", "data"}:
@@ -50,7 +54,7 @@ def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[T
                 theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError):
                 raise StudyError(f"{path}: damaged; remove the folder to start again") from None
-            if (difference := _difference(theirs, mine)) is not None:
+            if (difference := first_difference(theirs, mine)) is not None:
                 raise StudyError(f"{folder}: belongs to another study: {difference}; name another folder with --out")
         progress.stage("data", 0)
         try:
@@ -77,14 +81,3 @@ def _in_megabytes(progress: Progress) -> Callable[[int, int | None], None]:
         progress.tick(done // 1_000_000)
 
     return tell
-
-
-def _difference(theirs: Any, mine: Any, at: str = "") -> str | None:
-    """The first setting in which two studies differ, in words."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        for key in dict.fromkeys([*mine, *theirs]):
-            found = _difference(theirs.get(key), mine.get(key), f"{at}.{key}" if at else str(key))
-            if found:
-                return found
-        return None
-    return None if theirs == mine else f"{at} is {theirs!r} there and {mine!r} here"

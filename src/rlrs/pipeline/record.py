@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from rlrs.data import TokenData
 from rlrs.inspection import describe
 from rlrs.pipeline.stages import Arms
 from rlrs.ratios import Ratios
-from rlrs.search import Outcome
+from rlrs.search import Outcome, Tried, best_of, ratios_of
+
+UNFINISHED = "unfinished_search"
+"""Key of a ratios.yaml's provenance that says that its search was stopped."""
 
 
 def histories(outcomes: Mapping[str, Outcome], budget: int) -> dict[str, Any]:
@@ -30,6 +33,7 @@ def _history(outcome: Outcome, budget: int) -> dict[str, Any]:
             "move": tried.proposal.move,
             "improved": tried.improved,
             "run": tried.spec.id,
+            **({"reason": tried.result.reason} if tried.result.status == "failed" else {}),
         }
         for number, tried in enumerate(outcome.tried)
     ]
@@ -67,6 +71,34 @@ def cost(study: StudyConfig, results: Mapping[str, Any]) -> dict[str, Any]:
         stage: {"steps": n, "tokens": n * sizes[stage].batch_size * study.data.sequence_length}
         for stage, n in steps.items()
     }
+
+
+def save_best_so_far(
+    study: StudyConfig, results: Mapping[str, Any], so_far: Mapping[str, Sequence[Tried]], folder: Path
+) -> None:
+    """Write ratios.yaml with the best that an unfinished search has tried, marked so; not over a finished one's."""
+    tried = so_far.get("proxy/rlrs", ())
+    best, path = best_of(tried), folder / "ratios.yaml"
+    if best is None or best.result.score is None:
+        return
+    if path.exists() and UNFINISHED not in Ratios.load(path).provenance:
+        return
+    note = f"stopped after {len(tried)} of at most {study.search.trials} runs; the same command goes on from there"
+    provenance: dict[str, Any] = {
+        UNFINISHED: note,
+        "study": study.name,
+        "study_hash": results["study"]["config_hash"],
+        "data": {key: results["data"][key] for key in ("source", "hash", "vocab_size")},
+        "base": {
+            "lr": best.proposal.params.get("lr", study.search.lr),
+            "final_fraction": best.proposal.params.get("final_fraction", study.training.final_fraction),
+            "warmup_fraction": study.training.warmup_fraction,
+            "schedule": study.training.schedule,
+            "weight_decay": study.training.weight_decay,
+        },
+        "search": {"runs": len(tried), "steps": sum(t.result.steps for t in tried), "score": best.result.score},
+    }
+    Ratios(ratios_of(best.proposal.params), provenance).save(path)
 
 
 def save_ratios(study: StudyConfig, results: Mapping[str, Any], arms: Arms, folder: Path) -> None:

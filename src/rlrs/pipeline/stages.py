@@ -7,18 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import rlrs
 from rlrs.comparison import held_at_start, measure, searched_components
 from rlrs.components import partition
-from rlrs.config import ModelConfig, ScaleConfig, StudyConfig
+from rlrs.config import WHERE_IT_RUNS, ModelConfig, ScaleConfig, StudyConfig
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
+from rlrs.pipeline.budget import budgets
 from rlrs.pipeline.directory import Progress, StudyError
 from rlrs.ratios import BASE, PRESETS, Ratios
 from rlrs.search import (
     SEARCHED,
+    Engine,
+    EngineError,
     Outcome,
     Point,
-    Processes,
     Search,
     Space,
     Trials,
@@ -30,6 +35,7 @@ from rlrs.search import (
     start_point,
     tune,
 )
+from rlrs.search.space import bounds
 from rlrs.training import RunResult, RunSpec
 
 
@@ -74,7 +80,7 @@ class Stages:
     """The stages that train, on one engine."""
 
     def __init__(
-        self, study: StudyConfig, folder: Path, data: TokenData, engine: Processes, trials: Trials, progress: Progress
+        self, study: StudyConfig, folder: Path, data: TokenData, engine: Engine, trials: Trials, progress: Progress
     ) -> None:
         self.study, self.folder, self.data = study, folder, data
         self.engine, self.trials, self.progress = engine, trials, progress
@@ -112,9 +118,11 @@ class Stages:
             if (moved := searched_components(arm, components)) is not None:
                 space = self._space(start, components, moved)
                 method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
-                searches[f"proxy/{arm}"] = Search(method, spec)
+                searches[f"proxy/{arm}"] = Search(
+                    method, spec, budgets=budgets(settings, self.data), identity=self._identity(space.start)
+                )
         tick = self._begin("search", len(searches) * settings.trials * study.proxy.steps)
-        outcomes = _by_arm(tune(searches, self.engine, self.trials, tick), "on the proxy")
+        outcomes = _by_arm(tune(searches, self.engine, self.trials, tick, self.progress.trial), "on the proxy")
         for arm in study.comparison.arms:
             best = outcomes["rlrs" if arm == "constant" else arm].stop.best
             ratios = ratios_of(best)
@@ -162,9 +170,10 @@ class Stages:
                 return self._target_spec(arms, arm, study.search.seed, point["lr"])
 
             method = bracket("lr", arms.lr[arm], factor=settings.multiplier, budget=settings.trials)
-            searches[f"target/{arm}"] = Search(method, spec, self._run_folder)
+            identity = self._identity({"lr": arms.lr[arm]})
+            searches[f"target/{arm}"] = Search(method, spec, self._run_folder, identity=identity)
         tick = self._begin("transfer", len(searches) * settings.trials * study.target.steps)
-        outcomes = _by_arm(tune(searches, self.engine, self.trials, tick), "on the target")
+        outcomes = _by_arm(tune(searches, self.engine, self.trials, tick, self.progress.trial), "on the target")
         for arm, outcome in outcomes.items():
             arms.lr[arm] = outcome.stop.best["lr"]
         return outcomes
@@ -184,11 +193,30 @@ class Stages:
             self.engine.submit(key, spec, self._run_folder(spec))
         done: dict[Any, RunResult] = {}
         while self.engine.pending:
-            key, result = self.engine.next(tick)
-            done[key] = result
+            ended = self.engine.next(tick)
+            assert ended is not None, "it waits as long as it takes"
+            key: Any = ended[0]
+            done[key] = ended[1]
+            if done[key].status == "failed":
+                # A search can do without a run; a comparison of pairs cannot.
+                raise EngineError(
+                    f"run {specs[key].id} of the comparison (arm {key[0]}, seed {key[1]}): {done[key].reason}; "
+                    "finished runs are kept, and the same command tries it again"
+                )
         runs = {key: (spec, done[key]) for key, spec in specs.items()}
         tokens = target.steps * target.batch_size * study.data.sequence_length
         return measure(runs, settings.arms, seeds, target.steps, tokens)
+
+    def _identity(self, first: Point) -> dict[str, Any]:
+        """What decides a search's course: a database refuses to go on with another."""
+        study = self.study.model_dump(mode="json", exclude={*WHERE_IT_RUNS, "name", "comparison"})
+        del study["data"]["source"]  # the same text may have another name elsewhere: its tokens' hash decides
+        return {
+            "study": study,
+            "data_hash": self.data.hash,
+            "space": {name: {"start": value, "bounds": list(bounds(name))} for name, value in first.items()},
+            "code": {"rlrs": rlrs.__version__, "torch": torch.__version__.partition("+")[0]},
+        }
 
     def _run_folder(self, spec: RunSpec) -> Path:
         return self.folder / "runs" / spec.id

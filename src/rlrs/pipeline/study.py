@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlrs.components import partition
-from rlrs.config import StudyConfig, fingerprint
+from rlrs.config import WHERE_IT_RUNS, StudyConfig, fingerprint
 from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.inspection import meta_model
 from rlrs.pipeline.directory import Progress, StudyError, prepared
-from rlrs.pipeline.record import cost, histories, model_section, save_ratios
+from rlrs.pipeline.record import cost, histories, model_section, save_best_so_far, save_ratios
 from rlrs.pipeline.stages import Arms, Stages, run_spec
 from rlrs.ratios import Ratios
 from rlrs.report import write_report
-from rlrs.search import Processes, Trials
+from rlrs.search import Engine, Interrupted, Processes, Ray, Trials
 from rlrs.training import RunResult, RunSpec, train
 
 RESULTS_SCHEMA = 1
@@ -38,6 +38,7 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
     Raises:
         StudyError: the folder is another study's, or another process is at work in it.
         ConfigError, StorageError, CheckpointError, EngineError: as their names say; one line each.
+        Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
     with prepared(study, folder, progress) as data:
         results: dict[str, Any] = {
@@ -45,7 +46,7 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
             "study": {
                 "name": study.name,
                 "config": study.model_dump(mode="json"),
-                "config_hash": fingerprint(study, without=frozenset({"processes"})),
+                "config_hash": fingerprint(study, without=WHERE_IT_RUNS),
             },
             "environment": environment(),
             "data": data.summary,
@@ -53,11 +54,15 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
                 name: model_section(scale, data) for name, scale in (("proxy", study.proxy), ("target", study.target))
             },
         }
-        with Processes(folder / "data", study.processes) as engine:
-            stages = Stages(study, folder, data, engine, Trials(folder / "trials.db"), progress)
-            results["environment"]["processes"] = engine.processes
+        with _engine(study, folder / "data") as engine:
+            stages = Stages(study, folder, data, engine, _trials(study, folder), progress)
+            results["environment"]["engine"], results["environment"]["processes"] = study.engine.kind, engine.slots
             arms = Arms()
-            searched = stages.search(arms)
+            try:
+                searched = stages.search(arms)
+            except Interrupted as stopped:
+                save_best_so_far(study, results, stopped.so_far, folder)
+                raise
             results["search"] = histories(searched, study.search.trials)
             save_ratios(study, results, arms, folder)
             if until == "search":
@@ -75,6 +80,26 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
             progress.stage("report", 0)
             write_report(folder)
         return results
+
+
+def _engine(study: StudyConfig, data_folder: Path) -> Engine:
+    asked = study.engine
+    if asked.kind == "processes":
+        return Processes(data_folder, study.processes, time_limit=asked.time_limit, gpus=asked.gpus)
+    return Ray(
+        *(data_folder, asked.address),
+        processes=study.processes,
+        time_limit=asked.time_limit,
+        cpus=asked.cpus,
+        gpus=asked.gpus,
+        resources=asked.resources,
+    )
+
+
+def _trials(study: StudyConfig, folder: Path) -> Trials:
+    if study.storage is None:
+        return Trials(folder / "trials.db")
+    return Trials(study.storage, study=study.name)
 
 
 def train_one(

@@ -1,29 +1,36 @@
 """Search for ratios and base rates: methods, engines, and the driver between them."""
 
-from rlrs.search.engines import EngineError, Processes
+from rlrs.search.engines import Engine, EngineError, Processes, Ray
 from rlrs.search.methods import METHODS, Feedback, Method, Proposal, Stop, bracket, local_search, method_of
 from rlrs.search.settings import read_space
 from rlrs.search.space import SEARCHED, Parameter, Point, Space, ratios_of, run_of, start_point
-from rlrs.search.study import Outcome, Search, StorageError, Trials, Tried, tune
+from rlrs.search.study import Budget, Interrupted, Outcome, Search, Tried, best_of, tune
+from rlrs.search.trials import StorageError, Trials, first_difference
 
 __all__ = [
     "METHODS",
     "SEARCHED",
+    "Budget",
+    "Engine",
     "EngineError",
     "Feedback",
+    "Interrupted",
     "Method",
     "Outcome",
     "Parameter",
     "Point",
     "Processes",
     "Proposal",
+    "Ray",
     "Search",
     "Space",
     "Stop",
     "StorageError",
     "Trials",
     "Tried",
+    "best_of",
     "bracket",
+    "first_difference",
     "local_search",
     "method_of",
     "ratios_of",

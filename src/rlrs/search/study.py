@@ -1,29 +1,41 @@
-"""Drives search methods: proposals to an engine, results to Optuna's storage, scores back to the method."""
+"""Drives search methods: proposals to an engine, results to the database, feedback to the method."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
-
-from rlrs.search.engines import Processes
+from rlrs.search.engines import Engine
 from rlrs.search.methods import Feedback, Method, Proposal, Stop
-from rlrs.search.space import Point, bounds
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.search.space import Point
+from rlrs.search.trials import StorageError, Trials
+from rlrs.training import RunResult, RunSpec
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+POLL = 0.5
+"""Seconds between looks at what other drivers have finished. Chosen here, not studied."""
 
 
-class StorageError(ValueError):
-    """A database that cannot be used."""
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend, besides the runs that its method allows itself.
+
+    A batch of proposals is trained only if it fits: at its full length, on top of what was spent. The first batch
+    always is, since without it there is nothing to say.
+
+    Args:
+        limit: in `unit`.
+        unit: in words.
+        cost: of a run of so many steps that took so many seconds, in `unit`.
+    """
+
+    limit: float
+    unit: str
+    cost: Callable[[RunSpec, int, float], float]
 
 
 @dataclass(frozen=True)
@@ -34,11 +46,15 @@ class Search:
         method: yields proposals.
         spec: the run that a point stands for, at full length and width, on the search's seed.
         folder: where a run keeps its files, None for runs that keep none.
+        budgets: the search ends where the first of them is spent.
+        identity: what decides the search's course, as plain data; a database keeps it and refuses another.
     """
 
     method: Method
     spec: Callable[[Point], RunSpec]
     folder: Callable[[RunSpec], Path | None] = lambda spec: None
+    budgets: Sequence[Budget] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, proposal: Proposal) -> RunSpec:
         """The run of a proposal."""
@@ -68,132 +84,139 @@ class Outcome:
     tried: tuple[Tried, ...]
 
 
-class Trials:
-    """Finished runs of searches, in a SQLite database by Optuna; one Optuna study per search.
+class Interrupted(KeyboardInterrupt):
+    """Searches that were stopped by Ctrl-C: what they have tried so far, in the order of the proposals."""
 
-    A run is known by `RunSpec.id`, which is a hash of everything that decides its numbers, and by its pruning, which
-    decides where it ends.
-
-    Args:
-        path: the database; made if missing.
-
-    Raises:
-        StorageError: the file is not a database, is damaged, or cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.exists() and path.stat().st_size and path.read_bytes()[:16] != b"SQLite format 3\0":
-            raise StorageError(f"{path}: not a SQLite database; move it away, and a new one is made")
-        with self._errors():
-            self._storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-        self._studies: dict[str, optuna.Study] = {}
-        self._finished: dict[tuple[str, str, Pruning | None], RunResult] = {}
-
-    def open(self, search: str) -> None:
-        """Read what is finished of a search, and close trials that a killed study left running."""
-        with self._errors():
-            study = optuna.create_study(
-                storage=self._storage,
-                study_name=search,
-                direction="minimize",
-                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: every point comes from a method
-                load_if_exists=True,
-            )
-            for trial in study.get_trials(deepcopy=False):
-                if not trial.state.is_finished():
-                    # Not `study.tell`, which refuses a trial that was enqueued and not yet asked for.
-                    self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-                elif "result" in trial.user_attrs:
-                    prune = Pruning(**trial.user_attrs["prune"]) if trial.user_attrs.get("prune") else None
-                    self._finished[search, trial.user_attrs["run"], prune] = RunResult(**trial.user_attrs["result"])
-        self._studies[search] = study
-
-    def finished(self, search: str, spec: RunSpec, prune: Pruning | None = None) -> RunResult | None:
-        """The result of a run of this search, if it is finished (or was pruned, or diverged)."""
-        return self._finished.get((search, spec.id, prune))
-
-    def begin(self, search: str, proposal: Proposal, spec: RunSpec) -> optuna.Trial:
-        """Note that a run is under way."""
-        distributions: dict[str, BaseDistribution] = {
-            name: FloatDistribution(*bounds(name), log=True) for name in proposal.params
-        }
-        with self._errors():
-            study = self._studies[search]
-            attributes: dict[str, Any] = {"run": spec.id, "move": proposal.move, "steps": spec.steps, "seed": spec.seed}
-            if proposal.prune is not None:
-                attributes["prune"] = proposal.prune.to_plain()
-            study.enqueue_trial(proposal.params, user_attrs=attributes)
-            return study.ask(distributions)
-
-    def end(
-        self, search: str, trial: optuna.Trial, spec: RunSpec, result: RunResult, prune: Pruning | None = None
-    ) -> None:
-        """Keep a finished run; one that diverged is kept as failed, one that was pruned as pruned, with its result."""
-        with self._errors():
-            trial.set_user_attr("result", result.to_plain())
-            self._studies[search].tell(trial, result.score, state=_STATES[result.status])
-        self._finished[search, spec.id, prune] = result
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            cause = getattr(error, "orig", None) or error.__cause__ or error
-            raise StorageError(
-                f"{self.path}: the database of trials cannot be used: {str(cause).splitlines()[0]}"
-            ) from None
+    def __init__(self, so_far: Mapping[str, tuple[Tried, ...]]) -> None:
+        super().__init__("stopped")
+        self.so_far = so_far
 
 
-_STATES = {"finished": TrialState.COMPLETE, "diverged": TrialState.FAIL, "pruned": TrialState.PRUNED}
+Watch = Callable[[str, Tried], None]
+"""Called with the search's name for every result, in the order in which they come; replayed ones too."""
 
 
 def tune(
     searches: Mapping[str, Search],
-    engine: Processes,
+    engine: Engine,
     trials: Trials,
     tick: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Outcome]:
     """Run several searches side by side on one engine.
 
     A search sees only its own results, in the order of its own proposals, so its course does not depend on the
-    others, on the number of processes, or on having been killed: finished runs are answered from `trials`.
+    others, on the number of processes or drivers, or on having been killed: finished runs are answered from `trials`.
 
     Args:
         searches: by name; names are those of the Optuna studies.
         engine: trains the runs.
         trials: where finished runs are kept.
         tick: called with the engine's step count while it waits.
+        watch: called with every result.
+
+    Raises:
+        Interrupted: Ctrl-C.
+        StorageError: see `Trials`.
+        EngineError: see `Engine.next`.
     """
-    return _Driver(searches, engine, trials).run(tick)
+    driver = _Driver(searches, engine, trials, tick, watch)
+    try:
+        return driver.run()
+    except KeyboardInterrupt:
+        raise Interrupted({name: driver.so_far(name) for name in searches}) from None
+    finally:
+        with contextlib.suppress(StorageError):
+            trials.leave()
 
 
 class _Driver:
-    def __init__(self, searches: Mapping[str, Search], engine: Processes, trials: Trials) -> None:
-        self.searches, self.engine, self.trials = searches, engine, trials
+    def __init__(
+        self,
+        searches: Mapping[str, Search],
+        engine: Engine,
+        trials: Trials,
+        tick: Callable[[int], None] | None,
+        watch: Watch | None,
+    ) -> None:
+        self.searches, self.engine, self.trials, self.tick, self.watch = searches, engine, trials, tick, watch
         self.batches: dict[str, list[Proposal]] = {}
         self.results: dict[str, dict[int, RunResult]] = {}
         self.tried: dict[str, list[Tried]] = {name: [] for name in searches}
+        self.best: dict[str, float] = dict.fromkeys(searches, math.inf)
+        self.spent: dict[str, list[float]] = {name: [0.0] * len(s.budgets) for name, s in searches.items()}
         self.outcomes: dict[str, Outcome] = {}
-        self.open: dict[tuple[str, int], optuna.Trial] = {}
+        self.todo: dict[tuple[str, int], float] = {}
+        """Proposals not yet begun here, and from when on they may be: those that another driver has wait a little."""
+        self.open: dict[tuple[str, int], int] = {}
 
-    def run(self, tick: Callable[[int], None] | None) -> dict[str, Outcome]:
-        for name in self.searches:
-            self.trials.open(name)
+    def run(self) -> dict[str, Outcome]:
+        for name, search in self.searches.items():
+            self.trials.open(name, search.identity)
             self._advance(name, None)
-        while self.engine.pending:
-            key, result = self.engine.next(tick)
-            assert isinstance(key, tuple)
-            name, index = key
-            proposal = self.batches[name][index]
-            spec = self.searches[name].run(proposal)
-            self.trials.end(name, self.open.pop((name, index)), spec, result, proposal.prune)
-            self.results[name][index] = result
-            if len(self.results[name]) == len(self.batches[name]):
-                self._advance(name, self._close(name))
-        assert self.outcomes.keys() == self.searches.keys()
+        polled = time.monotonic()
+        while len(self.outcomes) < len(self.searches):
+            self._begin()
+            if self.engine.pending:
+                ended = self.engine.next(self.tick, POLL if self.trials.shared else None)
+                if ended is not None:
+                    self._end(*ended)
+            else:
+                time.sleep(POLL)
+            if self.trials.shared:
+                self.trials.beat()
+                if time.monotonic() - polled > POLL:
+                    self._poll()
+                    polled = time.monotonic()
         return {name: self.outcomes[name] for name in self.searches}
+
+    def _begin(self) -> None:
+        """Hand proposals to the engine: all, or those that this driver has room for where others share the work."""
+        for (name, index), not_before in list(self.todo.items()):
+            if self.trials.shared and (self.engine.pending >= self.engine.slots or not_before > time.monotonic()):
+                continue
+            search, proposal = self.searches[name], self.batches[name][index]
+            spec = search.run(proposal)
+            trial = self.trials.begin(name, proposal, spec)
+            if trial is None:
+                self.todo[name, index] = time.monotonic() + POLL
+                continue
+            del self.todo[name, index]
+            self.open[name, index] = trial
+            folder = search.folder(spec) if proposal.prune is None else None
+            self.engine.submit((name, index), spec, folder, validate=False, prune=proposal.prune)
+
+    def _end(self, key: Any, result: RunResult) -> None:
+        name, index = key
+        proposal = self.batches[name][index]
+        spec = self.searches[name].run(proposal)
+        kept = self.trials.end(name, self.open.pop(key), spec, result, proposal.prune)
+        if kept is None:  # another driver has taken it over, and is not done
+            self.todo[key] = time.monotonic() + POLL
+        else:
+            self._keep(name, index, kept)
+            self._close_if_whole(name)
+
+    def _poll(self) -> None:
+        """Take what other drivers have finished."""
+        for name in {name for name, _ in self.todo}:
+            self.trials.refresh(name)
+            for index in [index for other, index in self.todo if other == name]:
+                proposal = self.batches[name][index]
+                result = self.trials.finished(name, self.searches[name].run(proposal), proposal.prune)
+                if result is not None:
+                    del self.todo[name, index]
+                    self._keep(name, index, result)
+            self._close_if_whole(name)
+
+    def _keep(self, name: str, index: int, result: RunResult) -> None:
+        self.results[name][index] = result
+        if self.watch:
+            self.watch(name, self._as_tried(name, index, self.best[name]))
+
+    def _close_if_whole(self, name: str) -> None:
+        if name not in self.outcomes and len(self.results[name]) == len(self.batches[name]):
+            self._advance(name, self._close(name))
 
     def _advance(self, name: str, feedback: list[Feedback] | None) -> None:
         """Send the results of a batch and start the next; batches that are finished already are passed at once."""
@@ -204,29 +227,60 @@ class _Driver:
             except StopIteration as stop:
                 self.outcomes[name] = Outcome(stop.value, tuple(self.tried[name]))
                 return
+            if (unit := self._over_budget(name, batch)) is not None:
+                self.outcomes[name] = self._out_of(name, unit)
+                return
             self.batches[name], self.results[name] = batch, {}
             for index, proposal in enumerate(batch):
-                spec = search.run(proposal)
-                if (result := self.trials.finished(name, spec, proposal.prune)) is not None:
-                    self.results[name][index] = result
+                result = self.trials.finished(name, search.run(proposal), proposal.prune)
+                if result is not None:
+                    self._keep(name, index, result)
                 else:
-                    self.open[name, index] = self.trials.begin(name, proposal, spec)
-                    folder = search.folder(spec) if proposal.prune is None else None
-                    self.engine.submit((name, index), spec, folder, validate=False, prune=proposal.prune)
+                    self.todo[name, index] = 0.0
             if len(self.results[name]) < len(batch):
                 return
             feedback = self._close(name)
 
     def _close(self, name: str) -> list[Feedback]:
         """Note a batch whose results are all in; what the method is told of them."""
-        tried = self.tried[name]
-        best = min((t.score for t in tried if t.proposal.whole), default=math.inf)
         feedback = []
-        for index, proposal in enumerate(self.batches[name]):
-            told = Feedback.of(self.results[name][index])
-            # Scores of shorter or narrower runs and of other seeds are no measure of the search's best.
-            improved = proposal.whole and told.score < best
-            tried.append(Tried(proposal, self.searches[name].run(proposal), self.results[name][index], improved))
-            best = told.score if improved else best
-            feedback.append(told)
+        for index in range(len(self.batches[name])):
+            tried = self._as_tried(name, index, self.best[name])
+            self.best[name] = tried.score if tried.improved else self.best[name]
+            self.tried[name].append(tried)
+            for number, budget in enumerate(self.searches[name].budgets):
+                self.spent[name][number] += budget.cost(tried.spec, tried.result.steps, tried.result.seconds)
+            feedback.append(Feedback.of(tried.result))
         return feedback
+
+    def _as_tried(self, name: str, index: int, best: float) -> Tried:
+        proposal, result = self.batches[name][index], self.results[name][index]
+        # Scores of shorter or narrower runs and of other seeds are no measure of the search's best.
+        improved = proposal.whole and result.score is not None and result.score < best
+        return Tried(proposal, self.searches[name].run(proposal), result, improved)
+
+    def _over_budget(self, name: str, batch: list[Proposal]) -> str | None:
+        """The limit that a batch would pass, in words."""
+        for budget, spent in zip(self.searches[name].budgets, self.spent[name], strict=True):
+            specs = [self.searches[name].run(proposal) for proposal in batch]
+            planned = sum(budget.cost(spec, spec.steps, 0.0) for spec in specs)
+            if self.tried[name] and (spent + planned > budget.limit or spent >= budget.limit):
+                return f"{budget.limit:,.6g} {budget.unit}"
+        return None
+
+    def _out_of(self, name: str, budget: str) -> Outcome:
+        best = best_of(self.tried[name])
+        assert best is not None, "every method proposes a whole run first"
+        reason = f"the next runs would pass the budget of {budget}"
+        return Outcome(Stop(best.proposal.params, best.score, 0, reason), tuple(self.tried[name]))
+
+    def so_far(self, name: str) -> tuple[Tried, ...]:
+        """All results at hand, those of a batch that is not whole too."""
+        if name not in self.batches or name in self.outcomes:
+            return tuple(self.tried[name])
+        return (*self.tried[name], *(self._as_tried(name, i, self.best[name]) for i in sorted(self.results[name])))
+
+
+def best_of(tried: Sequence[Tried]) -> Tried | None:
+    """The best whole run; None where there is none (the first, where all of them diverged)."""
+    return min((t for t in tried if t.proposal.whole), key=lambda t: t.score, default=None)

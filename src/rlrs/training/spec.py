@@ -124,7 +124,7 @@ class RunResult:
 
     Args:
         status: "finished"; "diverged" when a loss was not a number or above the limit; "pruned" when a loss was above
-            the limit of a rung.
+            the limit of a rung; "failed" when an engine gave it up (crashed, hung or lost with its machine too often).
         steps: optimizer steps done.
         score: training loss averaged over the last `score_steps` steps, nats per token; None if not finished.
         valid_loss: on the fixed validation sample after the last step, nats per token; None if not finished or not
@@ -136,7 +136,7 @@ class RunResult:
         rungs: pairs (step, windowed training loss) of the rungs that the run came to; see `Pruning`.
     """
 
-    status: Literal["finished", "diverged", "pruned"]
+    status: Literal["finished", "diverged", "pruned", "failed"]
     steps: int
     score: float | None
     valid_loss: float | None

@@ -1,5 +1,7 @@
 """Engines: where runs are trained."""
 
-from rlrs.search.engines.processes import EngineError, Processes
+from rlrs.search.engines.engine import Engine, EngineError
+from rlrs.search.engines.processes import Processes
+from rlrs.search.engines.ray import Ray
 
-__all__ = ["EngineError", "Processes"]
+__all__ = ["Engine", "EngineError", "Processes", "Ray"]

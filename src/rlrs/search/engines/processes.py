@@ -2,91 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rlrs.data import TokenData
 from rlrs.environment import cores
+from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
 from rlrs.training import Pruning, RunResult, RunSpec, train
 
-# One thread a process: OpenMP barriers cost more than they give at these sizes, and the numbers of a run then do
-# not depend on how many cores there are. Large thresholds keep glibc from handing pages back between steps.
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
-
-class EngineError(RuntimeError):
-    """Worker processes that die again and again."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    key: Hashable
-    spec: RunSpec
-    folder: Path | None
-    validate: bool
-    prune: Pruning | None
-    deaths: int = 0
+STARTS = 3
+"""Workers that may die while they start, one after another, before the engine gives up. Chosen here, not studied."""
 
 
 class Processes:
-    """A pool of worker processes; use as a context manager.
+    """Worker processes, each with one run at a time; use as a context manager.
+
+    Every worker has a pipe of its own, so that one that dies takes no other with it and shares no lock.
 
     Args:
         data_folder: what `rlrs.data.prepare` wrote; each worker maps it.
         processes: how many runs are trained side by side; the number of cores if None.
+        time_limit: seconds that an attempt at a run may take; None sets no limit.
+        gpus: of a run: 1 gives every worker a GPU of its own, 0.5 puts two workers on each; 0 leaves all visible.
     """
 
-    def __init__(self, data_folder: Path, processes: int | None = None) -> None:
-        self.processes = processes or cores()
+    def __init__(
+        self, data_folder: Path, processes: int | None = None, *, time_limit: float | None = None, gpus: float = 0
+    ) -> None:
+        self.slots = processes or cores()
+        self.time_limit = time_limit
+        self._devices = _devices(self.slots, gpus)
         self._context = multiprocessing.get_context("spawn")
-        self._steps = self._context.Value("q", 0)
         self._data_folder = data_folder
-        self._pool: ProcessPoolExecutor | None = None
-        self._jobs: dict[Future[RunResult], _Job] = {}
+        self._workers: list[_Worker] = []
+        self._queue: deque[Job] = deque()
+        self._ended: deque[tuple[Hashable, RunResult]] = deque()
+        self._patience, self._starts, self._steps, self._inside = Patience(), 0, 0, False
 
     def __enter__(self) -> Self:
-        self._pool = self._start()
+        self._inside = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:  # do not wait for runs that nobody will read: they resume from their checkpoints
-            _kill(self._pool)
-        self._pool.shutdown(cancel_futures=True)
-        self._pool = None
-
-    def _start(self) -> ProcessPoolExecutor:
-        os.environ.update({key: value for key, value in _WORKER_ENVIRONMENT.items() if key not in os.environ})
-        return ProcessPoolExecutor(
-            self.processes, self._context, initializer=_start_worker, initargs=(self._data_folder, self._steps)
-        )
+        # Runs under way are ones that nobody will read: those with files resume from their checkpoints.
+        for worker in self._workers:
+            worker.kill()
+        self._workers, self._inside = [], False
 
     @property
     def steps(self) -> int:
-        """Training steps that all workers have done so far, for progress."""
-        return self._steps.value
+        """Training steps done so far, for progress; those of an attempt that was lost are taken back."""
+        return self._steps + sum(worker.steps for worker in self._workers)
 
     @property
     def pending(self) -> int:
         """Runs that were submitted and not yet handed back."""
-        return len(self._jobs)
+        return len(self._queue) + len(self._ended) + sum(worker.job is not None for worker in self._workers)
 
     def submit(
         self,
@@ -97,78 +80,194 @@ class Processes:
         validate: bool = True,
         prune: Pruning | None = None,
     ) -> None:
-        """Train a run in a worker; with a folder it writes checkpoints there and resumes from them.
+        """Train a run in a worker; see `Engine.submit`."""
+        assert self._inside, "an engine is used inside its `with` block"
+        self._queue.append(Job(key, spec, folder, validate, prune))
+        self._hand_out()
 
-        Args:
-            key: comes back with the result.
-            spec: the run.
-            folder: the run's own; None for a run that keeps no files.
-            validate: evaluate on the validation sample; a trial whose score is its training loss needs none.
-            prune: when to end the run early; without a folder.
-        """
-        self._submit(_Job(key, spec, folder, validate, prune))
-
-    def _submit(self, job: _Job) -> None:
-        assert self._pool is not None, "an engine is used inside its `with` block"
-        self._jobs[self._pool.submit(_work, job.spec, job.folder, job.validate, job.prune)] = job
-
-    def next(self, tick: Callable[[int], None] | None = None) -> tuple[Hashable, RunResult]:
-        """Wait for any submitted run; hand back its key and its result.
-
-        A worker that dies (the kernel's out-of-memory killer, say) takes the pool with it: the pool is started
-        again and what was under way is tried a second time.
-
-        Args:
-            tick: called a few times a second with `steps`, for progress.
-
-        Raises:
-            EngineError: a run's worker died twice.
-        """
-        assert self._jobs, "nothing was submitted"
-        while True:
-            done, _ = wait(self._jobs, timeout=0.25, return_when=FIRST_COMPLETED)
+    def next(
+        self, tick: Callable[[int], None] | None = None, timeout: float | None = None
+    ) -> tuple[Hashable, RunResult] | None:
+        """Wait for any submitted run; see `Engine.next`."""
+        assert self.pending, "nothing was submitted"
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._ended:
+            self._hand_out()
+            self._listen(0.25 if until is None else max(0.0, min(0.25, until - time.monotonic())))
+            self._end_late_ones()
             if tick:
                 tick(self.steps)
-            if not done:
-                continue
-            future = next(iter(done))
+            if until is not None and time.monotonic() >= until and not self._ended:
+                return None
+        self._hand_out()  # before the caller writes this one down
+        return self._ended.popleft()
+
+    def _hand_out(self) -> None:
+        """Give queued runs to workers that are free, and start workers while there are more runs than those."""
+        for worker in self._workers:
+            if self._queue and worker.ready and worker.job is None:
+                worker.start(self._queue.popleft())
+        free = sum(worker.job is None for worker in self._workers)
+        while free < len(self._queue) and len(self._workers) < self.slots:
+            taken = {worker.slot for worker in self._workers}
+            slot = next(slot for slot in range(self.slots) if slot not in taken)
+            self._workers.append(_Worker(self._context, slot, self._devices[slot], self._data_folder))
+            free += 1
+
+    def _listen(self, timeout: float) -> None:
+        for pipe in connection.wait([worker.pipe for worker in self._workers], timeout):
+            worker = next(worker for worker in self._workers if worker.pipe is pipe)
             try:
-                result = future.result()
-            except BrokenProcessPool:
-                self._restart()
+                kind, what = worker.pipe.recv()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._lost(worker, worker.death())
                 continue
-            return self._jobs.pop(future).key, result
-
-    def _restart(self) -> None:
-        assert self._pool is not None
-        _kill(self._pool)
-        self._pool.shutdown(cancel_futures=True)
-        jobs, self._jobs = list(self._jobs.items()), {}
-        self._pool = self._start()
-        for future, job in jobs:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._jobs[future] = job
-            elif job.deaths:
-                raise EngineError(
-                    f"the worker of run {job.spec.id} was killed twice (out of memory?); finished runs are kept, "
-                    "and the same command goes on from them"
-                )
+            if kind == "ready":
+                worker.ready, self._starts = True, 0
+            elif kind == "steps":
+                worker.steps = what
+            elif kind == "result":
+                self._end(worker, what)
+            elif isinstance(what, (MemoryError, RuntimeError)) and worker.job is not None:
+                self._lost(worker, str(what).strip().partition("\n")[0] or "out of memory")
             else:
-                self._submit(replace(job, deaths=job.deaths + 1))
+                raise what
+
+    def _end(self, worker: _Worker, result: RunResult) -> None:
+        assert worker.job is not None
+        self._steps += result.steps
+        self._patience.saw(result)
+        self._ended.append((worker.job.key, result))
+        worker.job, worker.steps = None, 0
+
+    def _end_late_ones(self) -> None:
+        for worker in list(self._workers):
+            late = self.time_limit is not None and worker.job and worker.seconds() > self.time_limit
+            # A result that came in time is taken, even if this process was too busy to look.
+            if late and not worker.pipe.poll():
+                self._lost(worker, f"it took more than the time limit of {self.time_limit:g} s")
+
+    def _lost(self, worker: _Worker, reason: str) -> None:
+        """Replace a worker, and try its run again or give it up."""
+        self._workers.remove(worker)
+        worker.kill()
+        job = worker.job
+        if job is None:
+            self._starts += not worker.ready
+            if self._starts >= STARTS:
+                raise EngineError(f"workers do not start: {self._starts} one after another, the last: {reason}")
+        elif (again := job.after(reason)) is not None:
+            self._queue.appendleft(again)
+        else:
+            result = job.given_up(reason, worker.steps, worker.seconds())
+            self._patience.saw(result)
+            self._ended.append((job.key, result))
 
 
-_data: TokenData
-_counter: Any
+class _Worker:
+    """A worker process as its driver sees it."""
+
+    def __init__(self, context: Any, slot: int, device: str | None, data_folder: Path) -> None:
+        self.slot, self.ready, self.steps = slot, False, 0
+        self.job: Job | None = None
+        self._began = 0.0
+        self.pipe, theirs = context.Pipe()
+        environment = {key: value for key, value in WORKER_ENVIRONMENT.items() if key not in os.environ}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        self.process = context.Process(target=_serve, args=(theirs, data_folder), daemon=True)
+        before = {key: os.environ.get(key) for key in environment}
+        os.environ.update(environment)  # a spawned process takes the environment of this moment
+        try:
+            self.process.start()
+        finally:
+            for key, value in before.items():
+                os.environ.pop(key) if value is None else os.environ.update({key: value})
+        theirs.close()  # or its end would not be seen here
+
+    def start(self, job: Job) -> None:
+        self.job, self._began = job, time.monotonic()
+        with contextlib.suppress(OSError):  # it died while idle: its pipe ends, and the job is taken up again
+            self.pipe.send((job.spec, job.folder, job.validate, job.prune))
+
+    def seconds(self) -> float:
+        """Seconds since it was given its run."""
+        return time.monotonic() - self._began
+
+    def death(self) -> str:
+        """How the process ended, in words."""
+        self.process.join(5)
+        code = self.process.exitcode
+        if code == -signal.SIGKILL:
+            return "its worker was killed (out of memory?)"
+        if code is not None and code < 0:
+            return f"its worker crashed ({signal.Signals(-code).name})"
+        return f"its worker ended with code {code}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
 
 
-def _start_worker(data_folder: Path, counter: Any) -> None:
+def _devices(slots: int, gpus: float) -> list[str | None]:
+    """For each worker the GPUs that it sees, as CUDA_VISIBLE_DEVICES has them; None for all.
+
+    Raises:
+        EngineError: this machine has fewer GPUs than the workers need.
+    """
+    if not gpus:
+        return [None] * slots
     import torch
 
-    global _data, _counter
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = visible.split(",") if visible else [str(k) for k in range(torch.cuda.device_count())]
+    each = max(1, round(gpus))  # a fraction is a share of one
+    sharing = max(1, int(1 / gpus)) if gpus < 1 else 1
+    if slots * each > len(known) * sharing:
+        raise EngineError(
+            f"{slots} processes at engine.gpus={gpus:g} each need more than the {len(known)} GPUs of this machine"
+        )
+    groups = [",".join(known[first : first + each]) for first in range(0, len(known) - each + 1, each)]
+    return [groups[slot // sharing] for slot in range(slots)]
+
+
+def _serve(pipe: Connection, data_folder: Path) -> None:
+    """A worker's life: load the data once, then train what comes."""
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's: it ends its workers
     torch.set_num_threads(1)
-    _data, _counter = TokenData.load(data_folder), counter
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        data = TokenData.load(data_folder)
+        pipe.send(("ready", None))
+        while True:
+            pipe.send(_work(data, pipe, *pipe.recv()))
+    except EOFError:  # the driver is gone, or has no more runs
+        return
+    except Exception as error:
+        pipe.send(("error", _sendable(error)))
+
+
+def _work(
+    data: TokenData, pipe: Connection, spec: RunSpec, folder: Path | None, validate: bool, prune: Pruning | None
+) -> tuple[str, Any]:
+    def progress(step: int, loss: float) -> None:
+        pipe.send(("steps", step))
+
+    try:
+        result = train(spec, data, folder, progress=progress, validate=validate, keep_weights=False, prune=prune)
+    except Exception as error:
+        return "error", _sendable(error)
+    return "result", result
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # some exceptions cannot be made again from their arguments
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:
@@ -177,20 +276,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
-
-
-def _work(spec: RunSpec, folder: Path | None, validate: bool, prune: Pruning | None) -> RunResult:
-    done = 0
-
-    def progress(step: int, loss: float) -> None:
-        nonlocal done
-        with _counter.get_lock():
-            _counter.value += step - done
-        done = step
-
-    return train(spec, _data, folder, progress=progress, validate=validate, keep_weights=False, prune=prune)
-
-
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):
-        process.kill()

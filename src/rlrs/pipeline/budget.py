@@ -1,0 +1,36 @@
+"""What a search may spend besides its number of runs: training steps, FLOPs or hours."""
+
+from __future__ import annotations
+
+from rlrs.config import SearchConfig
+from rlrs.data import TokenData
+from rlrs.inspection import meta_model
+from rlrs.models import training_flops
+from rlrs.search import Budget
+from rlrs.training import RunSpec
+
+
+def budgets(settings: SearchConfig, data: TokenData) -> list[Budget]:
+    """The budgets of one arm's search that its settings name.
+
+    Hours are those of training, summed over runs as the database keeps them: a search that is killed and goes on ends
+    where it would have, but another machine ends it elsewhere.
+    """
+
+    known: dict[str, float] = {}
+
+    def per_token(spec: RunSpec) -> float:
+        shape = spec.model.model_dump_json()
+        if shape not in known:
+            known[shape] = float(training_flops(meta_model(spec.model, data.vocab_size), data.sequence_length))
+        return known[shape]
+
+    def flops(spec: RunSpec, steps: int, seconds: float) -> float:
+        return steps * spec.batch_size * data.sequence_length * per_token(spec)
+
+    named = [
+        (settings.max_steps, "training steps", lambda spec, steps, seconds: steps),
+        (settings.max_flops, "FLOPs", flops),
+        (settings.max_hours, "hours of training", lambda spec, steps, seconds: seconds / 3600),
+    ]
+    return [Budget(limit, unit, cost) for limit, unit, cost in named if limit is not None]
