@@ -71,7 +71,8 @@ class Trials:
         file = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
         if file and file.exists() and file.stat().st_size and file.read_bytes()[:16] != b"SQLite format 3\0":
             raise StorageError(f"{self.name}: not a SQLite database; move it away, and a new one is made")
-        options: dict[str, Any] = {"connect_args": {"timeout": busy}} if file else {"pool_pre_ping": True}
+        # A server's connections are not kept: one that was dropped meanwhile would cost a result.
+        options: dict[str, Any] = {"connect_args": {"timeout": busy}} if file else {"poolclass": sqlalchemy.NullPool}
         with self._errors():
             backend = _backend(url, options)
             self._storage = optuna.storages.get_storage(backend)
