@@ -38,6 +38,15 @@ Out = Annotated[
 ProcessCount = Annotated[
     int | None, typer.Option("--processes", min=1, help="Runs trained side by side; changes no result.")
 ]
+EngineName = Annotated[
+    Literal["processes", "ray"] | None, typer.Option("--engine", help="Where runs are trained; changes no result.")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+]
+Storage = Annotated[
+    str | None, typer.Option("--storage", help="Database URL that several drivers share; each with its own --out.")
+]
 
 
 @app.command(epilog="Example: `rlrs run configs/demo.yaml --out runs/demo`")
@@ -45,21 +54,31 @@ def run(
     study: StudyFile,
     folder: Out = None,
     processes: ProcessCount = None,
+    engine: EngineName = None,
+    address: Address = None,
+    storage: Storage = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; train nothing.")] = False,
 ) -> None:
     """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
     if dry_run:
         _plan(study, processes)
         return
-    results, where = _study(study, folder, processes, "report")
+    results, where = _study(study, folder, processes, "report", engine, address, storage)
     _print_comparison(results)
     out.print(f"report  {where / 'report.html'}\nratios  {where / 'ratios.yaml'}", highlight=False)
 
 
 @app.command(epilog="Example: `rlrs search configs/demo.yaml`")
-def search(study: StudyFile, folder: Out = None, processes: ProcessCount = None) -> None:
+def search(
+    study: StudyFile,
+    folder: Out = None,
+    processes: ProcessCount = None,
+    engine: EngineName = None,
+    address: Address = None,
+    storage: Storage = None,
+) -> None:
     """Find the ratios on the proxy: the first stages of `rlrs run`, with the same files."""
-    results, where = _study(study, folder, processes, "search")
+    results, where = _study(study, folder, processes, "search", engine, address, storage)
     table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")
     for arm, history in results["search"].items():
         best = history["best"]
@@ -76,11 +95,30 @@ def search(study: StudyFile, folder: Out = None, processes: ProcessCount = None)
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
-def compare(study: StudyFile, folder: Out = None, processes: ProcessCount = None) -> None:
+def compare(
+    study: StudyFile,
+    folder: Out = None,
+    processes: ProcessCount = None,
+    engine: EngineName = None,
+    address: Address = None,
+    storage: Storage = None,
+) -> None:
     """Measure the arms on the target, on paired seeds: everything of `rlrs run` but the page."""
-    results, where = _study(study, folder, processes, "comparison")
+    results, where = _study(study, folder, processes, "comparison", engine, address, storage)
     _print_comparison(results)
     out.print(f"results {where / 'results.json'}", highlight=False)
+
+
+@app.command(epilog="Example: `rlrs dashboard runs/demo`")
+def dashboard(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIRECTORY", help="A study's run directory.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0 takes a free one.")] = 8080,
+    storage: Annotated[str | None, typer.Option("--storage", help="The database URL of a shared study.")] = None,
+) -> None:
+    """Watch a study's trials in the browser (optuna-dashboard, on this machine alone) until Ctrl-C."""
+    from rlrs.pipeline.dashboard import serve
+
+    serve(folder, port, storage, lambda url: out.print(f"dashboard {url}  (Ctrl-C ends it)", highlight=False))
 
 
 @app.command(epilog="Example: `rlrs report runs/demo`")
@@ -245,6 +283,7 @@ class _Bars:
             console=err,
         )
         self._task: Any = None
+        self._trials: dict[str, int] = {}
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -262,7 +301,15 @@ class _Bars:
             err.print(f"{name} ...", highlight=False)
 
     def trial(self, search: str, tried: Any) -> None:
-        pass
+        """One line for a new best of a search, and for a run that was given up."""
+        self._trials[search] = self._trials.get(search, 0) + 1
+        if tried.improved:
+            line = f"{search}, run {self._trials[search]}: best so far {tried.score:.4f} nats ({tried.proposal.move})"
+        elif tried.result.status == "failed":
+            line = f"{search}, run {self._trials[search]}: {tried.result.reason}; the search goes on without it"
+        else:
+            return
+        self._progress.console.print(line, highlight=False, markup=False)
 
     def tick(self, steps: int) -> None:
         self._progress.update(self._task, completed=steps)
@@ -274,14 +321,26 @@ class _Bars:
             self._progress.update(self._task, total=done, completed=done)
 
 
-def _study(path: Path, folder: Path | None, processes: int | None, until: str) -> tuple[dict[str, Any], Path]:
+def _study(
+    path: Path,
+    folder: Path | None,
+    processes: int | None,
+    until: str,
+    engine: Literal["processes", "ray"] | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+) -> tuple[dict[str, Any], Path]:
     from rlrs import pipeline
-    from rlrs.config import load_study
+    from rlrs.config import EngineConfig, load_study
 
     study = load_study(path)
-    if processes:
-        study = study.model_copy(update={"processes": processes})
     where = folder or Path("runs") / study.name
+    if address is not None and (engine or study.engine.kind) != "ray":
+        raise typer.BadParameter("--address is for --engine ray")
+    asked = study.engine.model_dump(exclude={"address", "resources"} if engine == "processes" else set())
+    asked |= {name: value for name, value in (("kind", engine), ("address", address)) if value is not None}
+    given = {"processes": processes, "engine": EngineConfig(**asked), "storage": storage}
+    study = study.model_copy(update={name: value for name, value in given.items() if value is not None})
     with _Bars() as bars:
         return pipeline.run(study, where, bars, until=until), where
 

@@ -1,0 +1,80 @@
+"""`rlrs dashboard`, and what Ctrl-C leaves of a search."""
+
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+import yaml
+
+from rlrs.cli import main
+from rlrs.search import Trials
+
+STUDY = """
+name: tiny
+data: {vocab_size: 300, sequence_length: 16, max_bytes: 200000}
+training: {score_steps: 5, eval_tokens: 512, checkpoint_every: 5, log_every: 5, evaluations: 3}
+proxy: {model: {d_model: 16, n_layers: 1, n_heads: 2, n_experts: 2}, steps: 200, batch_size: 4}
+target: {model: {d_model: 32, n_layers: 2, n_heads: 2, n_experts: 4}, steps: 30, batch_size: 4}
+search: {trials: 200, multipliers: [0.5, 2], lr: 8e-3}
+processes: 1
+"""
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A search that was stopped by Ctrl-C after some runs of the rlrs arm."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "study.yaml").write_text(STUDY)
+    command = [sys.executable, "-m", "rlrs.cli", "search", folder / "study.yaml", "--out", folder / "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as search:
+        assert search.stderr is not None
+        said = ""
+        while "proxy/rlrs, run 1: best so far" not in said:
+            line = search.stderr.readline()
+            assert line, said
+            said += line
+        search.send_signal(signal.SIGINT)
+        _, rest = search.communicate(timeout=60)
+    assert search.returncode == 130
+    return folder, said + rest
+
+
+def test_ctrl_c_leaves_the_best_so_far_and_says_that_it_is_unfinished(stopped):
+    folder, said = stopped
+    assert "stopped; the same command goes on from here" in said
+    assert "Traceback" not in said
+    ratios = yaml.safe_load((folder / "run" / "ratios.yaml").read_text())
+    assert "of at most 200 runs; the same command goes on" in ratios["provenance"]["unfinished_search"]
+    assert ratios["provenance"]["search"]["score"] > 0
+
+
+def test_the_dashboard_has_the_studies_trials_with_names_and_params(stopped):
+    run = stopped[0] / "run"
+    command = [sys.executable, "-m", "rlrs.cli", "dashboard", run, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        url = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
+        studies = yaml.safe_load(urllib.request.urlopen(url + "api/studies", timeout=20).read())
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=20)
+    names = {study["study_name"] for study in studies["study_summaries"]}
+    assert names >= {"proxy/uniform", "proxy/rlrs"}
+
+
+@pytest.mark.parametrize("what", ["no trials", "taken port"])
+def test_a_dashboard_that_cannot_be_is_one_line(what, tmp_path, monkeypatch, capsys):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        if what == "taken port":
+            Trials(tmp_path / "trials.db")
+        monkeypatch.setattr(sys, "argv", ["rlrs", "dashboard", str(tmp_path), "--port", str(port)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert ("there is none; name the run directory" if what == "no trials" else "cannot be had") in said
