@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -341,8 +342,13 @@ def _study(
     asked |= {name: value for name, value in (("kind", engine), ("address", address)) if value is not None}
     given = {"processes": processes, "engine": EngineConfig(**asked), "storage": storage}
     study = study.model_copy(update={name: value for name, value in given.items() if value is not None})
-    with _Bars() as bars:
-        return pipeline.run(study, where, bars, until=until), where
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
+    try:
+        with _Bars() as bars:
+            return pipeline.run(study, where, bars, until=until), where
+    except KeyboardInterrupt:  # typer would end without a word
+        err.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
 
 
 def _plan(path: Path, processes: int | None) -> None:
