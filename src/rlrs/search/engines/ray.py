@@ -93,6 +93,7 @@ class Ray:
                 runtime_env={"env_vars": environment},
             )
             self._board = self._new_board()
+            ray.get(self._board.look.remote([]))  # it is there before the first run begins
             write_atomic(Path(self._source.folder) / MARK, self._source.mark)
         except BaseException as error:
             self.__exit__(type(error), error, None)
@@ -247,7 +248,9 @@ class Ray:
         attempts = [attempt for _, attempt in self._jobs.values()]
         try:
             self._seen = ray.get(self._board.look.remote(attempts), timeout=10)
-        except (lost.RayActorError, lost.GetTimeoutError):
+        except lost.GetTimeoutError:  # it is slow to answer: progress is for another time
+            return
+        except lost.RayActorError:
             self._board = self._new_board()  # progress starts at nothing; runs under way tell the old one in vain
             return
         for ref, (job, attempt) in list(self._jobs.items()):
