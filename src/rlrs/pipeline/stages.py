@@ -119,7 +119,7 @@ class Stages:
                 space = self._space(start, components, moved)
                 method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
                 searches[f"proxy/{arm}"] = Search(
-                    method, spec, budgets=budgets(settings, self.data), identity=self._identity(space.start)
+                    method, spec, budgets=budgets(settings, self.data), identity=self._identity(space.start())
                 )
         tick = self._begin("search", len(searches) * settings.trials * study.proxy.steps)
         outcomes = _by_arm(tune(searches, self.engine, self.trials, tick, self.progress.trial), "on the proxy")
