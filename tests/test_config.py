@@ -33,7 +33,7 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
         ("search: {trails: 4}", "unknown key 'search.trails'; did you mean 'trials'?"),
         ("serch: {}", "unknown key 'serch'; did you mean 'search'?"),
         ("proxy: {model: {d_modle: 3}, steps: 1, batch_size: 1}", "'proxy.model.d_modle'; did you mean 'd_model'?"),
-        ("search: {zzz: 4}", "unknown key 'search.zzz'; known here: fidelity, lr, method, "),
+        ("search: {zzz: 4}", "unknown key 'search.zzz'; known here: fidelity, lr, max_flops, "),
         ("search: {lr: fast}", "search.lr: should be a number, not 'fast'"),
         ("search: {lr: -0.1}", "search.lr: input should be greater than 0 (got -0.1)"),
         ("search: {lr: true}", "search.lr: should be a number, not True"),
