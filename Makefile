@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: demo test lint format bench killed clean
+.PHONY: demo test lint format bench killed extras clean
 
 demo: .venv/.study ## the main job: ratios found on a small model, proven on a larger one, one page
 	$(BIN)/rlrs run configs/demo.yaml --out $(OUT)
@@ -25,6 +25,9 @@ bench: .venv/.dev ## ratios of speed, paired in one run
 
 killed: .venv/.dev ## the demo killed at five random moments against an undisturbed one
 	$(BIN)/python -m benchmarks.killed_study configs/demo.yaml --kills 5
+
+extras: .venv/.dev ## every extra alone in an environment of its own, with what it is for run there
+	$(BIN)/python -m benchmarks.extras_alone
 
 clean:
 	rm -rf .venv runs
