@@ -22,6 +22,7 @@ format: .venv/.dev
 
 bench: .venv/.dev ## ratios of speed, paired in one run
 	$(BIN)/python -m benchmarks.scheduler_step
+	$(BIN)/python -m benchmarks.partition_70b
 
 killed: .venv/.dev ## the demo killed at five random moments against an undisturbed one
 	$(BIN)/python -m benchmarks.killed_study configs/demo.yaml --kills 5
