@@ -101,7 +101,7 @@ def try_none() -> list[dict[str, Any]]:
         rows.append({"extra": "", "what": "core", **run([str(python), "-c", _STEP + "o.step(); s.step()"], folder)})
         for module, extra in MISSING.items():
             done = subprocess.run([str(python), "-c", f"import {module}"], capture_output=True, text=True, cwd=folder)
-            last = done.stderr.strip().splitlines()[-1]
+            last = (done.stderr.strip().splitlines() or ["imported without its extra"])[-1]
             rows.append({"extra": "", "what": module, "ok": f"rlrs[{extra}]" in last, "said": last})
         return rows
 

@@ -69,6 +69,7 @@ class RelativeLR(LRScheduler):
         if not partial:
             there = {c: None for g in self._groups() for c in (*_components(g), *g.get("ungrouped", ()))}
             self.ratios.check_used(list(there), "the optimizer")
+        self._sliced = [index for index, group in enumerate(self._groups()) if group.get("slices")]
         self._base_curve = Curve(self.schedule)
         self._curves = {
             component: Curve(self.schedule, self.ratios.get(component, BASE).knots)
@@ -101,8 +102,13 @@ class RelativeLR(LRScheduler):
     def get_lr(self) -> list[float | Tensor]:
         """Rates of all groups at the present step, optimizer by optimizer; a pure function of the step."""
         factors = self._factors()
-        # Of a group with slices the fastest: each slice's share of the update is then at most 1.
-        return [self._base[g["name"]] * max(factors[c] for c in _components(g)) for g in self._groups()]
+        groups = self._groups()
+        rates: list[float | Tensor] = [self._base[group["name"]] * factors[group["component"]] for group in groups]
+        for index in self._sliced:
+            # The fastest of its slices: the share of each in the update is then at most 1.
+            group = groups[index]
+            rates[index] = self._base[group["name"]] * max(factors[c] for c in _components(group))
+        return rates
 
     def _factors(self) -> dict[str, float]:
         return {component: curve(self.last_epoch) for component, curve in self._curves.items()}
