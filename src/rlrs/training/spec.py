@@ -151,4 +151,4 @@ class RunResult:
 
     def to_plain(self) -> dict[str, Any]:
         """All fields as JSON would hold them."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))
