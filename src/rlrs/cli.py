@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,18 +146,45 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; those of the study if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
+    distributed: Annotated[
+        Literal["ddp", "fsdp2"] | None,
+        typer.Option(help="How torchrun's ranks share the model; training.distributed of the study if not given."),
+    ] = None,
     folder: Out = None,
 ) -> None:
-    """Train one run, with checkpoints; started again, it resumes."""
+    """Train one run, with checkpoints; started again, it resumes, also on another number of ranks.
+
+    Under `torchrun -m rlrs.cli train ...` all ranks train it together. SIGTERM or Ctrl-C: the step is finished, the
+    state saved, and the exit code 75.
+    """
     from rlrs.config import load_study
     from rlrs.pipeline import train_one
+    from rlrs.training import EXIT_CODE, Stopped, stop_on_signals, world
 
     settings = load_study(study)
+    if distributed:
+        training = settings.training.model_copy(update={"distributed": distributed})
+        settings = settings.model_copy(update={"training": training})
     where = folder or Path("runs") / settings.name
-    with _Bars() as bars:
-        spec, result = train_one(
-            settings, where, bars, model=model, ratios=_ratios(ratios), lr=lr, steps=steps, seed=seed
-        )
+    with _warnings_shown(), world() as ranks, stop_on_signals() as stop, _Bars(quiet=ranks.rank > 0) as bars:
+        out.quiet = ranks.rank > 0
+        try:
+            spec, result = train_one(
+                settings,
+                where,
+                bars,
+                model=model,
+                ratios=_ratios(ratios),
+                lr=lr,
+                steps=steps,
+                seed=seed,
+                world=ranks,
+                stop=stop,
+            )
+        except Stopped as stopped:
+            if ranks.rank == 0:
+                err.print(f"{stopped}; the same command goes on from here", highlight=False)
+            raise typer.Exit(EXIT_CODE) from None
     if result.status == "diverged":
         err.print(f"diverged at step {result.diverged_at}: {result.reason}", style="red")
         raise typer.Exit(1)
@@ -269,10 +300,24 @@ def export(
         out.print(f"file    {file}", highlight=False)
 
 
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """What the trainer warns of, each a line."""
+    from rlrs.training import CheckpointWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CheckpointWarning)
+        warnings.showwarning = lambda message, *rest: err.print(
+            f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
+        yield
+
+
 class _Bars:
     """Progress of the stages of a study, one bar each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._progress = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -282,6 +327,7 @@ class _Bars:
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
             console=err,
+            disable=quiet,
         )
         self._task: Any = None
         self._trials: dict[str, int] = {}
@@ -298,7 +344,7 @@ class _Bars:
     def stage(self, name: str, steps: int, unit: str = "steps") -> None:
         self._close()
         self._task = self._progress.add_task(name, total=steps or 1, unit=unit)
-        if not err.is_terminal:
+        if not err.is_terminal and not self._quiet:
             err.print(f"{name} ...", highlight=False)
 
     def trial(self, search: str, tried: Any) -> None:
@@ -456,6 +502,7 @@ def main() -> None:
     except ImportError as error:
         sys.exit(_fail(f"{error}"))
     except (RatiosError, *_stage_errors()) as error:
+        err.quiet = os.environ.get("RANK", "0") != "0"  # all of torchrun's ranks meet these; one says so
         sys.exit(_fail(str(error)))
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -225,8 +226,21 @@ class TrainingConfig(Settings):
     """Of components that have their own."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     eps: Positive = 1e-8
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """`adamw` (the paper's); `muon` for the matrices of hidden layers with AdamW for the rest; `sgd`."""
+    momentum: Fraction = 0.95
+    """Of Muon and SGD (Nesterov's form)."""
     clip: Positive = 1.0
     """Largest norm of all gradients together."""
+    accumulate: Count = 1
+    """Parts that a batch is trained in, one after another, for less memory; a mixture's routers see one at a time."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of matrix products (autocast; weights and optimizer stay float32). `auto` measures once in a run directory, on
+    the target, which is faster; dtype.json there keeps the answer for all its runs."""
+    compile: bool = False
+    """Compile the model (torch.compile): takes a minute at the start of every process."""
+    distributed: Literal["ddp", "fsdp2"] = "ddp"
+    """How the ranks of `torchrun` share a model: each has all of it, or each a part. Changes rounding, no more."""
     eval_tokens: Count = 32_768
     """Size of the fixed validation sample, rounded down to whole batches."""
     evaluations: Annotated[int, Field(ge=1)] = 10
@@ -235,6 +249,10 @@ class TrainingConfig(Settings):
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: Count = 100
     """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """How many of the last checkpoints stay; if one is damaged, the one before it is used."""
+    tensorboard: bool = False
+    """Write what metrics.jsonl has for TensorBoard too."""
     score_steps: Count = 100
     """A trial's score is the training loss averaged over this many last steps (the paper: 100)."""
     loss_limit: Positive | None = None
@@ -387,8 +405,13 @@ class StudyConfig(Settings):
     """Database URL that several drivers of the study share; its own file in the run directory if not set."""
 
 
-WHERE_IT_RUNS = frozenset({"processes", "engine", "storage"})
-"""Settings with which a study may go on though it began with others."""
+CHANGES_NO_RESULT: dict[str, Any] = {
+    "processes": True,
+    "engine": True,
+    "storage": True,
+    "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
+}
+"""Settings with which a study, or a run of it, may go on though it began with others; in pydantic's `exclude` form."""
 
 
 def load_study(path: str | Path) -> StudyConfig:
@@ -415,10 +438,16 @@ def load_study(path: str | Path) -> StudyConfig:
         raise ConfigError(f"{path}: {_first_problem(error)}") from None
 
 
-def fingerprint(settings: Settings, *, without: frozenset[str] = frozenset()) -> str:
+def fingerprint(settings: Settings, *, without: Mapping[str, Any] | None = None) -> str:
     """Hash of settings as 12 hex digits; equal settings have equal hashes whatever their YAML looked like."""
-    text = json.dumps(settings.model_dump(mode="json", exclude=set(without)), sort_keys=True)
+    text = json.dumps(changing(settings, without or {}), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def changing(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> dict[str, Any]:
+    """The settings that decide results, as JSON would hold them."""
+    exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
+    return settings.model_dump(mode="json", exclude=exclude)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -160,9 +160,16 @@ def test_a_truncated_checkpoint_is_refused_by_name(command, tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     (folder / "result.json").unlink()
-    checkpoint = folder / "checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
-    assert "checkpoint.pt" in one_line_error(command(*arguments))
+    _, newest = sorted((folder / "checkpoints").iterdir())
+    weights = newest / "rank-0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.name}: rank-0.safetensors is truncated or damaged" in " ".join(done.stderr.split())
+    (folder / "result.json").unlink()
+    for checkpoint in (folder / "checkpoints").iterdir():
+        (checkpoint / "rank-0.safetensors").unlink()
+    assert "rank-0.safetensors is missing" in one_line_error(command(*arguments))
 
 
 def test_training_with_found_ratios_takes_their_base_rate(command, tiny, tmp_path):

@@ -1,12 +1,16 @@
 """A run that is killed goes on as if it had not been; files that cannot be used are named."""
 
 import json
+import os
 import pickle
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from small import CLOCK
 
-from rlrs.training import CheckpointError, train
+from rlrs.training import CheckpointError, CheckpointWarning, train
 
 
 class Killed(BaseException):
@@ -24,7 +28,11 @@ def kill_at(step):
 def comparable(folder):
     """Lines of metrics.jsonl without the wall clock."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+
+
+def newest(folder):
+    return max((folder / "checkpoints").glob("step-*"))
 
 
 def numbers(result):
@@ -40,10 +48,11 @@ def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(spec, data, 
     result = train(spec(), data, tmp_path / "killed")
     assert numbers(result) == numbers(undisturbed)
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
-    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "killed")]
-    assert states[0]["step"] == states[1]["step"] == 20
-    for name, weight in states[0]["model"].items():
-        assert torch.equal(weight, states[1]["model"][name]), name
+    whole, killed = (load_file(newest(tmp_path / name) / "rank-0.safetensors") for name in ("whole", "killed"))
+    assert newest(tmp_path / "whole").name == newest(tmp_path / "killed").name == "step-0000000020"
+    assert whole.keys() == killed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, killed[name]), name
 
 
 def test_lines_after_the_checkpoint_are_cut_off_even_a_broken_one(spec, data, tmp_path):
@@ -66,7 +75,7 @@ def test_a_resumed_run_does_not_train_again_what_the_checkpoint_holds(spec, data
 
 def test_a_run_wanted_for_its_numbers_alone_leaves_no_weights(spec, data, tmp_path):
     result = train(spec(), data, tmp_path / "lean", keep_weights=False)
-    assert not (tmp_path / "lean" / "checkpoint.pt").exists()
+    assert not (tmp_path / "lean" / "checkpoints").exists()
     assert numbers(result) == numbers(train(spec(), data, tmp_path / "whole"))
     assert numbers(train(spec(), data, tmp_path / "lean", keep_weights=False)) == numbers(result)
 
@@ -94,52 +103,149 @@ def test_the_folder_says_what_was_run(spec, data, tmp_path):
 
 @pytest.fixture
 def stopped(spec, data, tmp_path):
-    """Folder of a run that was killed after its checkpoint at step 12."""
+    """Folder of a run that was killed after its checkpoints at steps 6 and 12."""
     with pytest.raises(Killed):
         train(spec(), data, tmp_path, progress=kill_at(15))
     return tmp_path
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_checkpoint_is_named_with_what_to_do(spec, data, stopped, share):
-    path = stopped / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: is truncated or damaged; delete it") as error:
+def test_the_last_checkpoints_stay_and_nothing_else(spec, data, tmp_path):
+    train(spec(checkpoint_every=3, keep_checkpoints=3), data, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-0000000015", "step-0000000018", "step-0000000020"]
+
+
+def cut(share):
+    def damage(folder):
+        path = folder / "rank-0.safetensors"
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+    return damage
+
+
+def flip(folder):
+    path = folder / "rank-0.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
+def manifest(change):
+    def damage(folder):
+        path = folder / "checkpoint.json"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+def replace_by_a_pickle(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(pickle.dumps(Killed))
+    (folder / "checkpoint.json").write_bytes(pickle.dumps(Killed))
+
+
+DAMAGES = {
+    "cut to nothing": (cut(0.0), r"rank-0\.safetensors is truncated or damaged"),
+    "cut in its header": (cut(0.01), r"rank-0\.safetensors is truncated or damaged"),
+    "cut near its end": (cut(0.999), r"rank-0\.safetensors is truncated or damaged"),
+    "a flipped bit": (flip, r"rank-0\.safetensors is truncated or damaged"),
+    "no tensors": (lambda folder: (folder / "rank-0.safetensors").unlink(), r"rank-0\.safetensors is missing"),
+    "no manifest": (lambda folder: (folder / "checkpoint.json").unlink(), r"has no checkpoint\.json"),
+    "half a manifest": (manifest(lambda text: text[: len(text) // 2]), r"checkpoint\.json is truncated or damaged"),
+    "another step": (manifest(lambda text: text.replace(b'"step": 12', b'"step": 13')), r"checkpoint\.json is damaged"),
+    "a file outside": (manifest(lambda text: text.replace(b"rank-0", b"../x-0")), r"checkpoint\.json is damaged"),
+    "a list": (manifest(lambda text: b"[]"), r"checkpoint\.json is not of this version"),
+    "a later format": (
+        manifest(lambda text: text.replace(b'"format": 2', b'"format": 3')),
+        r"checkpoint\.json is not of this version",
+    ),
+    "a pickle": (replace_by_a_pickle, r"checkpoint\.json is truncated or damaged"),
+    "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], r"has no checkpoint\.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(spec, data, stopped, tmp_path_factory, damage):
+    damaging, reason = DAMAGES[damage]
+    damaging(newest(stopped))
+    with pytest.warns(
+        CheckpointWarning, match=rf"step-0000000012: {reason}.*; kept as refused-.*, going on from step-0000000006"
+    ):
+        result = train(spec(), data, stopped)
+    whole = tmp_path_factory.mktemp("whole")
+    assert numbers(result) == numbers(train(spec(), data, whole))
+    assert comparable(stopped) == comparable(whole)
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "a pickle"])
+def test_no_checkpoint_that_can_be_used_is_an_error_with_what_to_do(spec, data, stopped, damage):
+    damaging, reason = DAMAGES[damage]
+    for folder in (stopped / "checkpoints").iterdir():
+        damaging(folder)
+    with pytest.raises(CheckpointError, match=rf"step-0000000012: {reason}; delete .*checkpoints to start") as error:
         train(spec(), data, stopped)
     assert "\n" not in str(error.value)
 
 
-def test_a_flipped_bit_in_a_weight_is_noticed(spec, data, stopped):
-    path = stopped / "checkpoint.pt"
-    weight = torch.load(path, weights_only=True)["model"]["embedding.weight"].numpy().tobytes()
-    whole = path.read_bytes()
-    at = whole.index(weight) + 100
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: is truncated or damaged; delete it"):
-        train(spec(), data, stopped)
+class Ran:
+    """Unpickling it is seen."""
+
+    def __reduce__(self):
+        return exec, ("import os; os.environ['RLRS_RAN'] = '1'",)
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: path.write_text("not a checkpoint"),
-        lambda path: path.write_bytes(pickle.dumps({"a": 1})),
-        lambda path: path.write_bytes(pickle.dumps(Killed)),
-        lambda path: torch.save({"step": 3}, path),
-        lambda path: torch.save([1, 2], path),
-    ],
-)
-def test_a_foreign_file_is_named_with_what_to_do(spec, data, stopped, write):
-    write(stopped / "checkpoint.pt")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: is .*; delete it") as error:
+def test_no_code_of_a_checkpoint_is_run(spec, data, stopped):
+    for path in newest(stopped).iterdir():
+        path.write_bytes(pickle.dumps(Ran()))
+    (newest(stopped) / ".metadata").write_bytes(pickle.dumps(Ran()))
+    torch.save(Ran(), newest(stopped) / "rank-0.pt")
+    with pytest.warns(CheckpointWarning):
         train(spec(), data, stopped)
-    assert "\n" not in str(error.value)
+    assert "RLRS_RAN" not in os.environ
+
+
+def test_a_checkpoint_without_a_tensor_is_refused(spec, data, stopped):
+    """A manifest that is whole, but of another model: another version of the code, say."""
+    from rlrs.training.storage import write_alone
+
+    folder = newest(stopped)
+    tensors = load_file(folder / "rank-0.safetensors")
+    facts = {k: v for k, v in json.loads((folder / "checkpoint.json").read_text()).items() if k not in ("seal",)}
+    del tensors["model.norm.weight"]
+    write_alone(folder, tensors, lambda: facts)
+    with pytest.raises(CheckpointError, match=r"step-0000000012: model\.norm\.weight has the shape of nothing there"):
+        train(spec(), data, stopped)
 
 
 def test_a_checkpoint_of_another_run_is_refused(spec, data, stopped):
     (stopped / "run.json").unlink()
     with pytest.raises(CheckpointError, match=rf"belongs to another run \({spec().id}, not {spec(seed=1).id}\)"):
         train(spec(seed=1), data, stopped)
+
+
+def test_what_changes_no_number_may_differ_on_resume(spec, data, stopped, tmp_path_factory):
+    result = train(spec(keep_checkpoints=1), data, stopped)
+    assert numbers(result) == numbers(train(spec(), data, tmp_path_factory.mktemp("whole")))
+    assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["step-0000000020"]
+
+
+def test_a_disk_that_is_full_is_an_error_and_keeps_the_checkpoint_before(spec, data, tmp_path, monkeypatch):
+    import rlrs.training.storage as storage
+
+    written = storage.write_atomic
+
+    def full(path, content):
+        if "0000000012" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        written(path, content)
+
+    monkeypatch.setattr(storage, "write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(spec(), data, tmp_path)
+    assert newest(tmp_path).name == "step-0000000006"
+    monkeypatch.undo()
+    assert numbers(train(spec(), data, tmp_path)) == numbers(train(spec(), data))
 
 
 @pytest.mark.parametrize("name", ["run.json", "result.json"])
@@ -161,5 +267,5 @@ def test_a_damaged_result_is_named(spec, data, tmp_path, text):
 
 def test_metrics_shorter_than_the_checkpoint_says_are_named(spec, data, stopped):
     (stopped / "metrics.jsonl").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: has 0 bytes of the \d+ .* delete .*checkpoint\.pt"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: has 0 bytes of the \d+ .* delete .*checkpoints"):
         train(spec(), data, stopped)

@@ -10,7 +10,7 @@ import rlrs
 from rlrs.config import TrainingConfig
 from rlrs.models import Transformer
 from rlrs.training import evaluate, train
-from rlrs.training.trainer import evaluation_steps
+from rlrs.training.loop import evaluation_steps
 
 
 def lines(folder):

@@ -20,14 +20,19 @@ def projected_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -
     """Mean of `-log softmax(x W^T)[target]` over tokens, in nats; a scalar.
 
     The gradient is computed chunk by chunk on the way forward, so logits live in the cache and are computed once.
+    Under autocast products are of its dtype, and softmax and sums of fp32.
     """
-    x_ND = x_ND.to(weight_VD.dtype)
+    device = x_ND.device.type
+    product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+    x_ND = x_ND.to(product)
     if torch.is_grad_enabled():
         loss = _ProjectedCrossEntropy.apply(x_ND, weight_VD, target_N)
         assert isinstance(loss, Tensor)
         return loss
     losses = [
-        nn.functional.cross_entropy(nn.functional.linear(x_CD, weight_VD), target_C, reduction="sum")
+        nn.functional.cross_entropy(
+            nn.functional.linear(x_CD, weight_VD).to(weight_VD.dtype), target_C, reduction="sum"
+        )
         for x_CD, target_C in zip(x_ND.split(CHUNK), target_N.split(CHUNK), strict=True)
     ]
     return torch.stack(losses).sum() / x_ND.shape[0]
@@ -36,17 +41,23 @@ def projected_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -
 class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+        mixed = x_ND.dtype != weight_VD.dtype
+        product_VD = weight_VD.to(x_ND.dtype)
         dx_ND, dweight_VD = torch.empty_like(x_ND), torch.zeros_like(weight_VD)
-        total = x_ND.new_zeros(())
-        minus_one = x_ND.new_full((1, 1), -1.0)
-        for x_CD, target_C, dx_CD in zip(x_ND.split(CHUNK), target_N.split(CHUNK), dx_ND.split(CHUNK), strict=True):
-            target_C1 = target_C[:, None]
-            log_CV = torch.log_softmax(x_CD @ weight_VD.T, dim=-1)
-            total -= log_CV.gather(1, target_C1).sum()
-            # The gradient of a token's loss with respect to its logits: softmax less one at the target.
-            dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, minus_one.expand_as(target_C1))
-            torch.mm(dlogits_CV, weight_VD, out=dx_CD)
-            dweight_VD.addmm_(dlogits_CV.T, x_CD)
+        total = weight_VD.new_zeros(())
+        minus_one = weight_VD.new_full((1, 1), -1.0)
+        with torch.autocast(x_ND.device.type, enabled=False):
+            for x_CD, target_C, dx_CD in zip(x_ND.split(CHUNK), target_N.split(CHUNK), dx_ND.split(CHUNK), strict=True):
+                target_C1 = target_C[:, None]
+                log_CV = torch.log_softmax((x_CD @ product_VD.T).to(weight_VD.dtype), dim=-1)
+                total -= log_CV.gather(1, target_C1).sum()
+                # The gradient of a token's loss with respect to its logits: softmax less one at the target.
+                dlogits_CV = log_CV.exp_().scatter_add_(1, target_C1, minus_one.expand_as(target_C1)).to(x_ND.dtype)
+                torch.mm(dlogits_CV, product_VD, out=dx_CD)
+                if mixed:
+                    dweight_VD += dlogits_CV.T @ x_CD
+                else:
+                    dweight_VD.addmm_(dlogits_CV.T, x_CD)
         ctx.save_for_backward(dx_ND, dweight_VD)
         ctx.tokens = x_ND.shape[0]
         return total / ctx.tokens

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlrs.models.feed_forward import gated_silu
@@ -23,8 +24,8 @@ class Routing:
 
     Args:
         probabilities: of every token over the experts, [N, E], without gradient.
-        tokens: how many chose each expert, [E], those beyond its capacity included.
-        capacity: tokens that an expert takes.
+        tokens: how many chose each expert, [E], those beyond its capacity included; of all ranks together.
+        capacity: tokens that an expert takes, of all ranks together.
         load_balancing: `E * sum_e(share of tokens of e * mean probability of e)`, 1 when even (Fedus et al., eq. 4).
         z_loss: mean square of the router's log-sum-exp (Zoph et al., 2022, arXiv:2202.08906, eq. 5).
     """
@@ -117,7 +118,13 @@ class MoE(nn.Module):
         d_ff: hidden width F of one expert.
         n_experts: experts E.
         capacity_factor: capacity C as a multiple of the even share N / E, rounded up.
+
+    Where several ranks train one model, `group` is set, and the batch is that of all ranks, in their order: capacity
+    and load-balancing loss are what one process would have (Qiu et al., 2025, arXiv:2501.11873, on balance over the
+    global batch). Each rank still computes its own tokens with all experts.
     """
+
+    group: dist.ProcessGroup | None = None
 
     def __init__(self, d_model: int, d_ff: int, n_experts: int, capacity_factor: float) -> None:
         super().__init__()
@@ -130,10 +137,20 @@ class MoE(nn.Module):
         """Send each token through its expert; the output has the shape of x."""
         x_ND = x_BTD.flatten(0, 1)
         N, E = x_ND.shape[0], self.n_experts
-        C = min(math.ceil(self.capacity_factor * N / E), N)
         probabilities_NE, log_sum_N = self._route(x_ND)
         gate_N, expert_N = probabilities_NE.max(-1)
-        slot_of_token_N, token_of_slot_S, tokens_E = assign(expert_N, E, C)
+        if self.group is None:
+            all_N = N
+            capacity = C = min(math.ceil(self.capacity_factor * N / E), N)
+            slot_of_token_N, token_of_slot_S, tokens_E = assign(expert_N, E, C)
+        else:
+            mine_E = expert_N.bincount(minlength=E)
+            before_E, tokens_E = counts_of_ranks(mine_E, self.group)
+            all_N = N * self.group.size()
+            capacity = min(math.ceil(self.capacity_factor * all_N / E), all_N)
+            kept_E = torch.minimum(mine_E, (capacity - before_E).clamp(min=0))
+            C = max(int(kept_E.max()), 1)  # slots for what is kept, not for what all ranks may keep
+            slot_of_token_N, token_of_slot_S, _ = assign(expert_N, E, C, kept_E)
 
         x_SD = _Rearrange.apply(x_ND, token_of_slot_S, slot_of_token_N)
         y_SD = self.experts(x_SD.view(E, C, -1)).flatten(0, 1)
@@ -141,8 +158,8 @@ class MoE(nn.Module):
         routing = Routing(
             probabilities=probabilities_NE.detach(),
             tokens=tokens_E,
-            capacity=C,
-            load_balancing=load_balancing(tokens_E, probabilities_NE),
+            capacity=capacity,
+            load_balancing=load_balancing(tokens_E if self.group is None else tokens_E * N / all_N, probabilities_NE),
             z_loss=log_sum_N.square().mean(),
         )
         return y_ND.view_as(x_BTD), routing
@@ -155,8 +172,24 @@ class MoE(nn.Module):
         return (logits_NE - log_sum_N[:, None]).exp(), log_sum_N
 
 
-def assign(expert_N: Tensor, n_experts: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+def counts_of_ranks(mine_E: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """From this rank's counts, those of the ranks before it and of all ranks, both summed."""
+    all_RE = [torch.empty_like(mine_E) for _ in range(group.size())]
+    dist.all_gather(all_RE, mine_E, group=group)
+    counts_RE = torch.stack(all_RE)
+    return counts_RE[: group.rank()].sum(0), counts_RE.sum(0)
+
+
+def assign(
+    expert_N: Tensor, n_experts: int, capacity: int, kept_E: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Give each token a slot of its expert, first come first served.
+
+    Args:
+        expert_N: chosen expert of each token.
+        n_experts: experts E.
+        capacity: slots C of an expert.
+        kept_E: how many tokens each expert takes; all C if None.
 
     Returns:
         slot of each token [N], S for a token beyond capacity; token of each slot [S], N for an empty slot; and how
@@ -167,7 +200,8 @@ def assign(expert_N: Tensor, n_experts: int, capacity: int) -> tuple[Tensor, Ten
     chosen_EN = expert_N == torch.arange(n_experts, device=device)[:, None]
     rank_EN = chosen_EN.cumsum(1, dtype=torch.int32)  # 1 for the first token of an expert
     rank_N = rank_EN.gather(0, expert_N[None])[0]
-    slot_of_token_N = torch.where(rank_N <= capacity, expert_N * capacity + rank_N - 1, S)
+    kept_N = capacity if kept_E is None else kept_E[expert_N]
+    slot_of_token_N = torch.where(rank_N <= kept_N, expert_N * capacity + rank_N - 1, S)
     # One slot more, where all tokens beyond capacity land and which is then cut off.
     token_of_slot = torch.full((S + 1,), N, device=device)
     token_of_slot.index_copy_(0, slot_of_token_N, torch.arange(N, device=device))

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import yaml
 
-from rlrs.config import WHERE_IT_RUNS, StudyConfig
+from rlrs.config import StudyConfig, changing
 from rlrs.data import TokenData, prepare
 from rlrs.files import write_atomic
 from rlrs.search import Tried, first_difference
@@ -37,7 +37,7 @@ class Progress(Protocol):
 @contextmanager
 def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[TokenData]:
     """Hold a run directory for one process and one study only, with the study's data in it."""
-    path, mine = folder / "study.yaml", study.model_dump(mode="json", exclude=set(WHERE_IT_RUNS))
+    path, mine = folder / "study.yaml", changing(study)
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"{folder}: not a folder; name another with --out")
     if folder.exists() and not path.exists() and {entry.name for entry in folder.iterdir()} - {"lock", "data"}:

@@ -12,7 +12,7 @@ import torch
 import rlrs
 from rlrs.comparison import held_at_start, measure, searched_components
 from rlrs.components import partition
-from rlrs.config import WHERE_IT_RUNS, ModelConfig, ScaleConfig, StudyConfig
+from rlrs.config import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
 from rlrs.pipeline.budget import budgets
@@ -209,7 +209,7 @@ class Stages:
 
     def _identity(self, first: Point) -> dict[str, Any]:
         """What decides a search's course: a database refuses to go on with another."""
-        study = self.study.model_dump(mode="json", exclude={*WHERE_IT_RUNS, "name", "comparison"})
+        study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True})
         del study["data"]["source"]  # the same text may have another name elsewhere: its tokens' hash decides
         return {
             "study": study,

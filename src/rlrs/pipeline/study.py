@@ -6,21 +6,26 @@ Every stage can be killed at any moment: the same call goes on from what is on d
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rlrs.components import partition
-from rlrs.config import WHERE_IT_RUNS, StudyConfig, fingerprint
+from rlrs.config import CHANGES_NO_RESULT, StudyConfig, fingerprint
+from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.inspection import meta_model
 from rlrs.pipeline.directory import Progress, StudyError, prepared
+from rlrs.pipeline.precision import settled
 from rlrs.pipeline.record import cost, histories, model_section, save_best_so_far, save_ratios
 from rlrs.pipeline.stages import Arms, Stages, run_spec
 from rlrs.ratios import Ratios
 from rlrs.report import write_report
 from rlrs.search import Engine, Interrupted, Processes, Ray, Trials
-from rlrs.training import RunResult, RunSpec, train
+from rlrs.training import RunResult, RunSpec, StopFlag, World, train
 
 RESULTS_SCHEMA = 1
 """Version of results.json, which `rlrs.report` reads."""
@@ -46,7 +51,7 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
             "study": {
                 "name": study.name,
                 "config": study.model_dump(mode="json"),
-                "config_hash": fingerprint(study, without=WHERE_IT_RUNS),
+                "config_hash": fingerprint(study, without=CHANGES_NO_RESULT),
             },
             "environment": environment(),
             "data": data.summary,
@@ -54,6 +59,8 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
                 name: model_section(scale, data) for name, scale in (("proxy", study.proxy), ("target", study.target))
             },
         }
+        study = settled(study, folder, data)
+        results["environment"]["dtype"] = study.training.dtype
         with _engine(study, folder / "data") as engine:
             stages = Stages(study, folder, data, engine, _trials(study, folder), progress)
             results["environment"]["engine"], results["environment"]["processes"] = study.engine.kind, engine.slots
@@ -112,8 +119,10 @@ def train_one(
     lr: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    world: World | None = None,
+    stop: StopFlag | None = None,
 ) -> tuple[RunSpec, RunResult]:
-    """Train one run of a study's model in this process, with checkpoints in `folder/runs/ID`; resumes.
+    """Train one run of a study's model, with checkpoints in `folder/runs/ID`; resumes.
 
     Args:
         study: settings; data and training as there.
@@ -125,12 +134,16 @@ def train_one(
             study's `search.lr`; the final fraction is the ratios' own in the same way.
         steps: optimizer steps; the study's if None.
         seed: of weights and data order.
+        world: the ranks that train together, each of which calls this; this process alone if None.
+        stop: looked at after every step; see `rlrs.training.train`.
 
     Raises:
         StudyError: a rate or a ratio that cannot be used, besides those of `run`.
+        Stopped: `stop` was set, and the run is saved.
     """
     scale = study.proxy if model == "proxy" else study.target
-    with prepared(study, folder, progress) as data:
+    with _prepared_by_first(study, folder, progress, world or World()) as data:
+        study = (world or World()).from_first(partial(settled, study, folder, data))
         ratios.check_used(list(partition(meta_model(scale.model, data.vocab_size))), f"the {model}")
         found = ratios.provenance.get("base", {})
         on_target = ratios.provenance.get("target", {}) if model == "target" else {}
@@ -141,4 +154,13 @@ def train_one(
         except ValueError as error:
             raise StudyError(str(error)) from None
         progress.stage("training", spec.steps)
-        return spec, train(spec, data, folder / "runs" / spec.id, progress=lambda step, loss: progress.tick(step))
+        where = folder / "runs" / spec.id
+        return spec, train(spec, data, where, progress=lambda step, loss: progress.tick(step), world=world, stop=stop)
+
+
+@contextmanager
+def _prepared_by_first(study: StudyConfig, folder: Path, progress: Progress, world: World) -> Iterator[TokenData]:
+    """`prepared` by rank 0, which holds the directory for all ranks; the others open its data."""
+    with ExitStack() as stack:
+        world.from_first(lambda: stack.enter_context(prepared(study, folder, progress)) and None)
+        yield TokenData.load(folder / "data")

@@ -1,88 +1,184 @@
-"""checkpoint.pt: all of a run's state after a step, whole or not there."""
+"""The checkpoints of a run: `checkpoints/step-N/`, written behind the training, the last few kept."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from rlrs.files import open_atomic
+from rlrs.training.distributed import World
+from rlrs.training.storage import Reader, Writer, read_manifest, write_alone
 
-FORMAT = 1
-KEYS = frozenset(
-    {
-        "format",
-        "id",
-        "step",
-        "model",
-        "optimizer",
-        "scheduler",
-        "rng",
-        "losses",
-        "valid_losses",
-        "metrics_bytes",
-        "seconds",
-    }
-)
+PREFIX = "step-"
+FACTS = frozenset({"id", "step", "valid_losses", "metrics_bytes", "seconds"})
+"""What a checkpoint holds beside tensors."""
 
 
 class CheckpointError(ValueError):
     """A run's file that cannot be used; one line: which, what is wrong with it, and what to do."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: a kill at any moment leaves this one or the one before.
+class CheckpointWarning(UserWarning):
+    """A checkpoint that cannot be used where the one before it is used instead."""
+
+
+class Checkpoints:
+    """Saves and finds the checkpoints of one run; every rank has one.
+
+    A save copies the state and returns; files are written in a thread while training goes on. Saves do not overtake
+    each other, and `wait` makes the last one certain.
 
     Args:
-        path: where to.
-        state: exactly the keys of `KEYS` but `format`.
+        folder: of the run.
+        run_id: of the run's spec: a checkpoint of another run is refused.
+        keep: how many of the last ones stay, 1 or more.
+        world: the ranks that save and load together.
     """
-    state = {"format": FORMAT, **state}
-    assert state.keys() == KEYS, state.keys() ^ KEYS
-    with open_atomic(path) as file:
-        torch.save(state, file)
 
+    def __init__(self, folder: Path, run_id: str, keep: int, world: World) -> None:
+        self.folder, self.run_id, self.keep, self.world = folder / "checkpoints", run_id, keep, world
+        self.saved_step: int | None = None
+        self._pending: Future[Any] | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
-def load_checkpoint(path: Path, run_id: str) -> dict[str, Any] | None:
-    """Read a run's checkpoint; None if there is none.
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], lasting: Callable[[], object]) -> None:
+        """Begin to write a checkpoint, when the one before is written.
 
-    Raises:
-        CheckpointError: the file is damaged, is no checkpoint, or belongs to another run.
-    """
-    if not path.exists():
+        Args:
+            tensors: by name, the same names on every rank; copied before this returns.
+            facts: `FACTS` but `id`, plain data; rank 0's are written.
+            lasting: called on rank 0 before the checkpoint counts: what it must not speak of without it being on disk.
+
+        Raises:
+            OSError: the checkpoint before could not be written.
+        """
+        self.wait()
+        facts = {"id": self.run_id, **facts}
+        assert facts.keys() == FACTS, facts.keys() ^ FACTS
+        target = self.folder / f"{PREFIX}{facts['step']:010d}"
+
+        def last() -> Mapping[str, Any]:
+            lasting()
+            return facts
+
+        if self.world.size == 1:
+            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+            self._pending = self._thread.submit(write_alone, target, copies, last)
+        else:
+            pending = async_save(
+                dict(tensors),
+                storage_writer=Writer(target, last),
+                planner=DefaultSavePlanner(flatten_state_dict=False),
+                process_group=self.world.background,
+            )
+            assert isinstance(pending, Future)
+            self._pending = pending
+        self.saved_step = facts["step"]
+
+    def wait(self) -> None:
+        """Return when no save is under way.
+
+        Raises:
+            OSError: the last one could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+        if self.world.rank == 0:
+            removed = self.folder / ".removed"
+            shutil.rmtree(removed, ignore_errors=True)
+            for old in self._there()[: -self.keep]:
+                # By another name first: a process that is killed half-way leaves no half of a checkpoint.
+                os.replace(old, removed)
+                shutil.rmtree(removed, ignore_errors=True)
+
+    def close(self) -> None:
+        """End the thread; a save that is under way is not waited for if training has failed."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=self._pending is not None)
+
+    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The last checkpoint that is whole, as its folder and its manifest; None if the run has none yet.
+
+        One that is torn or foreign is named in a `CheckpointWarning`, and the one before it is taken.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none that can be used, or they are of another run.
+        """
+        found = self.world.from_first(self._latest)
+        assert found is None or isinstance(found[0], Path)
+        return found
+
+    def _latest(self) -> tuple[Path, dict[str, Any]] | None:
+        refused: list[tuple[Path, str]] = []
+        for folder in reversed(self._there()):
+            try:
+                manifest = read_manifest(folder)
+                if not manifest.keys() >= FACTS:
+                    raise ValueError("is not a checkpoint of this version of rlrs")
+            except OSError as error:
+                refused.append((folder, f"cannot be read: {error.strerror}"))
+            except ValueError as error:
+                refused.append((folder, str(error)))
+            else:
+                if manifest["id"] != self.run_id:
+                    raise CheckpointError(
+                        f"{folder}: belongs to another run ({manifest['id']}, not {self.run_id}); use another folder, "
+                        f"or delete {self.folder} to start the run again"
+                    )
+                for other, reason in refused:
+                    aside = _put_aside(other)
+                    message = f"{other}: {reason}; kept as {aside.name}, going on from {folder.name}"
+                    warnings.warn(message, CheckpointWarning, stacklevel=2)
+                return folder, manifest
+        if refused:
+            raise CheckpointError("{}: {}".format(*refused[0]) + f"; delete {self.folder} to start the run again")
         return None
-    remedy = "delete it to start the run again"
-    try:
-        _check_archive(path, remedy)
-        # Tensors and plain data only: a foreign file cannot run code.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile):
-        raise CheckpointError(f"{path}: is truncated or damaged; {remedy}") from None
-    except (pickle.UnpicklingError, KeyError):
-        raise CheckpointError(f"{path}: is not a checkpoint of rlrs; {remedy}") from None
-    if not isinstance(state, dict) or state.keys() != KEYS or state["format"] != FORMAT:
-        raise CheckpointError(f"{path}: is not a checkpoint of this version of rlrs; {remedy}")
-    if state["id"] != run_id:
-        raise CheckpointError(
-            f"{path}: belongs to another run ({state['id']}, not {run_id}); use another folder, or {remedy}"
-        )
-    return state
+
+    def _there(self) -> list[Path]:
+        """Folders of checkpoints, oldest first; those under a temporary name are none."""
+        return sorted(self.folder.glob(f"{PREFIX}*"))
+
+    def load(self, found: tuple[Path, dict[str, Any]], tensors: Mapping[str, Tensor]) -> None:
+        """Fill tensors from a checkpoint, each rank what it holds of them, whatever the ranks were that saved.
+
+        Raises:
+            CheckpointError: the checkpoint has other tensors, or of another shape.
+        """
+        folder, manifest = found
+        stored = {name: list(tensor["shape"]) for name, tensor in manifest["tensors"].items()}
+        here = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if stored != here:
+            name = min(name for name in {*stored, *here} if stored.get(name) != here.get(name))
+            raise CheckpointError(
+                f"{folder}: {name} has the shape {stored.get(name, 'of nothing')} there and "
+                f"{here.get(name, 'of nothing')} here; delete {self.folder} to start the run again"
+            )
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process: no ranks to ask
+            load(
+                {name: tensor.detach() for name, tensor in tensors.items()},
+                storage_reader=Reader(folder, manifest),
+                planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+                process_group=self.world.background,
+                no_dist=self.world.size == 1,
+            )
 
 
-def _check_archive(path: Path, remedy: str) -> None:
-    """Check that a file is a whole zip archive, which torch's checkpoints are, down to its checksums."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-        return
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if b"PK\x03\x04".startswith(start):  # an archive's start without its end, or nothing at all
-        raise zipfile.BadZipFile
-    raise CheckpointError(f"{path}: is not a checkpoint of rlrs; {remedy}")
+def _put_aside(folder: Path) -> Path:
+    """Rename a checkpoint that was refused, so that it is not counted among those to keep."""
+    aside = folder.with_name(f"refused-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+    return aside

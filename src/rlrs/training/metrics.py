@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from rlrs.models import Routing, router_statistics
+from rlrs.training.distributed import World, local_part
 
 
 class MetricsFile:
@@ -29,64 +31,120 @@ class MetricsFile:
             raise ValueError(f"{path}: has {there} bytes of the {length} that the checkpoint goes with")
         self._file = open(path, "ab")  # noqa: SIM115  closed by close()
         self._file.truncate(length)
+        self.also: TensorBoard | None = None
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Mapping[str, Any]) -> None:
         """Append one object as a line."""
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()  # a page or a person that follows the run sees whole lines
+        if self.also is not None:
+            self.also.write(line)
 
-    def sync(self) -> int:
-        """Make all lines last; returns the file's length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def length(self) -> int:
+        """Bytes written so far."""
         return self._file.tell()
+
+    def sync(self) -> None:
+        """Make all lines last."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self.also is not None:
+            self.also.close()
+
+
+class TensorBoard:
+    """Lines of metrics.jsonl as scalars: `loss`, `components/embedding/lr`, `router/load/0` (the busiest expert).
+
+    Args:
+        folder: for the event files.
+        step: steps done: what an earlier process wrote after it is hidden.
+
+    Raises:
+        ImportError: the extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ImportError("training.tensorboard needs TensorBoard: pip install 'rlrs[tensorboard]'") from None
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """A line's numbers; a thread of TensorBoard's writes them."""
+        for name, value in _scalars("", line):
+            if name != "step":
+                self._writer.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+def _scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Numbers of a nested line with their paths."""
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, part in parts:
+        yield from _scalars(f"{name}/{key}" if name else str(key), part)
 
 
 class ComponentProbe:
     """Gradient norm and update-to-weight ratio of every component in one optimizer step.
 
     Made after the backward pass and before clipping, read after the optimizer step. `update_ratio` is
-    `||w_after - w_before|| / ||w_before||` over all of a component's parameters; 0 where weights are all 0.
+    `||w_after - w_before|| / ||w_before||` over all of a component's parameters; 0 where weights are all 0. Every
+    rank looks at what it holds; where weights are sharded, squares are added up over the ranks.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._weights: dict[str, list[Tensor]] = {}
-        for group in optimizer.param_groups:
-            self._weights.setdefault(group["component"], []).extend(group["params"])
+    def __init__(self, optimizers: Sequence[Optimizer], world: World, *, sharded: bool) -> None:
+        self._world, self._sharded = world, sharded
+        weights: dict[str, list[Tensor]] = {}
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            weights.setdefault(group["component"], []).extend(group["params"])
+        # Nothing is read back before `read`: on an accelerator, the step is not held up.
         self._grad_norm = {
-            component: _norm([weight.grad for weight in weights if weight.grad is not None])
-            for component, weights in self._weights.items()
+            component: _norm([local_part(weight.grad) for weight in of if weight.grad is not None])
+            for component, of in weights.items()
         }
-        self._before = {
-            component: [weight.detach().clone() for weight in weights] for component, weights in self._weights.items()
+        self._weights = {component: [local_part(weight.detach()) for weight in of] for component, of in weights.items()}
+        self._size = {component: _norm(of) for component, of in self._weights.items()}
+        self._before = {component: [weight.clone() for weight in of] for component, of in self._weights.items()}
+
+    @torch.no_grad()
+    def read(self) -> dict[str, dict[str, float]]:
+        """Component -> gradient norm before clipping, and update ratio of the step just done."""
+        for component, before in self._before.items():
+            torch._foreach_sub_(before, self._weights[component])  # pyright: ignore[reportPrivateImportUsage]
+        moved = [_norm(of) for of in self._before.values()]
+        norms_3K = torch.stack([*self._grad_norm.values(), *self._size.values(), *moved]).double()
+        if self._sharded:
+            norms_3K = torch.tensor(self._world.mean(norms_3K.square())).mul(self._world.size).sqrt()
+        names, values = list(self._before), norms_3K.tolist()
+        columns = zip(names, *(values[i * len(names) : (i + 1) * len(names)] for i in range(3)), strict=True)
+        return {
+            name: {"grad_norm": grad_norm, "update_ratio": moved / size if size else 0.0}
+            for name, grad_norm, size, moved in columns
         }
 
-    def read(self, rates: dict[str, float]) -> dict[str, dict[str, float]]:
-        """Component -> rate, gradient norm before clipping, and update ratio of the step just done."""
-        components = {}
-        for component, weights in self._weights.items():
-            before = self._before[component]
-            moved = _norm([weight.detach() - old for weight, old in zip(weights, before, strict=True)])
-            size = _norm(before)
-            components[component] = {
-                "lr": rates[component],
-                "grad_norm": self._grad_norm[component],
-                "update_ratio": moved / size if size else 0.0,
-            }
-        return components
 
-
-def router_line(routings: Sequence[Routing]) -> dict[str, Any] | None:
-    """Load, dropped share and entropy of the routers, as a line of metrics.jsonl holds them."""
+def router_line(routings: Sequence[Routing], world: World) -> dict[str, Any] | None:
+    """Load, dropped share and entropy of the routers, as a line of metrics.jsonl holds them; over all ranks' tokens."""
     statistics = router_statistics(routings)
-    return None if statistics is None else dict(vars(statistics))
+    if statistics is None:
+        return None
+    # Load and drops are the global batch's as they are: the routers count over all ranks.
+    (entropy,) = world.mean([statistics.entropy])
+    return {**vars(statistics), "entropy": entropy}
 
 
-def _norm(tensors: Sequence[Tensor]) -> float:
-    if not tensors:
-        return 0.0
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors])).item()
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return get_total_norm(tensors, foreach=True) if tensors else torch.zeros(())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rlrs.config import HubConfig, ModelConfig, TrainingConfig
+from rlrs.config import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig
 from rlrs.ratios import Ratios
 from rlrs.schedules import warmup_steps
 
@@ -55,6 +55,12 @@ class RunSpec:
             raise ValueError(f"final_fraction should be from 0 to 1, not {self.final_fraction!r}")
         if self.training.schedule == "constant" and self.final_fraction != 1:
             raise ValueError(f"final_fraction should be 1 with a constant schedule, not {self.final_fraction!r}")
+        if self.training.dtype == "auto":
+            raise ValueError("dtype should be float32 or bfloat16 in a run: rlrs.training.faster_dtype measures which")
+        if self.batch_size % self.training.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} should be a multiple of training.accumulate={self.training.accumulate}"
+            )
         self.relative_rates()
 
     def relative_rates(self) -> Ratios:
@@ -77,8 +83,11 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """12 hex digits: the hash of all fields."""
-        text = json.dumps(self.to_plain(), sort_keys=True)
+        """12 hex digits: the hash of all fields that decide numbers."""
+        plain = self.to_plain()
+        for name in CHANGES_NO_RESULT["training"]:
+            del plain["training"][name]
+        text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,124 @@
+"""A run of the command killed (SIGKILL) at random moments and started again each time, against one left alone.
+
+    python -m benchmarks.killed_run --kills 20             # one process
+    python -m benchmarks.killed_run --kills 3 --ranks 2    # torchrun with FSDP2, the last life on one process
+
+On one process both must end with the same result and the same lines of metrics.jsonl, but for seconds. After lives on
+other numbers of ranks, losses may differ by rounding: the largest difference is reported. Writes
+benchmarks/results/killed_run.json or killed_run_fsdp2.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pairs import write
+
+STUDY = """
+name: killed
+data: {source: stdlib, tokenizer: bytes, vocab_size: 257, sequence_length: 32, max_bytes: 400000}
+training: {eval_tokens: 2048, checkpoint_every: 5, log_every: 1, evaluations: 4}
+proxy: {model: {d_model: 32, n_layers: 2, n_heads: 2, n_experts: 4}, steps: 400, batch_size: 8}
+target: {model: {d_model: 32, n_layers: 2, n_heads: 2, n_experts: 4}, steps: 400, batch_size: 8}
+"""
+LIMIT = 1e-3
+"""Nats per token that a loss may differ by after lives on other numbers of ranks: rounding, over 400 steps."""
+
+
+def command(study: Path, folder: Path, ranks: int) -> list[str]:
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    module = ["-m", "rlrs.cli", "train", str(study), "--ratios", "paper-moe", "--out", str(folder)]
+    return [sys.executable, *start, *module, *(["--distributed", "fsdp2"] if ranks > 1 else [])]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Of a run's metrics, those that are whole."""
+    text = "".join(path.read_text() for path in folder.glob("runs/*/metrics.jsonl"))
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def state(folder: Path) -> dict[str, int]:
+    """How far a run is, and its last whole checkpoint."""
+    saved = [int(path.name.removeprefix("step-")) for path in folder.glob("runs/*/checkpoints/step-*")]
+    return {"step": max((line["step"] for line in lines(folder)), default=0), "saved": max(saved, default=0)}
+
+
+def live(study: Path, folder: Path, ranks: int, seconds: float) -> dict[str, Any]:
+    """Start the run, let it train for a number of seconds, kill all its processes."""
+    before = state(folder)
+    # A session of its own: torchrun's ranks are in it, and are killed with it.
+    process = subprocess.Popen(
+        command(study, folder, ranks), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while process.poll() is None and not lines(folder):
+        time.sleep(0.02)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.2)  # torchrun's ranks are not ours to wait for
+    after = state(folder)
+    return {
+        "after_seconds": round(seconds, 3),
+        "began_at": before["saved"],
+        **after,
+        "lost": after["step"] - after["saved"],
+    }
+
+
+def same(whole: Path, killed: Path) -> tuple[bool, float]:
+    """Whether all lines are equal but for times, and the largest difference of a loss."""
+    rows = [
+        [
+            {k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "flops_per_second")}
+            for line in of
+        ]
+        for of in (lines(whole), lines(killed))
+    ]
+    names = ("loss", "valid_loss")
+    pairs = [(a.get(name), b.get(name)) for a, b in zip(*rows, strict=True) for name in names]
+    return rows[0] == rows[1], max(abs(a - b) for a, b in pairs if a is not None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("runs/killed_run"))
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments.folder.mkdir(parents=True)
+    study = arguments.folder / "study.yaml"
+    study.write_text(STUDY)
+    whole, killed = arguments.folder / "whole", arguments.folder / "killed"
+    subprocess.run(command(study, whole, 1), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    moments, kills = random.Random(arguments.seed), []
+    for _ in range(arguments.kills):
+        kills.append(live(study, killed, arguments.ranks, moments.uniform(0, 1.5)))
+        print(kills[-1], flush=True)
+    subprocess.run(command(study, killed, 1), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    equal, difference = same(whole, killed)
+    lost = max(kill["lost"] for kill in kills)
+    right = lost <= 10 and (equal if arguments.ranks == 1 else difference < LIMIT)
+    print(f"lines equal: {equal}; largest difference of a loss {difference:.1e} nats; most steps lost {lost}")
+    row = {"ranks": arguments.ranks, "seed": arguments.seed, "kills": kills, "equal": equal}
+    row |= {"largest_difference": difference, "most_steps_lost": lost, "checkpoint_every": 5, "steps": 400}
+    print(write("killed_run" if arguments.ranks == 1 else "killed_run_fsdp2", [row]))
+    sys.exit(not right)
+
+
+if __name__ == "__main__":
+    main()

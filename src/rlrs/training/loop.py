@@ -1,0 +1,325 @@
+"""The steps of a run: batch, gradients, update, and now and then a line, a validation, a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrs.config import ConfigError, TrainingConfig
+from rlrs.data import TokenData
+from rlrs.models import ModelOutput, training_flops
+from rlrs.training.checkpoint import CheckpointError, Checkpoints
+from rlrs.training.distributed import World, gradients_kept_local
+from rlrs.training.evaluate import evaluate
+from rlrs.training.metrics import ComponentProbe, MetricsFile, TensorBoard, router_line
+from rlrs.training.spec import Pruning, RunResult, RunSpec
+from rlrs.training.state import TrainState
+from rlrs.training.stopping import StopFlag, Stopped
+
+Progress = Callable[[int, float], object]
+"""Called with the steps done and the mean training loss since the last call, nats per token."""
+
+LOSS_LIMIT = 1.5
+"""A loss above this multiple of ln(vocabulary), which a uniform guess has, is divergence. Chosen here, not studied."""
+
+
+class _DivergedError(Exception):
+    """Training cannot go on; the step (from 1) at which, and why."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(reason)
+        self.step, self.reason = step, reason
+
+
+class Run:
+    """A run's state, and the steps that change it.
+
+    Args:
+        spec: the run.
+        data: its tokens.
+        folder: of its files; None for none.
+        world: the ranks that train it.
+        validate: evaluate on the validation sample.
+        prune: when to end early.
+        stop: looked at after every step.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        data: TokenData,
+        folder: Path | None,
+        world: World,
+        *,
+        validate: bool,
+        prune: Pruning | None,
+        stop: StopFlag,
+    ) -> None:
+        self.spec, self.data, self.world, self.stop = spec, data, world, stop
+        settings = spec.training
+        self.prune = prune or Pruning(rungs=(), window=1)
+        self.limits = dict(self.prune.rungs)
+        check_division(spec.batch_size, settings.accumulate, world.size)
+        self.state = TrainState(spec, data.vocab_size, world, settings.distributed)
+        self.loss_limit = settings.loss_limit or LOSS_LIMIT * math.log(data.vocab_size)
+        batches = data.valid_batches(spec.batch_size, settings.eval_tokens) if validate else []
+        self.valid_batches = [tuple(self._mine(rows) for rows in batch) for batch in batches]
+        self.valid_steps = evaluation_steps(spec.steps, settings) if validate and folder else {spec.steps}
+        self.step = 0  # optimizer steps done
+        self.losses: list[float] = []  # of every step
+        self.valid_losses: list[tuple[int, float]] = []  # (step, loss)
+        self.seconds = 0.0
+        self.started = time.perf_counter()
+        self.last_line = (0, self.started)  # (step, moment)
+        self.flops_per_token = training_flops(self.state.model, data.sequence_length)
+        self.bytes_per_token = data.summary.get("valid_bytes_per_token", data.summary.get("bytes_per_token"))
+        self.checkpoints: Checkpoints | None = None
+        self.metrics: MetricsFile | None = None  # of rank 0
+        if folder is not None:
+            self._restore(folder)
+
+    def train(self, progress: Progress | None) -> RunResult:
+        """Take all steps that are left.
+
+        Raises:
+            Stopped: `stop` was set, and the state is saved.
+        """
+        try:
+            while self.step < self.spec.steps:
+                stopping = self._train_step(log=self.checkpoints is not None and self.is_logged(self.step + 1))
+                if (reason := self._over_limit()) is not None:
+                    return self._result("pruned", reason=reason)
+                if self.valid_batches and self.step in self.valid_steps:
+                    self._validate()
+                if progress is not None and self.is_logged(self.step):
+                    progress(self.step, self._mean_since_last_line())
+                if stopping or self.step % self.spec.training.checkpoint_every == 0:
+                    self.save()
+                if stopping and self.step < self.spec.steps:
+                    self.finish()
+                    raise Stopped(self.step, self.stop.signal)
+        except _DivergedError as end:
+            return self._result("diverged", diverged_at=end.step, reason=end.reason)
+        window = self.losses[-self.spec.training.score_steps :]
+        valid_loss = self.valid_losses[-1][1] if self.valid_losses else None
+        return self._result("finished", score=math.fsum(window) / len(window), valid_loss=valid_loss)
+
+    def _result(
+        self, status: Any, score: float | None = None, valid_loss: float | None = None, **end: Any
+    ) -> RunResult:
+        return RunResult(
+            status=status,
+            steps=self.step,
+            score=score,
+            valid_loss=valid_loss,
+            tokens=self._tokens(),
+            seconds=self._seconds(),
+            rungs=tuple((step, self.prune.loss(self.losses, step)) for step in self.limits if step <= self.step),
+            **end,
+        )
+
+    def _over_limit(self) -> str | None:
+        """Why the run ends at the present step, if that is a rung with a limit that the loss is above."""
+        if (limit := self.limits.get(self.step)) is None:
+            return None
+        loss = self.prune.loss(self.losses, self.step)
+        return f"training loss {loss:.4g} at step {self.step} is above {limit:.4g}" if loss > limit else None
+
+    def _train_step(self, *, log: bool) -> bool:
+        """One optimizer step, and its line of metrics.jsonl if it has one; whether a rank was asked to stop."""
+        state, settings = self.state, self.spec.training
+        output, losses = self._gradients()
+        # One exchange, and on an accelerator one wait, for what all ranks must agree on.
+        loss, stopping = self.world.mean([*losses, float(bool(self.stop))])
+        self._check_loss(loss)
+        probe = ComponentProbe(state.optimizers, self.world, sharded=state.sharded) if log else None
+        grad_norm = state.clip_gradients(settings.clip)
+        if not math.isfinite(grad_norm):
+            raise _DivergedError(self.step + 1, f"gradient norm {grad_norm:.4g} is not a finite number")
+        rates = state.rates() if log else {}
+        for optimizer in state.optimizers:
+            optimizer.step()
+        state.scheduler.step()
+        self.step += 1
+        self.losses.append(loss)
+        if probe is not None:
+            self._write_line(output, grad_norm, rates, probe.read())
+        return stopping > 0
+
+    def _gradients(self) -> tuple[ModelOutput, list[float]]:
+        """Gradients of this step's batch, part by part; the last part's output, and this rank's mean loss."""
+        spec, parts = self.spec, self.spec.training.accumulate
+        # What a model draws (dropout) is a function of seed, step and rank as well: a resumed run draws the same.
+        torch.manual_seed(random_seed(spec.seed, self.step, self.world.rank))
+        for optimizer in self.state.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        losses: list[Tensor] = []
+        output: ModelOutput | None = None
+        for part in range(parts):
+            # The parts of a batch are the batches of a finer count of steps, so each is divided among the ranks.
+            batch = self.data.batch(
+                spec.seed, self.step * parts + part, spec.batch_size // parts, self.world.rank, self.world.size
+            )
+            inputs_BT, targets_BT = (rows_BT.to(self.world.device, non_blocking=True) for rows_BT in batch)
+            with gradients_kept_local(self.state.divided, part < parts - 1):
+                with self.state.autocast():
+                    output = self.state.forward(inputs_BT, targets_BT)
+                assert output is not None
+                assert output.loss is not None
+                losses.append(output.loss.detach())
+                (output.objective if parts == 1 else output.objective / parts).backward()
+        assert output is not None
+        return output, [math.fsum(loss.item() for loss in losses) / parts]
+
+    def _mine(self, rows: Tensor) -> Tensor:
+        """This rank's share of the rows of a batch, in order."""
+        count = rows.shape[0] // self.world.size
+        return rows[self.world.rank * count : (self.world.rank + 1) * count].to(self.world.device, non_blocking=True)
+
+    def _check_loss(self, loss: float) -> None:
+        if not loss <= self.loss_limit:  # written so that NaN does not pass
+            limit = f"above the limit of {self.loss_limit:.4g}" if math.isfinite(loss) else "not a finite number"
+            raise _DivergedError(self.step + 1, f"training loss {loss:.4g} nats per token is {limit}")
+
+    def _validate(self) -> None:
+        with self.state.autocast():
+            (loss,) = self.world.mean([evaluate(self.state.forward, self.valid_batches)])
+        if not math.isfinite(loss):
+            raise _DivergedError(self.step, f"validation loss {loss:.4g} is not a finite number")
+        self.valid_losses.append((self.step, loss))
+        if self.metrics is not None:
+            line = {"step": self.step, "tokens": self._tokens(), "valid_loss": loss}
+            if self.bytes_per_token:
+                line["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
+            self.metrics.write(line)
+
+    def _write_line(
+        self,
+        output: ModelOutput,
+        grad_norm: float,
+        rates: dict[str, dict[str, float]],
+        norms: dict[str, dict[str, float]],
+    ) -> None:
+        router = router_line(output.routings, self.world)  # asks all ranks
+        if self.metrics is None:
+            return
+        line: dict[str, Any] = {
+            "step": self.step,
+            "tokens": self._tokens(),
+            "loss": self._mean_since_last_line(),
+            "lr_base": rates["base"]["lr"],
+            "grad_norm": grad_norm,
+            "seconds": round(self._seconds(), 3),
+            **self._speed(),
+            "components": {name: {**rates[name], **norms[name]} for name in norms},
+        }
+        self.metrics.write(line if router is None else {**line, "router": router})
+
+    def _speed(self) -> dict[str, float]:
+        """Tokens and floating-point operations per second since the last line, or since this process began."""
+        now = time.perf_counter()
+        (step, then), self.last_line = self.last_line, (self.step, now)
+        rate = (self.step - step) * self.spec.batch_size * self.data.sequence_length / (now - then)
+        return {"tokens_per_second": round(rate, 1), "flops_per_second": float(f"{rate * self.flops_per_token:.4g}")}
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a step, counted from 1, has a line."""
+        return step == 1 or step % self.spec.training.log_every == 0 or step == self.spec.steps
+
+    def _mean_since_last_line(self) -> float:
+        """Training loss over the steps after the last logged one before this."""
+        first = self.step - 1
+        while first > 0 and not self.is_logged(first):
+            first -= 1
+        return math.fsum(self.losses[first:]) / len(self.losses[first:])
+
+    def _tokens(self) -> int:
+        return self.step * self.spec.batch_size * self.data.sequence_length
+
+    def _seconds(self) -> float:
+        return self.seconds + time.perf_counter() - self.started
+
+    def save(self) -> None:
+        """Begin a checkpoint of the present state, if the last one is not of it; nothing for a run without files."""
+        if self.checkpoints is None or self.checkpoints.saved_step == self.step:
+            return
+        losses = torch.tensor(self.losses, dtype=torch.float64)
+        self.checkpoints.save(
+            {**self.state.tensors(), "losses": losses},
+            {
+                "step": self.step,
+                "valid_losses": self.valid_losses,
+                "metrics_bytes": self.metrics.length() if self.metrics else 0,
+                "seconds": self._seconds(),
+            },
+            # The lines first: a checkpoint never speaks of lines that are not on disk.
+            lasting=self.metrics.sync if self.metrics else lambda: None,
+        )
+
+    def finish(self) -> None:
+        """Return when the last checkpoint is on disk, on all ranks."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+        self.world.from_first(lambda: None)  # no rank leaves the group while another still needs it
+
+    def _restore(self, folder: Path) -> None:
+        """Go on from the last checkpoint, if there is one; open metrics.jsonl at the length that it had then."""
+        self.checkpoints = Checkpoints(folder, self.spec.id, self.spec.training.keep_checkpoints, self.world)
+        found = self.checkpoints.latest()
+        length = 0
+        if found is not None:
+            _, manifest = found
+            shapes = {name: tensor["shape"] for name, tensor in manifest["tensors"].items()}
+            losses = torch.zeros(manifest["step"], dtype=torch.float64)
+            self.checkpoints.load(found, {**self.state.tensors_like(shapes), "losses": losses})
+            self.step, self.seconds = manifest["step"], manifest["seconds"]
+            self.last_line = (self.step, time.perf_counter())
+            self.losses, self.valid_losses = losses.tolist(), [(step, loss) for step, loss in manifest["valid_losses"]]
+            self.state.go_to(self.step)
+            self.checkpoints.saved_step = self.step
+            length = manifest["metrics_bytes"]
+        if self.world.rank == 0:
+            try:
+                self.metrics = MetricsFile(folder / "metrics.jsonl", length)
+                if self.spec.training.tensorboard:
+                    self.metrics.also = TensorBoard(folder / "tensorboard", self.step)
+            except ValueError as error:
+                raise CheckpointError(f"{error}; delete {folder / 'checkpoints'} to start the run again") from None
+
+    def close(self) -> None:
+        """Close the run's files."""
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+        if self.metrics is not None:
+            self.metrics.close()
+
+
+def random_seed(seed: int, step: int, rank: int) -> int:
+    """Of the random numbers that one rank draws in one step."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "little")
+
+
+def check_division(batch_size: int, accumulate: int, ranks: int) -> None:
+    """Check that ranks can share a batch, and each part of it, evenly.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if batch_size % (accumulate * ranks):
+        parts = f" x training.accumulate={accumulate}" if accumulate > 1 else ""
+        raise ConfigError(
+            f"batch_size={batch_size} should be a multiple of {ranks} ranks{parts}: each takes an equal share"
+        )
+
+
+def evaluation_steps(steps: int, settings: TrainingConfig) -> set[int]:
+    """Steps after which a run is validated: evenly spaced, the last step among them, none at step 0."""
+    points = min(settings.evaluations, steps)
+    return {round(number * steps / points) for number in range(1, points + 1)}

@@ -1,0 +1,103 @@
+"""What a run's steps change: weights, optimizers, schedule; and the same as named tensors, for checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from rlrs.lr_scheduler import RelativeLR
+from rlrs.models import build_model
+from rlrs.training.distributed import Sharding, World, divide
+from rlrs.training.optimizers import make_optimizers
+from rlrs.training.spec import RunSpec
+
+
+class TrainState:
+    """A run's model with its optimizers and its schedule.
+
+    Args:
+        spec: the run.
+        vocab_size: entries of the vocabulary.
+        world: the ranks.
+        how: the model is divided between them.
+    """
+
+    def __init__(self, spec: RunSpec, vocab_size: int, world: World, how: Sharding) -> None:
+        torch.manual_seed(spec.seed)
+        self.world = world
+        self.sharded = how == "fsdp2" and world.size > 1
+        self.dtype = spec.training.dtype
+        self.model = build_model(spec.model, vocab_size)
+        self.divided = divide(self.model, world, how)
+        self.forward: nn.Module = self.divided
+        if spec.training.compile:
+            self.forward = cast(nn.Module, torch.compile(self.divided))
+        self.weights = list(self.model.parameters())
+        ratios = spec.relative_rates()
+        self.optimizers = make_optimizers(self.model, spec)
+        self.scheduler = RelativeLR(
+            self.optimizers,
+            ratios,
+            total_steps=spec.steps,
+            warmup_steps=spec.warmup_steps,
+            final_fraction=spec.final_fraction,
+            schedule=spec.training.schedule,
+        )
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Matrix products in bfloat16 inside, if the run is of that."""
+        if self.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, torch.bfloat16)
+
+    def clip_gradients(self, largest: float) -> float:
+        """Scale gradients down to a norm of all of them together; the norm that they had."""
+        norm = nn.utils.clip_grad_norm_(self.weights, largest, foreach=True)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+    def rates(self) -> dict[str, dict[str, float]]:
+        """Component -> present rate and relative rate; `base` is the base rate."""
+        relative = self.scheduler.relative_rates()
+        rates = {name: {"lr": rate, "ratio": relative[name]} for name, rate in self.scheduler.rates().items()}
+        return {**rates, "base": {"lr": self.scheduler.base_rate(), "ratio": 1.0}}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, buffers and the optimizers' moments by name: the same names however the model is divided."""
+        parameters = dict(self.model.named_parameters())  # a tied weight once
+        aliases = dict(self.model.named_parameters(remove_duplicate=False))
+        buffers = {name: tensor for name, tensor in self.model.state_dict().items() if name not in aliases}
+        named = {f"model.{name}": tensor for name, tensor in {**parameters, **buffers}.items()}
+        for name, weight in parameters.items():
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(weight, {}).items():
+                    if isinstance(value, Tensor):
+                        named[f"optimizer.{name}.{key}"] = value
+        return named
+
+    def tensors_like(self, shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+        """The tensors to load a checkpoint into; moments that the optimizers do not have yet are made."""
+        owner = {
+            weight: optimizer for optimizer in self.optimizers for g in optimizer.param_groups for weight in g["params"]
+        }
+        for name, weight in self.model.named_parameters():
+            prefix = f"optimizer.{name}."
+            for full in (full for full in shapes if full.startswith(prefix)):
+                like = list(weight.shape) == shapes[full]
+                # Step counts are plain tensors also where weights are sharded.
+                moment = (
+                    torch.zeros_like(weight, requires_grad=False)
+                    if like
+                    else torch.zeros(shapes[full], device=self.world.device)
+                )
+                owner[weight].state[weight][full.removeprefix(prefix)] = moment
+        return self.tensors()
+
+    def go_to(self, step: int) -> None:
+        """Set the schedule to a number of finished steps."""
+        state: dict[str, Any] = self.scheduler.state_dict()
+        self.scheduler.load_state_dict({**state, "last_epoch": step})
