@@ -94,7 +94,7 @@ def train(
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run's folder: two arms of a study may come to the same run, and the second one waits for its result."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system when the process ends, however that is
         yield
 
