@@ -67,3 +67,9 @@ def test_importing_the_package_loads_no_extra():
 def test_the_report_never_loads_a_model():
     for path in (SOURCE / "report").rglob("*.py"):
         assert not {"torch", "rlrs.models", "rlrs.training"} & set(imports(path))
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports them by that name alone: of two it would run one, or none."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
