@@ -1,13 +1,11 @@
 """Runs of the examples in processes of their own, and what every integration has to show."""
 
-import contextlib
 import faulthandler
 import importlib
 import importlib.util
 import json
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import warnings
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import rlrs
+from ports import free_port
 from rlrs.ratios import BASE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,9 +48,7 @@ def run(example, folder, *, ranks=1, resume=False, options=()):
     """Lines that an example recorded: a list per rank; `folder` keeps its checkpoint."""
     name = f"{ranks}.{'resumed' if resume else 'whole'}"
     argv = _argv(folder, name, resume, options)
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     output = [folder / f"{name}.{rank}.out" for rank in range(ranks)]
     processes = [
         _PROCESSES.Process(target=_one_rank, args=(example, argv, rank, ranks, port, output[rank]), daemon=True)

@@ -46,7 +46,12 @@ def test_runs_on_a_cluster_have_the_numbers_that_they_have_here(data, cluster, t
         results = dict(engine.next() for _ in range(3))
         assert engine.pending == 0
     assert results[1].score == train(spec(tokens, seed=1), tokens).score
-    assert {path.name for path in (tmp_path / "runs" / "x").iterdir()} == {"lock", "metrics.jsonl", "result.json", "run.json"}
+    assert {path.name for path in (tmp_path / "runs" / "x").iterdir()} == {
+        "lock",
+        "metrics.jsonl",
+        "result.json",
+        "run.json",
+    }
 
 
 def test_where_the_data_is_not_at_its_path_it_comes_through_the_object_store(data, cluster, tmp_path, monkeypatch):  # noqa: F811

@@ -6,9 +6,10 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from multiprocessing import connection
+
+from ports import free_port
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
@@ -28,9 +29,7 @@ TIMEOUT = 60  # seconds; a run takes one or two
 def start(work, arguments=(), *, ranks=1, output):
     """Start `work(world, *arguments)` on every rank; the processes."""
     output.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         PROCESSES.Process(target=_one_rank, args=(work, arguments, rank, ranks, port, output), daemon=True)
         for rank in range(ranks)
