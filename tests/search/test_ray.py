@@ -86,7 +86,7 @@ def test_runs_of_a_lost_node_and_hung_ones_are_tried_again_elsewhere(data, clust
     other = cluster.add_node(num_cpus=1, resources={"spot": 1})
     with Ray(folder, resources={"spot": 1}, time_limit=60) as engine:
         assert engine.slots == 1
-        engine.submit("run", spec(tokens, steps=4000))
+        engine.submit("run", spec(tokens, steps=2000))
         deadline = time.monotonic() + 60
         while not engine.steps:
             assert engine.next(timeout=0.2) is None
@@ -94,8 +94,8 @@ def test_runs_of_a_lost_node_and_hung_ones_are_tried_again_elsewhere(data, clust
         other.kill_all_processes(check_alive=False, allow_graceful=False)
         cluster.add_node(num_cpus=1, resources={"spot": 1})
         key, result = engine.next()
-        assert (key, result.status, result.steps) == ("run", "finished", 4000)
-        assert engine.steps == 4000
+        assert (key, result.status, result.steps) == ("run", "finished", 2000)
+        assert engine.steps == 2000
         engine.time_limit = 1.0
         engine.submit("hung", spec(tokens, steps=1_000_000))
         key, result = engine.next()
