@@ -5,29 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 try:
     import typer
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Table
+
+    from rlrs.terminal import Bars, err, out, print_comparison, print_components, warnings_shown
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
 
-out = Console()
-err = Console(stderr=True)
 app = typer.Typer(
     help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",
     no_args_is_help=True,
@@ -69,7 +57,7 @@ def run(
         _plan(study, processes)
         return
     results, where = _study(study, folder, processes, "report", engine, address, storage)
-    _print_comparison(results)
+    print_comparison(results)
     out.print(f"report  {where / 'report.html'}\nratios  {where / 'ratios.yaml'}", highlight=False)
 
 
@@ -110,7 +98,7 @@ def compare(
 ) -> None:
     """Measure the arms on the target, on paired seeds: everything of `rlrs run` but the page."""
     results, where = _study(study, folder, processes, "comparison", engine, address, storage)
-    _print_comparison(results)
+    print_comparison(results)
     out.print(f"results {where / 'results.json'}", highlight=False)
 
 
@@ -166,7 +154,7 @@ def train(
         training = settings.training.model_copy(update={"distributed": distributed})
         settings = settings.model_copy(update={"training": training})
     where = folder or Path("runs") / settings.name
-    with _warnings_shown(), world() as ranks, stop_on_signals() as stop, _Bars(quiet=ranks.rank > 0) as bars:
+    with warnings_shown(), world() as ranks, stop_on_signals() as stop, Bars(quiet=ranks.rank > 0) as bars:
         out.quiet = ranks.rank > 0
         try:
             spec, result = train_one(
@@ -200,7 +188,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = load_study(study)
     where = folder or Path("runs") / settings.name
-    with _Bars() as bars, prepared(settings, where, bars) as tokens:
+    with Bars() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -230,7 +218,7 @@ def inspect(
 
     shown = _ratios(ratios) if ratios else None
     for title, module in models_of(model):
-        _print_components(title, module, shown, parameters)
+        print_components(title, module, shown, parameters)
 
 
 @app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")
@@ -300,74 +288,6 @@ def export(
         out.print(f"file    {file}", highlight=False)
 
 
-@contextmanager
-def _warnings_shown() -> Iterator[None]:
-    """What the trainer warns of, each a line."""
-    from rlrs.training import CheckpointWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", CheckpointWarning)
-        warnings.showwarning = lambda message, *rest: err.print(
-            f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True
-        )
-        yield
-
-
-class _Bars:
-    """Progress of the stages of a study, one bar each."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=err,
-            disable=quiet,
-        )
-        self._task: Any = None
-        self._trials: dict[str, int] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._close()
-        self._progress.stop()
-
-    def stage(self, name: str, steps: int, unit: str = "steps") -> None:
-        self._close()
-        self._task = self._progress.add_task(name, total=steps or 1, unit=unit)
-        if not err.is_terminal and not self._quiet:
-            err.print(f"{name} ...", highlight=False)
-
-    def trial(self, search: str, tried: Any) -> None:
-        """One line for a new best of a search, and for a run that was given up."""
-        self._trials[search] = self._trials.get(search, 0) + 1
-        if tried.improved:
-            line = f"{search}, run {self._trials[search]}: best so far {tried.score:.4f} nats ({tried.proposal.move})"
-        elif tried.result.status == "failed":
-            line = f"{search}, run {self._trials[search]}: {tried.result.reason}; the search goes on without it"
-        else:
-            return
-        self._progress.console.print(line, highlight=False, markup=False)
-
-    def tick(self, steps: int) -> None:
-        self._progress.update(self._task, completed=steps)
-
-    def _close(self) -> None:
-        # A search may end below its budget, and finished runs are not trained again: what was done is the whole.
-        if self._task is not None:
-            done = max(self._progress.tasks[self._task].completed, 1)
-            self._progress.update(self._task, total=done, completed=done)
-
-
 def _study(
     path: Path,
     folder: Path | None,
@@ -390,7 +310,7 @@ def _study(
     study = study.model_copy(update={name: value for name, value in given.items() if value is not None})
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
     try:
-        with _Bars() as bars:
+        with Bars() as bars:
             return pipeline.run(study, where, bars, until=until), where
     except KeyboardInterrupt:  # typer would end without a word
         err.print("stopped; the same command goes on from here")
@@ -410,75 +330,6 @@ def _plan(path: Path, processes: int | None) -> None:
     table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
     out.print(table)
     out.print("Nothing was trained and nothing was written.")
-
-
-def _print_comparison(results: dict[str, Any]) -> None:
-    comparison = results["comparison"]
-    seeds = comparison["seeds"]
-    table = Table("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval")
-    table.title = f"Validation loss on the target, nats per token, {comparison['steps']} steps"
-    for arm, losses in comparison["losses"].items():
-        difference = comparison["differences"].get(arm)
-        table.add_row(
-            arm,
-            f"{results['base'][arm]['lr']:.3g}",
-            *(_loss(value) for value in losses["per_seed"]),
-            _loss(losses["mean"]),
-            *(
-                [f"{difference['mean']:+.3f}", f"{difference['low']:+.3f} to {difference['high']:+.3f}"]
-                if difference
-                else []
-            ),
-        )
-    out.print(table)
-    out.print(comparison["verdict"]["sentence"], style="bold", highlight=False)
-    for arm, tuning in results["transfer"].items():
-        if "edge" in tuning["stopped"]:
-            out.print(f"note: base rate of {arm}: {tuning['stopped']}", highlight=False)
-
-
-def _loss(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.4f}"
-
-
-def _print_components(title: str, module: Any, ratios: Any, parameters: bool) -> None:
-    from rlrs.inspection import component_rows
-    from rlrs.ratios import BASE
-
-    rows, parts, total = component_rows(module, ratios or ())
-    table = Table(title=title)
-    table.add_column("component", no_wrap=True)
-    for column in ("tensors", "parameters", "share", "not decayed", *(["start", "end"] if ratios is not None else [])):
-        table.add_column(column, justify="right", no_wrap=column == "parameters")
-    for row in rows:
-        ratio = (
-            ratios.get(row.component, ratios.get(row.component.partition("/")[0], BASE)) if ratios is not None else None
-        )
-        table.add_row(
-            row.component,
-            str(row.tensors),
-            f"{row.parameters:,}",
-            f"{row.parameters / total:.1%}",
-            f"{row.undecayed:,}",
-            *([f"{ratio.start:g}", f"{ratio.end:g}"] if ratio else []),
-        )
-    table.add_row("all, each once", str(sum(row.tensors for row in rows)), f"{total:,}", "100.0%", style="bold")
-    out.print(table)
-    there = {*parts, *(name.partition("/")[0] for name in parts), *parts.tied_components}
-    absent = [c for c in ratios or () if c not in there and c.partition("/")[0] not in there]
-    if absent:
-        out.print(f"the ratios also name {', '.join(absent)}, which this model does not have", highlight=False)
-    if parameters:
-        component_of = parts.component_of()
-        for name in (name for names in parts.values() for name in names):
-            out.print(f"  {name}: {component_of[name]} ({parts.reasons[name]})", highlight=False, markup=False)
-    for name, aliases in parts.tied.items():
-        rate = parts.component_of()[name]
-        out.print(f"tied: {', '.join(aliases)} is {name}, one rate: {rate}", highlight=False, markup=False)
-    for name, reason in parts.unsure.items():
-        out.print(f"unsure: {name}: {reason}", highlight=False, markup=False)
-    for rule in parts.suggestions():
-        out.print(f"a rule that settles it: rlrs.{rule}", highlight=False, markup=False)
 
 
 def _ratios(text: str) -> Any:

@@ -1,0 +1,163 @@
+"""What the `rlrs` command shows on a terminal: bars, tables, warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+WIDE = 100
+"""Columns from which a comparison's table has the losses of every seed."""
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """What the trainer warns of, each a line."""
+    from rlrs.training import CheckpointWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CheckpointWarning)
+        warnings.showwarning = lambda message, *rest: err.print(
+            f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
+        yield
+
+
+class Bars:
+    """Progress of the stages of a study, one bar each."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=err,
+            disable=quiet,
+        )
+        self._task: Any = None
+        self._trials: dict[str, int] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._close()
+        self._progress.stop()
+
+    def stage(self, name: str, steps: int, unit: str = "steps") -> None:
+        """Begin a bar for a stage of so many steps; the bar before it is full."""
+        self._close()
+        self._task = self._progress.add_task(name, total=steps or 1, unit=unit)
+        if not err.is_terminal and not self._quiet:
+            err.print(f"{name} ...", highlight=False)
+
+    def trial(self, search: str, tried: Any) -> None:
+        """One line for a new best of a search, and for a run that was given up."""
+        self._trials[search] = self._trials.get(search, 0) + 1
+        if tried.improved:
+            line = f"{search}, run {self._trials[search]}: best so far {tried.score:.4f} nats ({tried.proposal.move})"
+        elif tried.result.status == "failed":
+            line = f"{search}, run {self._trials[search]}: {tried.result.reason}; the search goes on without it"
+        else:
+            return
+        self._progress.console.print(line, highlight=False, markup=False)
+
+    def tick(self, steps: int) -> None:
+        """Steps of the present stage that are done."""
+        self._progress.update(self._task, completed=steps)
+
+    def _close(self) -> None:
+        # A search may end below its budget, and finished runs are not trained again: what was done is the whole.
+        if self._task is not None:
+            done = max(self._progress.tasks[self._task].completed, 1)
+            self._progress.update(self._task, total=done, completed=done)
+
+
+def print_comparison(results: dict[str, Any]) -> None:
+    """Losses of the arms on the target, what `rlrs` gains on each, and the verdict; all seeds where there is room."""
+    comparison = results["comparison"]
+    seeds = comparison["seeds"] if out.width >= WIDE else []
+    table = Table(title=f"Validation loss on the target, nats per token, {comparison['steps']} steps")
+    for column in ("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval"):
+        table.add_column(column, no_wrap=column in ("arm", "95 % interval"))
+    for arm, losses in comparison["losses"].items():
+        cells = [
+            arm,
+            f"{results['base'][arm]['lr']:.3g}",
+            *(_loss(value) for value in losses["per_seed"][: len(seeds)]),
+        ]
+        cells.append(_loss(losses["mean"]))
+        if (difference := comparison["differences"].get(arm)) is not None:
+            cells += [f"{difference['mean']:+.3f}", f"{difference['low']:+.3f} to {difference['high']:+.3f}"]
+        table.add_row(*cells)
+    out.print(table)
+    out.print(comparison["verdict"]["sentence"], style="bold", highlight=False)
+    for arm, tuning in results["transfer"].items():
+        if "edge" in tuning["stopped"]:
+            out.print(f"note: base rate of {arm}: {tuning['stopped']}", highlight=False)
+
+
+def _loss(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
+
+
+def print_components(title: str, module: Any, ratios: Any, parameters: bool) -> None:
+    """A model's components, with their rates if there are ratios, and every parameter's if asked for."""
+    from rlrs.inspection import component_rows
+    from rlrs.ratios import BASE
+
+    rows, parts, total = component_rows(module, ratios or ())
+    table = Table(title=title)
+    table.add_column("component", no_wrap=True)
+    for column in ("tensors", "parameters", "share", "not decayed", *(["start", "end"] if ratios is not None else [])):
+        table.add_column(column, justify="right", no_wrap=column == "parameters")
+    for row in rows:
+        ratio = (
+            ratios.get(row.component, ratios.get(row.component.partition("/")[0], BASE)) if ratios is not None else None
+        )
+        table.add_row(
+            row.component,
+            str(row.tensors),
+            f"{row.parameters:,}",
+            f"{row.parameters / total:.1%}",
+            f"{row.undecayed:,}",
+            *([f"{ratio.start:g}", f"{ratio.end:g}"] if ratio else []),
+        )
+    table.add_row("all, each once", str(sum(row.tensors for row in rows)), f"{total:,}", "100.0%", style="bold")
+    out.print(table)
+    there = {*parts, *(name.partition("/")[0] for name in parts), *parts.tied_components}
+    absent = [c for c in ratios or () if c not in there and c.partition("/")[0] not in there]
+    if absent:
+        out.print(f"the ratios also name {', '.join(absent)}, which this model does not have", highlight=False)
+    if parameters:
+        component_of = parts.component_of()
+        for name in (name for names in parts.values() for name in names):
+            out.print(f"  {name}: {component_of[name]} ({parts.reasons[name]})", highlight=False, markup=False)
+    for name, aliases in parts.tied.items():
+        rate = parts.component_of()[name]
+        out.print(f"tied: {', '.join(aliases)} is {name}, one rate: {rate}", highlight=False, markup=False)
+    for name, reason in parts.unsure.items():
+        out.print(f"unsure: {name}: {reason}", highlight=False, markup=False)
+    for rule in parts.suggestions():
+        out.print(f"a rule that settles it: rlrs.{rule}", highlight=False, markup=False)
