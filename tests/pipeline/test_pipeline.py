@@ -207,6 +207,13 @@ def test_bad_input_is_one_line_exit_code_2_and_writes_nothing(command, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_width_of_cheap_runs_that_the_proxy_cannot_have_is_refused(command, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("trials: 8", "trials: 8, fidelity: {width: 12}"))
+    message = "search.fidelity.width should be a multiple of the head size 8, not 12"
+    assert message in one_line_error(command("run", path, "--out", tmp_path / "run"))
+
+
 def test_an_empty_file_is_refused(command, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     path = tmp_path / "study.yaml"

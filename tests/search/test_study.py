@@ -242,3 +242,13 @@ def test_cheap_trials_are_told_apart_and_replayed_after_a_kill(tmp_path, die_aft
     study = optuna.load_study(study_name="proxy/one", storage=f"sqlite:///{tmp_path / 'trials.db'}")
     states = {trial.user_attrs["move"]: trial.state.name for trial in study.trials if "result" in trial.user_attrs}
     assert states == {move: "PRUNED" if move == "pruned" else "COMPLETE" for move in specs}
+
+
+def test_a_parameter_that_may_be_zero_is_kept_as_any_other(tmp_path):
+    def one_point():
+        feedback = yield [Proposal({"lr": 0.3, "embedding.start": 7.0, "beta1": 0.9}, "start")]
+        return Stop({"lr": 0.3, "embedding.start": 7.0, "beta1": 0.9}, feedback[0].score, 1, "one point")
+
+    tune({"proxy/one": Search(one_point(), spec_of)}, Engine(), Trials(tmp_path / "trials.db"))
+    study = optuna.load_study(study_name="proxy/one", storage=f"sqlite:///{tmp_path / 'trials.db'}")
+    assert study.trials[0].params["beta1"] == 0.9

@@ -32,6 +32,7 @@ def _history(outcome: Outcome, budget: int) -> dict[str, Any]:
             "steps": tried.result.steps,
             "move": tried.proposal.move,
             "improved": tried.improved,
+            "whole": tried.proposal.whole,
             "run": tried.spec.id,
             **({"reason": tried.result.reason} if tried.result.status == "failed" else {}),
         }

@@ -109,6 +109,11 @@ class Stages:
         start.check_used(components, "the proxy")
 
         whole = self._spec(study.proxy, Ratios({}), settings.seed, settings.lr, study.training.final_fraction)
+        if settings.fidelity is not None and settings.fidelity.width is not None:
+            try:
+                whole.model.at_width(settings.fidelity.width)
+            except ValueError as error:
+                raise StudyError(f"search.fidelity.{error}") from None
 
         def spec(point: Point) -> RunSpec:
             return run_of(point, whole)

@@ -185,11 +185,13 @@ def horizon_panel(comparison: Mapping[str, Any]) -> Panel:
 def search_panel(search: Mapping[str, Mapping[str, Any]]) -> Panel:
     """Score of each trial on the proxy in order, and the best so far, per arm."""
     figure = _plot("trial")
-    scores = {arm: [t["score"] for t in part["trials"]] for arm, part in search.items()}
+    # Scores of shorter or narrower runs, and on other seeds, do not compare with the others.
+    whole = {arm: [t for t in part["trials"] if t.get("whole", True)] for arm, part in search.items()}
+    scores = {arm: [t["score"] for t in trials] for arm, trials in whole.items()}
     top = _ceiling([s for values in scores.values() for s in values if s is not None])
-    for arm, part in search.items():
-        numbers = list(range(1, len(part["trials"]) + 1))
-        _trials(figure, numbers, part["trials"], arm, top)
+    for arm, trials in whole.items():
+        numbers = [trial["number"] + 1 for trial in trials]
+        _trials(figure, numbers, trials, arm, top)
         best = np.fmin.accumulate([math.nan if s is None else s for s in scores[arm]]).tolist()
         _line(figure, numbers, _positive(best), f"{arm_name(arm)}, best so far", arm_look(arm), shape="hv")
     _frame(figure, [s for values in scores.values() for s in values if s is not None], top)
@@ -205,7 +207,8 @@ def search_panel(search: Mapping[str, Mapping[str, Any]]) -> Panel:
         alt=f"Score of every trial in order, per arm: {counts}.",
         figure=figure,
         legend=[(arm_name(arm), arm_look(arm)) for arm in search],
-        note="Dots are trials, lines the best so far; a triangle lies above the frame, a cross diverged.",
+        note="Dots are whole runs on the search's seed, lines the best so far; a triangle lies above the frame, a "
+        "cross diverged.",
     )
 
 

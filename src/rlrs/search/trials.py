@@ -255,7 +255,8 @@ def _pruning(prune: Pruning | None) -> str:
 
 def _running(proposal: Proposal, spec: RunSpec) -> FrozenTrial:
     distributions: dict[str, BaseDistribution] = {
-        name: FloatDistribution(*bounds(name), log=True) for name in proposal.params
+        name: FloatDistribution(low, high, log=low > 0)
+        for name, (low, high) in ((name, bounds(name)) for name in proposal.params)
     }
     attributes: dict[str, Any] = {"run": spec.id, "move": proposal.move, "steps": spec.steps, "seed": spec.seed}
     if proposal.prune is not None:

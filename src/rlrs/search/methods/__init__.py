@@ -45,7 +45,7 @@ METHODS: dict[str, Maker] = {
 """Name in `search.method` -> what makes it from a space, the settings, and a budget of whole runs."""
 
 
-def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int, width: int | None = None) -> Method:
+def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int) -> Method:
     """The search method that a study's settings ask for, with their cheap trials, pruning and re-tests around it.
 
     Args:
@@ -53,7 +53,6 @@ def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int, 
         settings: of the search; `trials` is the budget, in whole runs' worth of training steps.
         steps: of a whole run.
         window: steps over which a score is averaged.
-        width: of the model, for cheap runs of another.
 
     Raises:
         ConfigError: no such method, or a budget too small for what is asked.
@@ -89,8 +88,7 @@ def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int, 
             method, steps=short, window=max(1, round(window * short / steps)), budget=runs, error=settings.prune
         )
     if fidelity is not None:
-        narrow = None if fidelity.width is None or width is None else fidelity.width
-        method = cheap(method, steps=None if short == steps else short, width=narrow, verify=fidelity.verify)
+        method = cheap(method, steps=None if short == steps else short, width=fidelity.width, verify=fidelity.verify)
     if retests:
         method = retested(method, points=settings.retest.points, seeds=settings.retest.seeds, seed=settings.seed)
     return method
