@@ -47,11 +47,11 @@ USES: dict[str, tuple[str, ...]] = {
     ),
     "study": ("rlrs run CONFIG --dry-run",),
 }
-# Without any extra: module or statement -> the extra that its error should name.
+# Without any extra: module -> the extra that its error should name. (`rlrs.integrations.lightning` imports nothing of
+# lightning: it works on the module that lightning hands to it.)
 MISSING = {
     "rlrs.integrations.transformers": "transformers",
     "rlrs.integrations.accelerate": "accelerate",
-    "rlrs.integrations.lightning": "lightning",
     "rlrs.integrations.optax": "jax",
     "rlrs.integrations.torchtitan": "torchtitan",
     "rlrs.cli": "study",
