@@ -5,15 +5,13 @@ python -m benchmarks.bad_data
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import io
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
+
+from benchmarks.bad_runs import train
 
 STUDY = """
 name: bad
@@ -58,8 +56,6 @@ def make_corpus(folder: Path) -> None:
 
 def rows() -> Iterator[tuple[str, str]]:
     """Configuration, and the line that it ends in."""
-    from rlrs import cli
-
     home = Path.cwd()
     with tempfile.TemporaryDirectory() as place:
         make_corpus(Path(place))
@@ -67,16 +63,7 @@ def rows() -> Iterator[tuple[str, str]]:
         try:
             for data in BAD:
                 Path("study.yaml").write_text(STUDY.format(data=data))
-                error = io.StringIO()
-                console = cli.Console(file=error, width=10_000)
-                arguments = ["rlrs", "train", "study.yaml", "--out", "run"]
-                with (
-                    mock.patch.object(cli, "err", console),
-                    mock.patch.object(sys, "argv", arguments),
-                    contextlib.suppress(SystemExit),
-                ):
-                    cli.main()
-                (line,) = [line for line in error.getvalue().splitlines() if line.startswith("error: ")]
+                (line,) = [line for line in train("").splitlines() if line.startswith("error: ")]
                 assert not Path("run").exists(), f"{data} left files behind"
                 yield data, line.removeprefix("error: ").replace(f"{place}/", "").replace(place, "FOLDER")
         finally:

@@ -54,12 +54,14 @@ def write_study(changes: dict[str, str]) -> None:
 
 def train(options: str) -> str:
     """What `rlrs train` says on standard error, in this process."""
+    from rich.console import Console
+
     from rlrs import cli
 
     error = io.StringIO()
     with (
-        mock.patch.object(cli, "err", cli.Console(file=error, width=10_000)),
-        mock.patch.object(cli, "out", cli.Console(file=io.StringIO())),
+        mock.patch.object(cli, "err", Console(file=error, width=10_000)),
+        mock.patch.object(cli, "out", Console(file=io.StringIO())),
         mock.patch.object(sys, "argv", ["rlrs", "train", "study.yaml", "--out", "run", *options.split()]),
     ):
         try:
