@@ -1,0 +1,74 @@
+"""Settings of text and tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from rlrs.config.base import Count, Settings, number
+
+
+class DataConfig(Settings):
+    """Where the text comes from and how it becomes tokens (docs/data.md)."""
+
+    source: str | tuple[str, ...] = "stdlib"
+    """`stdlib` (the Python standard library's own source), `files:GLOB` or a list of such globs (text, jsonl and
+    parquet, plain or compressed), or `hf:NAME` (a data set by name, or a local folder)."""
+    text_field: Annotated[str, Field(min_length=1)] = "text"
+    """Field of a document's text, in jsonl, parquet and data sets."""
+    config_name: str | None = None
+    """Configuration of an `hf:` data set (its subset)."""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    """Split of an `hf:` data set that is read."""
+    valid_split: str | None = None
+    """Split of an `hf:` data set to validate on; if not set, a share of `split` is kept for it."""
+    revision: str | None = None
+    """Commit, tag or branch of an `hf:` data set on the hub."""
+    damaged: Literal["refuse", "skip"] = "refuse"
+    """Files and lines that are damaged or empty: stop and name them, or leave them out and name them."""
+    folder: str | None = None
+    """Where tokens are kept, each kind in a folder of its own, for all studies that name it; the run directory if not
+    set. Changes no result."""
+    tokenizer: Annotated[str, Field(min_length=1)] = "bpe"
+    """`bpe` (learnt from the training text), `bytes` (one token a byte), or a path: a tokenizer.json, or a folder with
+    one or with a transformers tokenizer."""
+    end_token: str | None = None
+    """End-of-text mark of a tokenizer that is given by path; as its own files say, if not set."""
+    vocab_size: Annotated[int, Field(ge=257)] = 1024
+    """Entries of the `bpe` vocabulary, the 256 bytes and the end-of-text mark included."""
+    vocab_sample: Count = 64_000_000
+    """Bytes of training text that the `bpe` vocabulary is learnt from, spread over the corpus."""
+    sequence_length: Annotated[int, Field(ge=2)] = 128
+    """Tokens per training sequence."""
+    valid_fraction: Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)] = 0.05
+    """Share that is kept for validation: of the text files by bytes, of documents in jsonl, parquet and data sets."""
+    max_bytes: Count | None = None
+    """Use only about this many bytes of text (whole files in hash order, the first documents of jsonl, parquet and data
+    sets); all of it if not set."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        sources = [self.source] if isinstance(self.source, str) else list(self.source)
+        if not sources:
+            raise ValueError(
+                "source is an empty list; it should be 'stdlib', 'files:GLOB', 'hf:NAME' or a list of globs"
+            )
+        for source in sources:
+            kind, colon, rest = source.partition(":")
+            known = source == "stdlib" or (colon and rest and kind in ("files", "hf"))
+            if not known or (kind != "files" and not isinstance(self.source, str)):
+                raise ValueError(f"{source=} should be 'stdlib', 'files:GLOB', 'hf:NAME' or a list of 'files:' globs")
+        if not sources[0].startswith("hf:"):
+            for name in ("config_name", "valid_split", "revision"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(f"{name}={value!r} is for 'hf:' sources only")
+        if self.tokenizer in ("bpe", "bytes") and self.end_token is not None:
+            raise ValueError(
+                f"end_token={self.end_token!r} is for a tokenizer given by path; {self.tokenizer} has its own"
+            )
+        if self.tokenizer != "bpe" and self.vocab_size != type(self).model_fields["vocab_size"].default:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} is for tokenizer 'bpe'; {self.tokenizer!r} has its own size"
+            )
+        return self

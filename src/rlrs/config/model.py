@@ -1,0 +1,97 @@
+"""Settings of a model: ours, or one of transformers."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+
+from rlrs.config.base import Count, NonNegative, Positive, Settings
+
+
+class ModelConfig(Settings):
+    """A decoder-only Transformer; dense, or Switch mixture of experts when `n_experts` > 0."""
+
+    d_model: Count = 64
+    n_layers: Count = 4
+    n_heads: Count = 4
+    d_ff: Count | None = None
+    """Hidden width of one feed-forward block or expert; 8/3 of `d_model`, rounded up to 8, if not set."""
+    n_experts: Annotated[int, Field(ge=0)] = 0
+    """Experts per block; 0 is a dense model."""
+    capacity_factor: Positive = 1.0
+    """Tokens an expert takes, as a multiple of an even share; the others pass by the residual (Switch)."""
+    load_balancing: NonNegative = 0.01
+    """Weight of the load-balancing loss (Fedus et al., 2021)."""
+    z_loss: NonNegative = 0.001
+    """Weight of the router z-loss (Zoph et al., 2022)."""
+    init_scale: Positive = 0.15
+    """Truncated normal of standard deviation sqrt(init_scale / fan_in)."""
+    tie_embeddings: bool = False
+    rope_theta: Positive = 10_000.0
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"d_model={self.d_model} should be a multiple of n_heads={self.n_heads}, "
+                "with an even head size (rotary position)"
+            )
+        return self
+
+    def at_width(self, d_model: int) -> Self:
+        """The same model at another width: same head size, feed-forward width in proportion.
+
+        Raises:
+            ValueError: a width that is no multiple of the head size.
+        """
+        head = self.d_model // self.n_heads
+        if d_model < 1 or d_model % head:
+            raise ValueError(f"width should be a multiple of the head size {head}, not {d_model!r}")
+        d_ff = None if self.d_ff is None else max(1, round(self.d_ff * d_model / self.d_model))
+        return self.model_copy(update={"d_model": d_model, "n_heads": d_model // head, "d_ff": d_ff})
+
+    @property
+    def hidden(self) -> int:
+        """Width of one feed-forward block or expert."""
+        return self.d_ff or 8 * math.ceil(self.d_model / 3)
+
+
+class HubConfig(Settings):
+    """A causal language model of transformers, built from a config: nothing is downloaded."""
+
+    hub: str
+    """A model type (llama, olmoe, gpt2, ...), or a local config.json or the folder that holds one."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Its settings that differ from the type's defaults or from the file, by transformers' own names
+    (hidden_size, num_hidden_layers, ...). The vocabulary's size is the data's."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        from rlrs.models.hub import transformers_config
+
+        transformers_config(self)
+        return self
+
+    def at_width(self, d_model: int) -> Self:
+        """The same model at another width: same head size, heads and feed-forward widths in proportion.
+
+        Raises:
+            ValueError: a width at which heads would not be whole.
+        """
+        from rlrs.models.hub import overrides_at_width
+
+        return self.model_copy(update={"overrides": {**self.overrides, **overrides_at_width(self, d_model)}})
+
+
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("ModelConfig")] | Annotated[HubConfig, Tag("HubConfig")],
+    Discriminator(lambda model: "HubConfig" if _is_hub(model) else "ModelConfig"),
+]
+"""One of our models, or with the key `hub` one of transformers'."""
+TAGGED: dict[int | str, type[BaseModel]] = {"ModelConfig": ModelConfig, "HubConfig": HubConfig}
+
+
+def _is_hub(model: Any) -> bool:
+    return isinstance(model, HubConfig) or (isinstance(model, dict) and "hub" in model)

@@ -1,0 +1,206 @@
+"""Settings of a study and of the training of its runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from rlrs.config.base import Count, Fraction, NonNegative, Positive, Settings, number
+from rlrs.config.data import DataConfig
+from rlrs.config.model import AnyModelConfig
+
+Arm = Literal["uniform", "embedding_only", "constant", "rlrs"]
+"""One side of a comparison: see `rlrs.comparison.arms`."""
+
+
+class TrainingConfig(Settings):
+    """What all runs of a study share."""
+
+    warmup_fraction: Fraction = 0.01
+    """Warm-up steps as a share of all steps (the paper: 1 %)."""
+    final_fraction: Fraction = 0.0444
+    """Base rate at the end over the base peak rate (the paper's MoE value; 1 for `constant`); where a search starts."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    weight_decay: NonNegative = 0.1
+    component_weight_decay: dict[str, NonNegative] = Field(default_factory=dict)
+    """Of components that have their own."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """`adamw` (the paper's); `muon` for the matrices of hidden layers with AdamW for the rest; `sgd`."""
+    momentum: Fraction = 0.95
+    """Of Muon and SGD (Nesterov's form)."""
+    clip: Positive = 1.0
+    """Largest norm of all gradients together."""
+    accumulate: Count = 1
+    """Parts that a batch is trained in, one after another, for less memory; a mixture's routers see one at a time."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of matrix products (autocast; weights and optimizer stay float32). `auto` measures once in a run directory, on
+    the target, which is faster; dtype.json there keeps the answer for all its runs."""
+    compile: bool = False
+    """Compile the model (torch.compile): takes a minute at the start of every process."""
+    distributed: Literal["ddp", "fsdp2"] = "ddp"
+    """How the ranks of `torchrun` share a model: each has all of it, or each a part. Changes rounding, no more."""
+    eval_tokens: Count = 32_768
+    """Size of the fixed validation sample, rounded down to whole batches."""
+    evaluations: Annotated[int, Field(ge=1)] = 10
+    """Validation points per run, evenly spaced; the last is at the end."""
+    log_every: Count = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """How many of the last checkpoints stay; if one is damaged, the one before it is used."""
+    tensorboard: bool = False
+    """Write what metrics.jsonl has for TensorBoard too."""
+    score_steps: Count = 100
+    """A trial's score is the training loss averaged over this many last steps (the paper: 100)."""
+    loss_limit: Positive | None = None
+    """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant_end(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("schedule") == "constant":
+            return {"final_fraction": 1.0, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _constant(self) -> Self:
+        if self.schedule == "constant" and self.final_fraction != 1:
+            raise ValueError(f"final_fraction={self.final_fraction} should be 1: a constant schedule ends at its peak")
+        return self
+
+
+class ScaleConfig(Settings):
+    """One size: the proxy that is searched on, or the target that is transferred to."""
+
+    model: AnyModelConfig
+    steps: Count
+    batch_size: Count
+    """Sequences per step."""
+
+
+class FidelityConfig(Settings):
+    """Cheap runs that a search is made on, before its best points are trained whole."""
+
+    steps: Annotated[float, BeforeValidator(number), Field(gt=0, le=1)] = 1.0
+    """Steps of a cheap run as a share of the proxy's; it has its own full schedule."""
+    width: Count | None = None
+    """Model width of a cheap run, a multiple of the head size; the proxy's own if not set."""
+    verify: Count = 4
+    """Points that are trained whole at the end, the start among them."""
+
+
+class RetestConfig(Settings):
+    """The best points tested again on new seeds, so that a point that was lucky on one seed does not win.
+
+    Left out where it would take more than a quarter of the trials.
+    """
+
+    points: Annotated[int, Field(ge=0)] = 2
+    seeds: Annotated[int, Field(ge=0)] = 2
+
+
+class SearchConfig(Settings):
+    """How the ratios are found on the proxy. All arms get the same budget."""
+
+    method: str = "response-surface"
+    """`response-surface`, `local` (the paper's), `trust-region`, `gp`, `tpe`, `cma-es`, `policy-gradient`, `random`, or
+    the import path of an Optuna sampler."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of an Optuna sampler that is given by its import path."""
+    space: dict[str, Any] = Field(default_factory=dict)
+    """What is searched beside base rate, final fraction and all ratios, and what is not: see `rlrs.search.space`."""
+    prune: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
+    """Chance that a trial is ended early which would have beaten the best before it; 0 ends none early."""
+    fidelity: FidelityConfig | None = None
+    retest: RetestConfig = RetestConfig()
+    trials: Count = 48
+    """Runs' worth of training steps that each arm may spend on the proxy; it may stop earlier."""
+    max_steps: Count | None = None
+    """Training steps that each arm may spend on the proxy, besides its number of runs; no limit if not set."""
+    max_flops: Positive | None = None
+    """The same in FLOPs."""
+    max_hours: Positive | None = None
+    """The same in hours of training, summed over runs: unlike the others it depends on the machine."""
+    start: str = "uniform"
+    """Ratios the search starts from: a preset, or a path to a ratios.yaml."""
+    lr: Positive = 4e-3
+    """Base peak rate that every arm's search starts from."""
+    multipliers: tuple[Positive, ...] = (0.2, 2 / 3, 1.5, 5.0)
+    """Each parameter in turn is tried at these multiples of its current value (the paper's)."""
+    sweeps: Count = 30
+    """Most passes over all parameters."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the order of parameters, and of the trials' model and data."""
+
+
+class TransferConfig(Settings):
+    """How the arms' base rates are tuned on the target. All arms get the same budget."""
+
+    trials: Count = 5
+    """Target runs that each arm may spend on its base rate; it stops when the rates on both sides are worse."""
+    multiplier: Annotated[float, BeforeValidator(number), Field(gt=1)] = 2.0
+    """Grid ratio of the base rates tried: up and down from the proxy's best, downhill."""
+
+
+class ComparisonConfig(Settings):
+    """The measurement: fresh seeds, paired over the arms."""
+
+    arms: tuple[Arm, ...] = ("uniform", "embedding_only", "rlrs")
+    seeds: Annotated[int, Field(ge=2)] = 3
+    """Paired seeds, none of them seen by any search."""
+    horizons: tuple[Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)], ...] = (0.6, 0.8)
+    """Shorter runs of the rlrs arm, as shares of the full steps, each with its own full schedule."""
+
+    @model_validator(mode="after")
+    def _arms(self) -> Self:
+        if not {"uniform", "rlrs"} <= set(self.arms):
+            raise ValueError(f"arms={list(self.arms)} should contain uniform and rlrs")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms={list(self.arms)} names an arm twice")
+        return self
+
+
+class EngineConfig(Settings):
+    """Where runs are trained. Changes no result: a study may go on with another engine."""
+
+    kind: Literal["processes", "ray"] = "processes"
+    """`processes` of this machine, or a `ray` cluster."""
+    address: str | None = None
+    """Of the Ray cluster (`auto`, HOST:PORT, ray://HOST:PORT); Ray is started on this machine if not set."""
+    time_limit: Positive | None = None
+    """Seconds that an attempt at a run may take before it counts as hung: killed, tried again, then given up."""
+    cpus: Positive = 1
+    """Processor cores of a run, for Ray to place it by."""
+    gpus: NonNegative = 0
+    """GPUs of a run; a fraction lets several runs share one."""
+    resources: dict[str, Positive] = Field(default_factory=dict)
+    """What else a run needs of its node, by the names that the nodes of the Ray cluster were started with."""
+
+    @model_validator(mode="after")
+    def _for_ray(self) -> Self:
+        if self.kind != "ray" and (self.address is not None or self.resources):
+            name = "address" if self.address is not None else "resources"
+            raise ValueError(f"{name} is for kind=ray, not kind={self.kind}")
+        return self
+
+
+class StudyConfig(Settings):
+    """One study: search on a proxy, transfer to a target, comparison."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    proxy: ScaleConfig
+    target: ScaleConfig
+    search: SearchConfig = SearchConfig()
+    transfer: TransferConfig = TransferConfig()
+    comparison: ComparisonConfig = ComparisonConfig()
+    processes: Count | None = None
+    """Runs trained side by side, one thread each; as many as there are cores if not set. Changes no result."""
+    engine: EngineConfig = EngineConfig()
+    storage: str | None = None
+    """Database URL that several drivers of the study share; its own file in the run directory if not set."""
