@@ -153,7 +153,7 @@ def _search(arm: str) -> dict[str, Any]:
         trials.append(
             {
                 "number": number,
-                "params": {"lr": 0.004, "final_fraction": 0.0444},
+                "params": _params(arm, number),
                 "score": None if diverged else score,
                 "state": "diverged" if diverged else "finished",
                 "steps": 312 if diverged else 1000,
@@ -164,11 +164,21 @@ def _search(arm: str) -> dict[str, Any]:
     return {
         "budget": 30,
         "trials": trials,
-        "best": {"number": best_number, "params": {"lr": 0.004}, "score": best},
+        "best": {"number": best_number, "params": trials[best_number]["params"], "score": best},
+        "importance": {"embedding.start": 0.6, "lr": 0.3, "final_fraction": 0.1} if arm == "rlrs" else {},
         "stopped": "the budget is spent" if count == 30 else "a whole sweep changed nothing",
         "steps": 1000 * count,
         "sweeps": 2,
     }
+
+
+def _params(arm: str, number: int) -> dict[str, float]:
+    """One parameter moved at a time, the last trial's point being the best; unembedding is tied to embedding."""
+    params = {"lr": 0.004, "final_fraction": 0.0444, "embedding.start": 15.0, "unembedding.start": 3.0}
+    moved = list(params)[number % 3]
+    params[moved] *= (0.2, 2 / 3, 1.5, 5.0)[number // 3 % 4] if number < 29 else 1
+    params["unembedding.start"] = 0.2 * params["embedding.start"]
+    return params if arm == "rlrs" else {name: params[name] for name in ("lr", "final_fraction")}
 
 
 def _transfer(arm: str) -> dict[str, Any]:

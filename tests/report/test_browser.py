@@ -51,9 +51,9 @@ def test_narrow_page_fits_draws_and_asks_the_network_for_nothing(
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(report.as_uri())
-    page.wait_for_selector("#base-rates .scatterlayer .trace")  # the last figure
+    page.wait_for_selector("#u-2 .points path")  # the last figure
     assert page.evaluate("document.documentElement.scrollWidth") == 400
-    assert page.locator(".plot .main-svg .scatterlayer").count() == 6
+    assert page.locator(".plot .main-svg .scatterlayer").count() == 6 + 1 + 3  # bars are no scatter
     line = page.locator("#relative-rates .scatterlayer .js-line").nth(1)  # after the base rate: the embedding
     expected = {"light": "rgb(43, 128, 220)", "dark": "rgb(111, 141, 255)"}
     assert line.evaluate("line => getComputedStyle(line).stroke") == expected[scheme]

@@ -160,13 +160,14 @@ def test_every_component_arm_and_seed_is_on_the_page(page: Page) -> None:
 
 def test_every_figure_has_a_description_data_and_legend(page: Page) -> None:
     figures = re.findall(r'<div class="plot" id="([\w-]+)" role="img" aria-label="([^"]+)"', page.source)
-    assert [name for name, _ in figures] == ["rates", "relative-rates", "losses", "horizons", "search", "base-rates"]
+    whole = ["rates", "relative-rates", "losses", "horizons", "search", "base-rates", "importance", "parallel"]
+    assert [name for name, _ in figures] == [*whole, "u-0", "u-1", "u-2"]
     for name, description in figures:
         assert len(description) > 40
         data = re.search(rf'data-plot="{name}">(.*?)</script>', page.source, re.DOTALL)
         assert data
         assert json.loads(data[1])["data"]
-    assert page.source.count('<ul class="legend"') == len(figures)
+    assert page.source.count('<ul class="legend"') == len(whole) - 1  # bars have their names beside them
 
 
 def test_loss_figure_holds_the_runs_validation_losses(page: Page, folder: Path) -> None:
@@ -191,6 +192,74 @@ def test_diverged_trials_are_marked_and_counted(page: Page) -> None:
     assert found
     symbols = [s for t in json.loads(found[1])["data"] for s in t.get("marker", {}).get("symbol", [])]
     assert symbols.count("x") == 2 + 2 + 1  # of 30, 24 and 13 trials; numbers 7 and 16 diverge
+
+
+def traces(source: str, name: str) -> list:
+    found = re.search(rf'data-plot="{name}">(.*?)</script>', source, re.DOTALL)
+    assert found
+    return json.loads(found[1])["data"]
+
+
+def test_history_is_against_the_steps_spent_cheap_runs_counted_and_not_drawn(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    edit(tmp_path, lambda r: r["search"]["rlrs"]["trials"][1].update(whole=False, steps=250))
+    source = write_report(tmp_path).read_text(encoding="utf-8")
+    dots = next(t for t in traces(source, "search") if t["name"] == "relative schedules")
+    assert dots["x"][:3] == [1000, 2250, 3250]
+    assert "1 trial of another length, width or seed do not compare" in words(tmp_path)
+
+
+def test_u_plots_have_multiples_of_the_best_point_with_the_trials_that_moved_nothing_else_joined(page: Page) -> None:
+    # ordered by importance: embedding, start; base rate; final fraction. At the best trial the base rate is a fifth.
+    source = page.source
+    (dots,) = [t for t in traces(source, "u-1") if t["name"] == "base rate"]
+    assert sorted({round(x, 3) for x in dots["x"]}) == [1.0, 3.333, 5.0, 7.5, 25.0]
+    joined = [t for t in traces(source, "u-1") if t["mode"] == "lines"]
+    assert [[round(x, 3) for x in sorted(set(t["x"]))] for t in joined] == [[1.0, 3.333, 5.0, 7.5, 25.0]]
+    assert "unembedding, start moved with embedding, start in every trial" in page.text
+    best = next(t for t in traces(source, "u-1") if t["name"] == "best")
+    assert best["x"] == [1.0]
+
+
+def test_parallel_coordinates_tell_trials_by_how_they_ended(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    edit(tmp_path, lambda r: r["search"]["rlrs"]["trials"][13].update(score=None, state="pruned", steps=400))
+    source = write_report(tmp_path).read_text(encoding="utf-8")
+    counts = {t["name"]: t["x"].count(None) for t in traces(source, "parallel")}
+    assert counts["diverged"] == 2
+    assert counts["ended early"] == counts["best"] == 1
+    assert sum(counts.values()) == 30 + 1  # the best once more
+    symbols = [s for t in traces(source, "search") for s in t.get("marker", {}).get("symbol", [])]
+    assert symbols.count("square-open") == 1
+
+
+def test_with_too_few_trials_there_are_no_pictures_of_them_and_the_page_says_so(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+
+    def cut(results) -> None:
+        results["search"]["rlrs"].update(trials=results["search"]["rlrs"]["trials"][:3])
+        results["search"]["rlrs"]["best"]["number"] = 2
+
+    edit(tmp_path, cut)
+    assert "There are too few whole trials for pictures of each parameter." in words(tmp_path)
+
+
+def test_many_parameters_and_trials_are_cut_and_the_page_says_so(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+
+    def grow(results) -> None:
+        names = [f"experts/expert.{k}.start" for k in range(30)]
+        one = results["search"]["rlrs"]["trials"][0]
+        grown = [
+            {**one, "number": n, "score": 3.0 + n, "params": {p: 2.0 ** (n * k % 7) for k, p in enumerate(names, 1)}}
+            for n in range(400)
+        ]
+        results["search"]["rlrs"].update(trials=grown, best={**grown[0]}, importance={})
+
+    edit(tmp_path, grow)
+    said = words(tmp_path)
+    assert "Of 400 trials the best 300 are drawn." in said
+    assert "Importance was not computed" in said
 
 
 def test_equal_budget_is_said_and_an_unequal_one_too(page: Page, tmp_path: Path) -> None:
@@ -376,7 +445,8 @@ def test_zero_ratios_leave_a_gap_on_the_log_axis() -> None:
 
 
 def test_light_colours_are_unique_so_that_each_has_one_dark_twin() -> None:
-    looks = [*palette.COMPONENTS.values(), *palette.ARMS.values(), palette.INK, palette.MUTED, palette.GRID]
+    looks = [*palette.COMPONENTS.values(), *palette.ARMS.values(), *palette.RANKS, palette.EARLY, palette.WRONG]
+    looks += [palette.INK, palette.MUTED, palette.GRID]
     assert len({look.light for look in looks}) == len(looks)
     assert len(palette.dark_twins()) == len(looks)
 

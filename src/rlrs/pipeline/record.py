@@ -11,7 +11,7 @@ from rlrs.data import TokenData
 from rlrs.inspection import describe
 from rlrs.pipeline.stages import Arms
 from rlrs.ratios import Ratios
-from rlrs.search import Outcome, Tried, best_of, ratios_of
+from rlrs.search import Outcome, Tried, best_of, importance, ratios_of
 
 UNFINISHED = "unfinished_search"
 """Key of a ratios.yaml's provenance that says that its search was stopped."""
@@ -47,6 +47,7 @@ def _history(outcome: Outcome, budget: int) -> dict[str, Any]:
         "stopped": outcome.stop.reason,
         "sweeps": outcome.stop.sweeps,
         "steps": sum(t["steps"] for t in trials),
+        "importance": importance(outcome.tried),
     }
 
 

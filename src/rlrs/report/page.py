@@ -16,7 +16,8 @@ from plotly.subplots import make_subplots
 
 from rlrs.files import write_atomic
 from rlrs.ratios import Ratio, Ratios
-from rlrs.report import figures, palette, text
+from rlrs.report import figures, palette, text, trials, tuning
+from rlrs.report.drawing import KINDS
 from rlrs.report.results import read_curves, read_results
 from rlrs.schedules import BaseSchedule, warmup_steps
 
@@ -135,7 +136,11 @@ def _report(results: Mapping[str, Any], curves: Sequence[Any]) -> dict[str, Any]
         "schedule_panels": figures.schedule_panels(ratios, schedule, lr),
         "ratio_rows": _ratio_rows(ratios, schedule, lr),
         "loss_panels": [figures.loss_panel(curves, arms), figures.horizon_panel(comparison)],
-        "search_panels": [figures.search_panel(results["search"]), figures.transfer_panel(results["transfer"])],
+        "search_panels": [
+            tuning.history_panel(results["search"], config.get("search", {}).get("method", "")),
+            tuning.transfer_panel(results["transfer"]),
+        ],
+        **_trial_panels(results["search"]["rlrs"]),
         "tuning_rows": _tuning_rows(results),
         "budget": _budget(results),
         "growth": _growth(results["models"]),
@@ -144,6 +149,27 @@ def _report(results: Mapping[str, Any], curves: Sequence[Any]) -> dict[str, Any]
         "config_yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         "stages": {name: cost for name, cost in results["cost"].items() if isinstance(cost, Mapping)},
         "limits": _limits(results),
+    }
+
+
+def _trial_panels(search: Mapping[str, Any]) -> dict[str, Any]:
+    """The pictures of the rlrs arm's trials, parameter by parameter; empty where there are too few."""
+    tried = trials.tried(search)
+    if tried is None:
+        return {
+            "trial_panels": [],
+            "u_panels": [],
+            "trial_notes": ["There are too few whole trials for pictures of each parameter."],
+        }
+    importance = trials.importance_panel(tried)
+    notes = (
+        tried.notes if importance else [*tried.notes, "Importance was not computed: there were too few whole trials."]
+    )
+    return {
+        "trial_panels": [panel for panel in (importance, trials.parallel_panel(tried)) if panel],
+        "u_panels": trials.u_panels(tried),
+        "trial_notes": notes,
+        "kinds": KINDS,
     }
 
 

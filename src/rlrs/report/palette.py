@@ -53,6 +53,17 @@ CONTROL_NAMES = {
     "embedding_only": "a rate of its own for the embedding only",
     "constant": "ratios held constant over training",
 }
+RANKS = (
+    Look("#0b5d7d", "#86d7f7"),
+    Look("#4d92b1", "#4d96b8"),
+    Look("#94b8c9", "#356b85"),
+    Look("#c3d2da", "#2c4a5a"),
+)
+"""Quarters of a search's trials, the best first: the better, the further from the ground."""
+EARLY = Look("#8f7fb0", "#7d6ba3", "dot")
+"""What was ended early."""
+WRONG = Look("#b8321f", "#ff8a78", "dot")
+"""What diverged."""
 INK = Look("#1c2126", "#e4e7ea")
 MUTED = Look("#59616c", "#9fa8b3")
 GRID = Look("#e3e6ea", "#2b3138")
@@ -83,7 +94,20 @@ def component_name(name: str) -> str:
     return name.replace("_", " ")
 
 
+def parameter_name(name: str) -> str:
+    """A searched parameter's name as read by people: `embedding.start` is "embedding, start"."""
+    component, _, part = name.rpartition(".")
+    plain = {"lr": "base rate", "beta1": "1 - beta 1", "beta2": "1 - beta 2"}.get(part, part.replace("_", " "))
+    return f"{component_name(component)}, {plain}" if component else plain
+
+
+def parameter_look(name: str) -> Look:
+    """The look of a searched parameter: its component's; plain ink for the base."""
+    component = name.rpartition(".")[0]
+    return component_look(component.partition("/")[0]) if component else MUTED
+
+
 def dark_twins() -> dict[str, str]:
     """Light colour -> dark colour, of everything that a figure may draw."""
-    looks = [*COMPONENTS.values(), *ARMS.values(), INK, MUTED, GRID]
+    looks = [*COMPONENTS.values(), *ARMS.values(), *RANKS, EARLY, WRONG, INK, MUTED, GRID]
     return {look.light: look.dark for look in looks}

@@ -1,6 +1,7 @@
 """Search for ratios and base rates: methods, engines, and the driver between them."""
 
 from rlrs.search.engines import Engine, EngineError, Processes, Ray
+from rlrs.search.importance import importance
 from rlrs.search.methods import METHODS, Feedback, Method, Proposal, Stop, bracket, local_search, method_of
 from rlrs.search.settings import read_space
 from rlrs.search.space import SEARCHED, Parameter, Point, Space, ratios_of, run_of, start_point
@@ -31,6 +32,7 @@ __all__ = [
     "best_of",
     "bracket",
     "first_difference",
+    "importance",
     "local_search",
     "method_of",
     "ratios_of",

@@ -8,7 +8,11 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   // A finger on a plot should scroll the page, not zoom.
   const touch = matchMedia("(pointer: coarse)").matches;
-  const PRINTED = { width: 640, height: 290 }; // px; fits A4 and letter, and the height that style.css gives
+  // px; fits A4 and letter, and the height that style.css or the page gives
+  const printed = (element) => ({
+    width: element.closest(".small") ? 200 : 640,
+    height: Number(element.dataset.height) || 290,
+  });
 
   const themed = (value, swap) => {
     if (typeof value === "string") return (swap && twins[value]) || value;
@@ -22,7 +26,7 @@
     for (const { element, spec } of plots) {
       const { data, layout } = themed(spec, swap);
       if (touch) layout.dragmode = false;
-      if (printing) Object.assign(layout, PRINTED);
+      if (printing) Object.assign(layout, printed(element));
       Plotly.react(element, data, layout, { displayModeBar: false, responsive: true, showTips: false });
     }
   };
