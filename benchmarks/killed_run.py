@@ -60,25 +60,36 @@ def touched(folder: Path) -> int:
     return max((path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.jsonl")), default=0)
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that are alive."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process that is not our own child is still there."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def live(study: Path, folder: Path, ranks: int, seconds: float) -> dict[str, Any]:
     """Start the run, let it train for a number of seconds, kill all its processes."""
     before, then = state(folder), touched(folder)
-    # A session of its own: torchrun's ranks are in it, and are killed with it.
     process = subprocess.Popen(
-        command(study, folder, ranks),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        command(study, folder, ranks), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while process.poll() is None and touched(folder) == then:  # starting: libraries, tokens, the last checkpoint
         time.sleep(0.01)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    family = [process.pid, *children(process.pid)]  # torchrun's ranks are in sessions of their own
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before it was killed"
-    time.sleep(0.2)  # torchrun's ranks are not ours to wait for
+    while any(alive(pid) for pid in family[1:]):
+        time.sleep(0.01)
     after = state(folder)
     return {
         "after_seconds": round(seconds, 3),
