@@ -1,12 +1,13 @@
 import pytest
 
-from rlrs.config import CHANGES_NO_RESULT, ConfigError, StudyConfig, fingerprint, load_study
+from rlrs.config import CHANGES_NO_RESULT, ConfigError, ModelConfig, StudyConfig, fingerprint, load_study
 
 MINIMAL = """
 name: tiny
 proxy: {model: {d_model: 16, n_heads: 2}, steps: 10, batch_size: 2}
 target: {model: {d_model: 32, n_heads: 2}, steps: 10, batch_size: 2}
 """
+MODEL = "proxy: {{model: {{d_model: 16, n_heads: 2, {}}}, steps: 1, batch_size: 1}}"
 
 
 def load(tmp_path, text):
@@ -44,6 +45,13 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
         ("comparison: {arms: [uniform, rlrs, rl]}", "comparison.arms.2: input should be 'uniform'"),
         ("proxy: {steps: 1, batch_size: 1}", "proxy.model is missing"),
         ("proxy: {model: {d_model: 10, n_heads: 4}, steps: 1, batch_size: 1}", "d_model=10 should be a multiple of"),
+        (MODEL.format("top_k: 2"), "proxy.model: top_k=2 is for a mixture of experts, and n_experts is 0"),
+        (MODEL.format("capacity_factor: null"), "capacity_factor=None is for a mixture of experts"),
+        (MODEL.format("n_shared_experts: 1"), "n_shared_experts=1 is for a mixture of experts"),
+        (MODEL.format("n_experts: 4, top_k: 5"), "top_k=5 should be at most n_experts=4"),
+        (MODEL.format("n_experts: 4, top_k: 0"), "proxy.model.top_k: input should be greater than or equal to 1"),
+        (MODEL.format("n_experts: 4, normalise_gates: true"), "normalise_gates with top_k=1 makes every weight 1"),
+        (MODEL.format("n_experts: 4, d_ff: 24, granularity: 5"), "granularity=5 should divide the hidden width 24"),
         ("data: {vocab_size: 4}", "data.vocab_size: input should be greater than or equal to 257 (got 4)"),
         ("name: a/b", "name: string should match pattern"),
         ("a: [", "not valid YAML"),
@@ -62,6 +70,16 @@ def test_bad_settings_are_one_line_with_place_and_value(tmp_path, text, message)
     assert message in str(caught.value)
     assert "study.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_another_width_keeps_heads_and_the_shape_of_experts():
+    model = ModelConfig(d_model=16, n_heads=2, n_experts=4, top_k=2, n_shared_experts=1, d_ff=24, granularity=3)
+    wide = model.at_width(40)
+    assert (wide.n_heads, wide.d_ff, wide.top_k, wide.granularity) == (5, 60, 2, 3)
+    assert ModelConfig(**wide.model_dump()) == wide
+    assert ModelConfig(d_model=64, n_experts=4, granularity=16).at_width(128).hidden == 352  # 341 1/3, up to 16
+    with pytest.raises(ValueError, match="multiple of the head size 8, not 20"):
+        model.at_width(20)
 
 
 def test_a_missing_file_and_a_file_that_is_no_mapping_are_named(tmp_path):

@@ -10,35 +10,56 @@ from rlrs.models.moe import MoE, Routing, assign, router_statistics
 E, D, FF = 3, 8, 5
 
 
-def moe(capacity_factor=1.0):
+def moe(capacity_factor=1.0, **options):
     torch.manual_seed(0)
-    module = MoE(D, FF, E, capacity_factor)
+    module = MoE(D, FF, E, capacity_factor, **options)
     for weight in module.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     return module
 
 
+def gated(x, gate_up, down):
+    gate, up = (x @ gate_up).chunk(2)
+    return (torch.nn.functional.silu(gate) * up) @ down
+
+
 def by_token(module, x_BTD):
-    """The definition, one token at a time."""
-    x_ND = x_BTD.flatten(0, 1)
-    capacity = min(math.ceil(module.capacity_factor * len(x_ND) / E), len(x_ND))
-    room, rows = [capacity] * E, []
+    """The definition, one token and one choice at a time."""
+    x_ND, K = x_BTD.flatten(0, 1), module.top_k
+    room = [len(x_ND)] * E
+    if module.capacity_factor is not None:
+        room = [min(math.ceil(module.capacity_factor * len(x_ND) * K / E), len(x_ND))] * E
+    rows = []
     for x_D in x_ND:
         probabilities_E = torch.softmax(module.router.weight @ x_D, 0)
-        expert = int(probabilities_E.argmax())
-        if room[expert] == 0:
-            rows.append(torch.zeros(D))
-            continue
-        room[expert] -= 1
-        gate, up = (x_D @ module.experts.gate_up[expert]).chunk(2)
-        hidden = torch.nn.functional.silu(gate) * up
-        rows.append(probabilities_E[expert] * (hidden @ module.experts.down[expert]))
+        chosen = sorted(range(E), key=lambda e, p=probabilities_E: -p[e].item())[:K]
+        total = sum(probabilities_E[e] for e in chosen) if module.normalise_gates else 1.0
+        row = torch.zeros(D)
+        for expert in chosen:
+            if room[expert] == 0:
+                continue
+            room[expert] -= 1
+            weights = module.experts.gate_up[expert], module.experts.down[expert]
+            row = row + probabilities_E[expert] / total * gated(x_D, *weights)
+        if module.shared_experts is not None:
+            row = row + gated(x_D, module.shared_experts.gate_up.weight.T, module.shared_experts.down.weight.T)
+        rows.append(row)
     return torch.stack(rows).view_as(x_BTD)
 
 
-@pytest.mark.parametrize("capacity_factor", [0.5, 1.0, 1.3, 100.0])
-def test_output_and_gradients_are_those_of_a_loop_over_tokens(capacity_factor):
-    module = moe(capacity_factor)
+@pytest.mark.parametrize(
+    ("capacity_factor", "options"),
+    [
+        *((factor, {}) for factor in (0.5, 1.0, 1.3, 100.0, None)),
+        *((factor, {"top_k": 2}) for factor in (0.5, 1.0, 100.0, None)),
+        (0.7, {"top_k": 2, "normalise_gates": True}),
+        (None, {"top_k": 3, "normalise_gates": True}),
+        (1.0, {"shared_width": 7}),
+        (None, {"top_k": 2, "shared_width": 7}),
+    ],
+)
+def test_output_and_gradients_are_those_of_a_loop_over_tokens(capacity_factor, options):
+    module = moe(capacity_factor, **options)
     x_BTD = torch.randn(4, 7, D, requires_grad=True)
     upstream = torch.randn(4, 7, D)
     wanted = [x_BTD, *module.parameters()]
@@ -49,6 +70,38 @@ def test_output_and_gradients_are_those_of_a_loop_over_tokens(capacity_factor):
     slow_gradients = torch.autograd.grad(slow, wanted, upstream)
     for got, expected in zip(fast_gradients, slow_gradients, strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_without_a_limit_an_expert_may_take_all_or_none():
+    module = moe(capacity_factor=None)
+    x_BTD = torch.randn(1, 1, D).expand(1, 6, D)  # all the same: all choose one expert
+    y_BTD, routing = module(x_BTD)
+    torch.testing.assert_close(y_BTD, by_token(module, x_BTD))
+    assert sorted(routing.tokens.tolist()) == [0, 0, 6]
+    assert router_statistics([routing]).dropped == 0
+    y_BTD.sum().backward()
+    assert (module.experts.down.grad.flatten(1).abs().sum(1) > 0).tolist() == (routing.tokens > 0).tolist()
+
+
+def test_several_choices_count_for_load_balance_and_drops():
+    module = moe(capacity_factor=0.5, top_k=2)
+    _, routing = module(torch.randn(1, 1, D).expand(1, 6, D))  # two experts get 6 choices each and take 0.5 * 12 / 3
+    assert routing.capacity == 2
+    assert sorted(routing.tokens.tolist()) == [0, 6, 6]
+    assert router_statistics([routing]).dropped == pytest.approx(8 / 12)
+    torch.nn.init.zeros_(module.router.weight)
+    assert module(torch.randn(2, 6, D))[1].load_balancing.item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}])
+def test_no_token_loses_its_place_to_a_later_one(options):
+    module = moe(0.4, **options)
+    x_BTD = torch.randn(1, 12, D)
+    before, routing = module(x_BTD)
+    x_BTD[0, 7:] = torch.randn(5, D)
+    after, _ = module(x_BTD)
+    assert router_statistics([routing]).dropped > 0
+    torch.testing.assert_close(before[0, :7], after[0, :7])
 
 
 def test_slots_are_given_first_come_first_served():
@@ -123,8 +176,9 @@ def test_a_dense_model_has_no_router_statistics():
     assert router_statistics([]) is None
 
 
-def test_the_router_stays_in_fp32_under_autocast():
-    module = moe()
+@pytest.mark.parametrize("capacity_factor", [1.0, None])
+def test_the_router_stays_in_fp32_under_autocast(capacity_factor):
+    module = moe(capacity_factor, shared_width=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y_BTD, routing = module(torch.randn(2, 6, D))
     assert routing.probabilities.dtype == torch.float32

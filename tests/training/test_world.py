@@ -117,7 +117,8 @@ def test_from_one_process_to_fsdp2_to_ddp_to_one(folder, single):
 
 def test_three_ranks_share_what_does_not_divide_evenly(folder):
     """Experts and rows of a table that three ranks hold unequal or empty parts of."""
-    options = changes("moe", "fsdp2", batch_size=6, n_experts=2, steps=8, checkpoint_every=4)
+    experts = {"n_experts": 2, "top_k": 2, "granularity": 2, "n_shared_experts": 1, "capacity_factor": None}
+    options = changes("moe", "fsdp2", batch_size=6, steps=8, checkpoint_every=4, **experts)
     one = ranks.run(work, (options, folder / "three-1"), output=folder / "three-1")
     where = folder / "three-3"
     ranks.run(work, (options, where, 3), ranks=3, output=where)
@@ -125,11 +126,16 @@ def test_three_ranks_share_what_does_not_divide_evenly(folder):
 
 
 def test_accumulated_batches_are_shared_part_by_part(folder):
-    options = changes("moe", accumulate=2, batch_size=8, steps=8)
+    experts = {"top_k": 2, "normalise_gates": True, "capacity_factor": 0.7}
+    options = changes("moe", accumulate=2, batch_size=8, steps=8, **experts)
     one, two = (
         ranks.run(work, (options, folder / f"parts-{n}"), ranks=n, output=folder / f"parts-{n}") for n in (1, 2)
     )
     assert difference(one, two) < TOLERANCE
+    for mine, theirs in zip(one, two, strict=True):
+        if "router" in mine:
+            assert mine["router"]["dropped"] == pytest.approx(theirs["router"]["dropped"], abs=1e-3)
+            assert mine["router"]["dropped"] > 0.2
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_on_all_of_them(folder):

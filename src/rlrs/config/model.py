@@ -11,17 +11,28 @@ from rlrs.config.base import Count, NonNegative, Positive, Settings
 
 
 class ModelConfig(Settings):
-    """A decoder-only Transformer; dense, or Switch mixture of experts when `n_experts` > 0."""
+    """A decoder-only Transformer; dense, or a mixture of experts (Switch by default) when `n_experts` > 0."""
 
     d_model: Count = 64
     n_layers: Count = 4
     n_heads: Count = 4
     d_ff: Count | None = None
-    """Hidden width of one feed-forward block or expert; 8/3 of `d_model`, rounded up to 8, if not set."""
+    """Hidden width of a feed-forward block, or of an expert before `granularity` splits it; 8/3 of `d_model`, rounded
+    up to 8 and to `granularity`, if not set."""
     n_experts: Annotated[int, Field(ge=0)] = 0
-    """Experts per block; 0 is a dense model."""
-    capacity_factor: Positive = 1.0
-    """Tokens an expert takes, as a multiple of an even share; the others pass by the residual (Switch)."""
+    """Experts per block that tokens are routed to; 0 is a dense model."""
+    top_k: Count = 1
+    """Experts that each token is routed to."""
+    normalise_gates: bool = False
+    """Divide the weights of a token's experts by their sum; else they are the router's probabilities."""
+    capacity_factor: Positive | None = 1.0
+    """Choices an expert takes, as a multiple of an even share; the others pass by the residual (Switch). `null` is
+    dropless: every expert takes all that choose it."""
+    n_shared_experts: Annotated[int, Field(ge=0)] = 0
+    """Experts that every token passes beside its routed ones (DeepSeekMoE)."""
+    granularity: Count = 1
+    """Every expert split into this many narrower ones, of which a token passes as many times more: the same weights in
+    all and for one token, the router's apart (Krajewski et al., 2024)."""
     load_balancing: NonNegative = 0.01
     """Weight of the load-balancing loss (Fedus et al., 2021)."""
     z_loss: NonNegative = 0.001
@@ -40,6 +51,24 @@ class ModelConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _experts(self) -> Self:
+        if not self.n_experts:
+            for name in ("top_k", "normalise_gates", "capacity_factor", "n_shared_experts", "granularity"):
+                value = getattr(self, name)
+                # A factor alone has always been passed over: one study file serves both kinds.
+                if value != type(self).model_fields[name].default and not isinstance(value, float):
+                    raise ValueError(f"{name}={value} is for a mixture of experts, and n_experts is 0")
+        elif self.top_k > self.n_experts:
+            raise ValueError(f"top_k={self.top_k} should be at most n_experts={self.n_experts}")
+        if self.normalise_gates and self.active_experts == 1:
+            raise ValueError("normalise_gates with top_k=1 makes every weight 1, and the router learns nothing")
+        if self.hidden % self.granularity:
+            raise ValueError(
+                f"granularity={self.granularity} should divide the hidden width {self.hidden} (d_ff) of an expert"
+            )
+        return self
+
     def at_width(self, d_model: int) -> Self:
         """The same model at another width: same head size, feed-forward width in proportion.
 
@@ -49,13 +78,26 @@ class ModelConfig(Settings):
         head = self.d_model // self.n_heads
         if d_model < 1 or d_model % head:
             raise ValueError(f"width should be a multiple of the head size {head}, not {d_model!r}")
-        d_ff = None if self.d_ff is None else max(1, round(self.d_ff * d_model / self.d_model))
+        d_ff, parts = self.d_ff, self.granularity
+        if d_ff is not None:
+            d_ff = parts * max(1, round(d_ff * d_model / self.d_model / parts))
         return self.model_copy(update={"d_model": d_model, "n_heads": d_model // head, "d_ff": d_ff})
 
     @property
     def hidden(self) -> int:
-        """Width of one feed-forward block or expert."""
-        return self.d_ff or 8 * math.ceil(self.d_model / 3)
+        """Width of a feed-forward block, or of an expert before `granularity` splits it."""
+        unit = math.lcm(8, self.granularity)
+        return self.d_ff or unit * math.ceil(8 * self.d_model / (3 * unit))
+
+    @property
+    def routed_experts(self) -> int:
+        """Experts of a block, as fine as `granularity` makes them, that a router chooses from."""
+        return self.n_experts * self.granularity
+
+    @property
+    def active_experts(self) -> int:
+        """How many of `routed_experts` one token passes."""
+        return self.top_k * self.granularity
 
 
 class HubConfig(Settings):

@@ -1,7 +1,8 @@
-"""Switch mixture of experts: each token goes to one expert (Fedus et al., 2021, arXiv:2101.03961).
+"""Mixture of experts: each token goes to one expert (Switch: Fedus et al., 2021, arXiv:2101.03961) or to several.
 
-Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, D model width, F hidden width of an expert,
-E experts, C capacity of an expert in tokens, S = E * C slots.
+Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, K experts that a token chooses, M = N * K choices
+(token by token), D model width, F hidden width of an expert, E experts, C capacity of an expert in choices, S = E * C
+slots.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rlrs.models.feed_forward import gated_silu
+from rlrs.models.feed_forward import FeedForward, gated_silu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Routing:
     Args:
         probabilities: of every token over the experts, [N, E], without gradient.
         tokens: how many chose each expert, [E], those beyond its capacity included; of all ranks together.
-        capacity: tokens that an expert takes, of all ranks together.
+        capacity: tokens that an expert takes, of all ranks together; without a limit, all there are.
         load_balancing: `E * sum_e(share of tokens of e * mean probability of e)`, 1 when even (Fedus et al., eq. 4).
         z_loss: mean square of the router's log-sum-exp (Zoph et al., 2022, arXiv:2202.08906, eq. 5).
     """
@@ -88,6 +89,15 @@ class Experts(nn.Module):
         """Transform each expert's own tokens; same shape as x."""
         return torch.bmm(gated_silu(torch.bmm(x_ECD, self.gate_up)), self.down)
 
+    def unequal(self, x_MD: Tensor, counts: list[int]) -> Tensor:
+        """The same for tokens sorted by expert, of which each has its own number; same shape as x.
+
+        One product per expert: padded to the busiest expert, one batched product for all takes as long on a CPU when
+        they are even, and twice as long when the busiest has twice its share (measured here, paired).
+        """
+        parts = zip(x_MD.split(counts), self.gate_up.unbind(), self.down.unbind(), strict=True)
+        return torch.cat([gated_silu(x_CD @ gate_up) @ down for x_CD, gate_up, down in parts])
+
 
 class _Rearrange(torch.autograd.Function):
     """Rows by index, where the index `rows` of x stands for a row of zeros.
@@ -108,16 +118,22 @@ class _Rearrange(torch.autograd.Function):
 
 
 class MoE(nn.Module):
-    """Top-1 mixture of gated feed-forward experts.
+    """Mixture of gated feed-forward experts.
 
-    A token's output is its expert's output times the router's probability. Tokens beyond an expert's capacity, in
-    the order of the batch, get zeros: they pass by the residual.
+    A token's output is the sum of its experts' outputs, each times its gate, and of the shared experts' outputs. Gates
+    are the router's probabilities, or these divided by their sum. Choices beyond an expert's capacity, in the order of
+    the batch, get zeros: they pass by the residual. First tokens go first, whichever of their choices it is: no token
+    loses its place to a later one, as it would if all first choices went before all second ones (GShard: Lepikhin et
+    al., 2020, arXiv:2006.16668).
 
     Args:
         d_model: width D.
         d_ff: hidden width F of one expert.
         n_experts: experts E.
-        capacity_factor: capacity C as a multiple of the even share N / E, rounded up.
+        capacity_factor: capacity C as a multiple of the even share N * K / E, rounded up; None for no limit.
+        top_k: experts K that a token chooses.
+        normalise_gates: the gates of a token sum to 1.
+        shared_width: hidden width of all shared experts together, which are computed as one.
 
     Where several ranks train one model, `group` is set, and the batch is that of all ranks, in their order: capacity
     and load-balancing loss are what one process would have (Qiu et al., 2025, arXiv:2501.11873, on balance over the
@@ -126,43 +142,86 @@ class MoE(nn.Module):
 
     group: dist.ProcessGroup | None = None
 
-    def __init__(self, d_model: int, d_ff: int, n_experts: int, capacity_factor: float) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        n_experts: int,
+        capacity_factor: float | None,
+        *,
+        top_k: int = 1,
+        normalise_gates: bool = False,
+        shared_width: int = 0,
+    ) -> None:
         super().__init__()
         self.n_experts = n_experts
         self.capacity_factor = capacity_factor
+        self.top_k = top_k
+        self.normalise_gates = normalise_gates
         self.router = nn.Linear(d_model, n_experts, bias=False)
         self.experts = Experts(n_experts, d_model, d_ff)
+        self.shared_experts = FeedForward(d_model, shared_width) if shared_width else None
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
-        """Send each token through its expert; the output has the shape of x."""
+        """Send each token through its experts; the output has the shape of x."""
         x_ND = x_BTD.flatten(0, 1)
-        N, E = x_ND.shape[0], self.n_experts
+        N, K = x_ND.shape[0], self.top_k
         probabilities_NE, log_sum_N = self._route(x_ND)
-        gate_N, expert_N = probabilities_NE.max(-1)
-        if self.group is None:
-            all_N = N
-            capacity = C = min(math.ceil(self.capacity_factor * N / E), N)
-            slot_of_token_N, token_of_slot_S, tokens_E = assign(expert_N, E, C)
-        else:
-            mine_E = expert_N.bincount(minlength=E)
-            before_E, tokens_E = counts_of_ranks(mine_E, self.group)
-            all_N = N * self.group.size()
-            capacity = min(math.ceil(self.capacity_factor * all_N / E), all_N)
-            kept_E = torch.minimum(mine_E, (capacity - before_E).clamp(min=0))
-            C = max(int(kept_E.max()), 1)  # slots for what is kept, not for what all ranks may keep
-            slot_of_token_N, token_of_slot_S, _ = assign(expert_N, E, C, kept_E)
-
-        x_SD = _Rearrange.apply(x_ND, token_of_slot_S, slot_of_token_N)
-        y_SD = self.experts(x_SD.view(E, C, -1)).flatten(0, 1)
-        y_ND = _Rearrange.apply(y_SD, slot_of_token_N, token_of_slot_S) * gate_N[:, None].type_as(y_SD)
+        gate_M, expert_M = self._choose(probabilities_NE)
+        x_MD = x_ND if K == 1 else x_ND[:, None].expand(N, K, -1).flatten(0, 1)
+        take = self._without_limit if self.capacity_factor is None else self._within_capacity
+        y_MD, tokens_E, capacity = take(x_MD, expert_M)
+        y_MD = y_MD * gate_M[:, None].type_as(y_MD)
+        y_ND = y_MD if K == 1 else y_MD.view(N, K, -1).sum(1)
+        if self.shared_experts is not None:
+            y_ND = y_ND + self.shared_experts(x_ND)
+        share_E = tokens_E if self.group is None else tokens_E / self.group.size()  # of a rank, all have as many tokens
         routing = Routing(
             probabilities=probabilities_NE.detach(),
             tokens=tokens_E,
             capacity=capacity,
-            load_balancing=load_balancing(tokens_E if self.group is None else tokens_E * N / all_N, probabilities_NE),
+            load_balancing=load_balancing(share_E, probabilities_NE, K),
             z_loss=log_sum_N.square().mean(),
         )
         return y_ND.view_as(x_BTD), routing
+
+    def _choose(self, probabilities_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate and expert of every choice, [M] both."""
+        if self.top_k == 1:
+            return probabilities_NE.max(-1)
+        gate_NK, expert_NK = probabilities_NE.topk(self.top_k, dim=-1)
+        if self.normalise_gates:
+            gate_NK = gate_NK / gate_NK.sum(-1, keepdim=True)
+        return gate_NK.flatten(), expert_NK.flatten()
+
+    def _within_capacity(self, x_MD: Tensor, expert_M: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Outputs of the choices that have a place, zeros of the others; choices of each expert; its capacity."""
+        M, E = x_MD.shape[0], self.n_experts
+        assert self.capacity_factor is not None
+        if self.group is None:
+            capacity = C = min(math.ceil(self.capacity_factor * M / E), M // self.top_k)  # a token chooses it once
+            slot_of_choice_M, choice_of_slot_S, tokens_E = assign(expert_M, E, C)
+        else:
+            mine_E = expert_M.bincount(minlength=E)
+            before_E, tokens_E = counts_of_ranks(mine_E, self.group)
+            all_M = M * self.group.size()
+            capacity = min(math.ceil(self.capacity_factor * all_M / E), all_M // self.top_k)
+            kept_E = torch.minimum(mine_E, (capacity - before_E).clamp(min=0))
+            C = max(int(kept_E.max()), 1)  # slots for what is kept, not for what all ranks may keep
+            slot_of_choice_M, choice_of_slot_S, _ = assign(expert_M, E, C, kept_E)
+        x_SD = _Rearrange.apply(x_MD, choice_of_slot_S, slot_of_choice_M)
+        y_SD = self.experts(x_SD.view(E, C, -1)).flatten(0, 1)
+        return _Rearrange.apply(y_SD, slot_of_choice_M, choice_of_slot_S), tokens_E, capacity
+
+    def _without_limit(self, x_MD: Tensor, expert_M: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Outputs of all choices; choices of each expert; the number of choices there are."""
+        mine_E = expert_M.bincount(minlength=self.n_experts)
+        tokens_E = mine_E if self.group is None else counts_of_ranks(mine_E, self.group)[1]
+        order_M = expert_M.argsort(stable=True)
+        place_M = torch.empty_like(order_M).index_copy_(0, order_M, torch.arange(len(order_M), device=order_M.device))
+        y_MD = self.experts.unequal(_Rearrange.apply(x_MD, order_M, place_M), mine_E.tolist())
+        ranks = 1 if self.group is None else self.group.size()
+        return _Rearrange.apply(y_MD, place_M, order_M), tokens_E, len(order_M) * ranks
 
     def _route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [N, E] and log-sum-exp [N] of the router, always in fp32 (Fedus et al., section 2.4)."""

@@ -1,4 +1,4 @@
-"""Decoder-only Transformer, dense or with a Switch mixture of experts in every block.
+"""Decoder-only Transformer, dense or with a mixture of experts in every block.
 
 Shape suffixes: B sequences, T tokens per sequence, N = B * T, D model width, V vocabulary.
 """
@@ -32,7 +32,15 @@ class Block(nn.Module):
         self.attention = Attention(config.d_model, config.n_heads)
         self.feed_forward_norm = RMSNorm(config.d_model, NORM_EPS)
         if config.n_experts:
-            self.moe = MoE(config.d_model, config.hidden, config.n_experts, config.capacity_factor)
+            self.moe = MoE(
+                config.d_model,
+                config.hidden // config.granularity,
+                config.routed_experts,
+                config.capacity_factor,
+                top_k=config.active_experts,
+                normalise_gates=config.normalise_gates,
+                shared_width=config.n_shared_experts * config.hidden,
+            )
         else:
             self.feed_forward = FeedForward(config.d_model, config.hidden)
         self.sparse = config.n_experts > 0
@@ -80,8 +88,8 @@ class Transformer(LanguageModel):
 
     @property
     def used_experts(self) -> Fraction:
-        """Share of a block's experts that one token passes; 1 for a dense model."""
-        return Fraction(1, self.config.n_experts) if self.config.n_experts else Fraction(1)
+        """Share of a block's routed experts that one token passes; 1 for a dense model."""
+        return Fraction(self.config.top_k, self.config.n_experts) if self.config.n_experts else Fraction(1)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator | None) -> None:

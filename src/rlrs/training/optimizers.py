@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from rlrs.param_groups import param_groups, split_groups
 from rlrs.training.spec import RunSpec
 
-HIDDEN = frozenset({"attention", "feed_forward"})
+HIDDEN = frozenset({"attention", "feed_forward", "shared_experts"})
 """Components whose matrices Muon takes: hidden layers, not tables, heads and routers (Jordan et al., 2024). Fused
 experts are stacks of matrices, which torch's Muon does not take: they are AdamW's."""
 
