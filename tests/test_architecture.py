@@ -16,7 +16,7 @@ LAYERS = [
     {"search", "comparison"},
     {"report"},
     {"pipeline"},
-    {"cli", "terminal"},
+    {"cli", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = LAYERS[0] | LAYERS[1]

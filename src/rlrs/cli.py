@@ -12,7 +12,8 @@ try:
     import typer
     from rich.table import Table
 
-    from rlrs.terminal import Bars, err, out, print_comparison, print_components, warnings_shown
+    from rlrs.terminal import err, out, print_comparison, print_components, warnings_shown
+    from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
 
@@ -154,7 +155,7 @@ def train(
         training = settings.training.model_copy(update={"distributed": distributed})
         settings = settings.model_copy(update={"training": training})
     where = folder or Path("runs") / settings.name
-    with warnings_shown(), world() as ranks, stop_on_signals() as stop, Bars(quiet=ranks.rank > 0) as bars:
+    with warnings_shown(), world() as ranks, stop_on_signals() as stop, Watch(quiet=ranks.rank > 0) as bars:
         out.quiet = ranks.rank > 0
         try:
             spec, result = train_one(
@@ -188,7 +189,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = load_study(study)
     where = folder or Path("runs") / settings.name
-    with Bars() as bars, prepared(settings, where, bars) as tokens:
+    with Watch() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -310,7 +311,7 @@ def _study(
     study = study.model_copy(update={name: value for name, value in given.items() if value is not None})
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
     try:
-        with Bars() as bars:
+        with Watch() as bars:
             return pipeline.run(study, where, bars, until=until), where
     except KeyboardInterrupt:  # typer would end without a word
         err.print("stopped; the same command goes on from here")

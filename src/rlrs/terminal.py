@@ -1,4 +1,4 @@
-"""What the `rlrs` command shows on a terminal: bars, tables, warnings."""
+"""What the `rlrs` command prints: tables and warnings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 out = Console()
@@ -35,63 +27,6 @@ def warnings_shown() -> Iterator[None]:
             f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True
         )
         yield
-
-
-class Bars:
-    """Progress of the stages of a study, one bar each."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=err,
-            disable=quiet,
-        )
-        self._task: Any = None
-        self._trials: dict[str, int] = {}
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._close()
-        self._progress.stop()
-
-    def stage(self, name: str, steps: int, unit: str = "steps") -> None:
-        """Begin a bar for a stage of so many steps; the bar before it is full."""
-        self._close()
-        self._task = self._progress.add_task(name, total=steps or 1, unit=unit)
-        if not err.is_terminal and not self._quiet:
-            err.print(f"{name} ...", highlight=False)
-
-    def trial(self, search: str, tried: Any) -> None:
-        """One line for a new best of a search, and for a run that was given up."""
-        self._trials[search] = self._trials.get(search, 0) + 1
-        if tried.improved:
-            line = f"{search}, run {self._trials[search]}: best so far {tried.score:.4f} nats ({tried.proposal.move})"
-        elif tried.result.status == "failed":
-            line = f"{search}, run {self._trials[search]}: {tried.result.reason}; the search goes on without it"
-        else:
-            return
-        self._progress.console.print(line, highlight=False, markup=False)
-
-    def tick(self, steps: int) -> None:
-        """Steps of the present stage that are done."""
-        self._progress.update(self._task, completed=steps)
-
-    def _close(self) -> None:
-        # A search may end below its budget, and finished runs are not trained again: what was done is the whole.
-        if self._task is not None:
-            done = max(self._progress.tasks[self._task].completed, 1)
-            self._progress.update(self._task, total=done, completed=done)
 
 
 def print_comparison(results: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -24,14 +24,21 @@ class StudyError(ValueError):
 class Progress(Protocol):
     """What the pipeline tells about its course."""
 
-    def stage(self, name: str, steps: int, unit: str = "steps") -> None:
-        """A stage begins; `steps` is the most training steps that it may take, or so many of another unit."""
+    def stage(self, name: str, steps: int, unit: str = "steps", searches: Mapping[str, int] | None = None) -> None:
+        """A stage begins.
+
+        Args:
+            name: of the stage.
+            steps: the most training steps that it may take, or so many of another unit.
+            unit: of `steps`.
+            searches: of a stage that searches, by name (`proxy/ARM`, `target/ARM`): most whole runs of each.
+        """
 
     def tick(self, steps: int) -> None:
         """Training steps done so far in this stage."""
 
-    def trial(self, search: str, tried: Tried) -> None:
-        """A run of a search has ended, or was found finished; `search` is its name, `proxy/ARM` or `target/ARM`."""
+    def trial(self, search: str, tried: Tried, flops: float, *, found: bool) -> None:
+        """A run of a search has ended, after so many FLOPs; or it was `found`, finished before or by another driver."""
 
 
 @contextmanager

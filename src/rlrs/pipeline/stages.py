@@ -15,7 +15,7 @@ from rlrs.components import partition
 from rlrs.config import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
-from rlrs.pipeline.budget import budgets
+from rlrs.pipeline.budget import budgets, flops_of
 from rlrs.pipeline.directory import Progress, StudyError
 from rlrs.ratios import BASE, PRESETS, Ratios
 from rlrs.search import (
@@ -27,6 +27,7 @@ from rlrs.search import (
     Search,
     Space,
     Trials,
+    Tried,
     bracket,
     method_of,
     ratios_of,
@@ -84,11 +85,18 @@ class Stages:
     ) -> None:
         self.study, self.folder, self.data = study, folder, data
         self.engine, self.trials, self.progress = engine, trials, progress
+        self._flops = flops_of(data)
 
-    def _begin(self, name: str, steps: int) -> Callable[[int], None]:
-        self.progress.stage(name, steps)
+    def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
+        self.progress.stage(name, steps, searches=searches)
         before = self.engine.steps
         return lambda done: self.progress.tick(done - before)
+
+    def _tune(self, searches: Mapping[str, Search], where: str, tick: Callable[[int], None]) -> dict[str, Outcome]:
+        def watch(name: str, tried: Tried, found: bool) -> None:
+            self.progress.trial(name, tried, self._flops(tried.spec, tried.result.steps), found=found)
+
+        return _by_arm(tune(searches, self.engine, self.trials, tick, watch), where)
 
     def _spec(
         self, scale: ScaleConfig, ratios: Ratios, seed: int, lr: float, final_fraction: float, steps: int | None = None
@@ -124,10 +132,11 @@ class Stages:
                 space = self._space(start, components, moved)
                 method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
                 searches[f"proxy/{arm}"] = Search(
-                    method, spec, budgets=budgets(settings, self.data), identity=self._identity(space.start())
+                    method, spec, budgets=budgets(settings, self._flops), identity=self._identity(space.start())
                 )
-        tick = self._begin("search", len(searches) * settings.trials * study.proxy.steps)
-        outcomes = _by_arm(tune(searches, self.engine, self.trials, tick, self.progress.trial), "on the proxy")
+        most = dict.fromkeys(searches, settings.trials)
+        tick = self._begin("search", sum(most.values()) * study.proxy.steps, most)
+        outcomes = self._tune(searches, "on the proxy", tick)
         for arm in study.comparison.arms:
             best = outcomes["rlrs" if arm == "constant" else arm].stop.best
             ratios = ratios_of(best)
@@ -177,8 +186,9 @@ class Stages:
             method = bracket("lr", arms.lr[arm], factor=settings.multiplier, budget=settings.trials)
             identity = self._identity({"lr": arms.lr[arm]})
             searches[f"target/{arm}"] = Search(method, spec, self._run_folder, identity=identity)
-        tick = self._begin("transfer", len(searches) * settings.trials * study.target.steps)
-        outcomes = _by_arm(tune(searches, self.engine, self.trials, tick, self.progress.trial), "on the target")
+        most = dict.fromkeys(searches, settings.trials)
+        tick = self._begin("transfer", sum(most.values()) * study.target.steps, most)
+        outcomes = self._tune(searches, "on the target", tick)
         for arm, outcome in outcomes.items():
             arms.lr[arm] = outcome.stop.best["lr"]
         return outcomes

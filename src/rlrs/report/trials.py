@@ -125,7 +125,7 @@ def u_panels(tried: Tried) -> list[Panel]:
             places = [tried.multiple(t, name) for t in marked], [min(t["score"], top) for t in marked]
             markers(figure, *places, kind, look, hover=[_hover(t, name) for t in marked], style=style)
         frame(figure, scores, top)
-        figure.update_yaxes(nticks=4)
+        figure.update_yaxes(nticks=7)
         figure.update_xaxes(title_text=None)
         _multiples(figure, reach, few=True)
         value = tried.best["params"][name]

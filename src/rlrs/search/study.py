@@ -92,8 +92,9 @@ class Interrupted(KeyboardInterrupt):
         self.so_far = so_far
 
 
-Watch = Callable[[str, Tried], None]
-"""Called with the search's name for every result, in the order in which they come; replayed ones too."""
+Watch = Callable[[str, Tried, bool], None]
+"""Called with the search's name for every result, in the order in which they come, and whether it was found in the
+database: finished before, or by another driver. In a batch, `improved` is against the best of the batches before it."""
 
 
 def tune(
@@ -194,7 +195,7 @@ class _Driver:
         if kept is None:  # another driver has taken it over, and is not done
             self.todo[key] = time.monotonic() + POLL
         else:
-            self._keep(name, index, kept)
+            self._keep(name, index, kept, found=False)
             self._close_if_whole(name)
 
     def _poll(self) -> None:
@@ -206,13 +207,13 @@ class _Driver:
                 result = self.trials.finished(name, self.searches[name].run(proposal), proposal.prune)
                 if result is not None:
                     del self.todo[name, index]
-                    self._keep(name, index, result)
+                    self._keep(name, index, result, found=True)
             self._close_if_whole(name)
 
-    def _keep(self, name: str, index: int, result: RunResult) -> None:
+    def _keep(self, name: str, index: int, result: RunResult, *, found: bool) -> None:
         self.results[name][index] = result
         if self.watch:
-            self.watch(name, self._as_tried(name, index, self.best[name]))
+            self.watch(name, self._as_tried(name, index, self.best[name]), found)
 
     def _close_if_whole(self, name: str) -> None:
         if name not in self.outcomes and len(self.results[name]) == len(self.batches[name]):
@@ -234,7 +235,7 @@ class _Driver:
             for index, proposal in enumerate(batch):
                 result = self.trials.finished(name, search.run(proposal), proposal.prune)
                 if result is not None:
-                    self._keep(name, index, result)
+                    self._keep(name, index, result, found=True)
                 else:
                     self.todo[name, index] = 0.0
             if len(self.results[name]) < len(batch):
