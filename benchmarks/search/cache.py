@@ -33,8 +33,7 @@ class CachedEngine:
         self._ready: deque[tuple[Hashable, RunResult]] = deque()
         self._waiting: dict[tuple[str, int, Pruning], list[tuple[Hashable, Pruning | None]]] = {}
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            for line in lines:
+            for line in filter(None, path.read_text(encoding="utf-8").splitlines()):
                 try:
                     self._know(json.loads(line))
                 except ValueError:
@@ -52,6 +51,11 @@ class CachedEngine:
     def steps(self) -> int:
         """Training steps that the workers have really done."""
         return self.engine.steps
+
+    @property
+    def slots(self) -> int:
+        """As `Processes.slots`."""
+        return self.engine.slots
 
     @property
     def pending(self) -> int:
@@ -84,10 +88,15 @@ class CachedEngine:
         if len(waiting) == 1:
             self.engine.submit((identity, window, recorded), spec, validate=validate, prune=recorded)
 
-    def next(self, tick: Callable[[int], None] | None = None) -> tuple[Hashable, RunResult]:
+    def next(
+        self, tick: Callable[[int], None] | None = None, timeout: float | None = None
+    ) -> tuple[Hashable, RunResult] | None:
         """As `Processes.next`."""
         while not self._ready:
-            job, result = self.engine.next(tick)
+            ended = self.engine.next(tick, timeout)
+            if ended is None:
+                return None
+            job, result = ended
             assert isinstance(job, tuple)
             identity, window, _ = job
             run = {"id": identity, "window": window, "result": result.to_plain()}

@@ -63,7 +63,7 @@ def pruned(method: Method, *, steps: int, window: int, budget: int, error: float
         budget: steps that all trials may take together, in whole runs.
         error: chance that a trial is pruned which would have ended better than the best before it, from 0 to 1.
     """
-    state = _State(tuple(sorted({max(1, round(share * steps)) for share in SHARES})), window, error)
+    state = Judge(tuple(sorted({max(1, round(share * steps)) for share in SHARES})), window, error)
     batch, spent, proposed = next(method), 0, 0
     while True:
         asked = []
@@ -85,7 +85,7 @@ def pruned(method: Method, *, steps: int, window: int, budget: int, error: float
             return replace(stop, reason=stop.reason + state.words())
 
 
-class _State:
+class Judge:
     """What pruning knows: the best trial so far, and all that were trained to their end."""
 
     def __init__(self, rungs: tuple[int, ...], window: int, error: float) -> None:
@@ -137,4 +137,5 @@ class _State:
         return replace(feedback, score=score, error=float(np.sqrt(np.mean(rest**2))))
 
     def words(self) -> str:
+        """How many trials were ended, for a reason to stop."""
         return f"; {self.ended} of {self.trials} trials ended at a rung"

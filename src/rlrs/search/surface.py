@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 # Prior standard deviations per unit of natural log, in nats, before scaling. Order of magnitude from one-at-a-time
 # moves by a factor of 3 on mixture-of-experts proxies; the data choose a scale between 1/4 and 8 of them.
 _SLOPE, _CURVATURE, _CURVATURE_MEAN, _INTERACTION = 0.06, 0.05, 0.06, 0.015
+_DIFFERENCE = 0.02
+"""Of a slope between cheap and whole runs."""
 _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _NOISES = (0.001, 0.002, 0.004, 0.008, 0.016)
 _CUBIC = 0.004
@@ -39,7 +41,7 @@ class Rates:
         final_fraction: the base's, where it is not among them.
     """
 
-    FLOOR = 0.03
+    FLOOR = 0.1
     """Share of the start rate below which an end rate hardly matters. Chosen on proxies of seconds."""
 
     def __init__(self, names: Sequence[str], final_fraction: float) -> None:
@@ -85,6 +87,7 @@ class Surface:
         root: of their covariance, [p, p]; covariance = root @ root.T.
         noise: standard deviation of one trial's score around the quadratic near the centre, nats.
         scale: of the prior, chosen by the data.
+        dimensions: d.
     """
 
     mean: Array
@@ -95,7 +98,7 @@ class Surface:
 
     def sample(self, generator: np.random.Generator) -> Array:
         """Coefficients drawn from the posterior."""
-        return self.mean + self.root @ generator.standard_normal(len(self.mean))
+        return self.mean + self.root @ generator.standard_normal(self.root.shape[1])
 
     def value(self, x: Array, coefficients: Array | None = None) -> float:
         """The quadratic at one offset from the centre, nats."""
@@ -106,6 +109,13 @@ class Surface:
         difference = _features(x[None])[0]
         difference[0] = 0.0
         return float(np.linalg.norm(difference @ self.root))
+
+    def expected_gain(self, x: Array) -> float:
+        """By how much a point is expected to be below the centre where it is below it, else 0, nats."""
+        mean, deviation = self.value(0 * x) - self.value(x), max(self.deviation(x), 1e-12)
+        z = mean / deviation
+        below = 0.5 * math.erfc(-z / math.sqrt(2))
+        return mean * below + deviation * math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
     def minimum(self, low: Array, high: Array, coefficients: Array | None = None) -> Array:
         """Where a quadratic (the mean, or a sample) is least within a box around the centre."""
@@ -138,21 +148,35 @@ def _features(x_nd: Array) -> Array:
     return np.hstack([np.ones((len(x_nd), 1)), x_nd, 0.5 * x_nd**2, x_nd[:, first] * x_nd[:, second]])
 
 
-def fit(x_nd: Array, y_n: Array, extra_n: Array) -> Surface:
+def fit(
+    x_nd: Array, y_n: Array, extra_n: Array, cheap_n: NDArray[np.bool_] | None = None, *, of_cheap: bool = False
+) -> Surface:
     """Bayesian linear regression; prior scale and noise by the largest marginal likelihood on a grid.
+
+    Cheap runs (shorter or narrower ones) are taken to have the same curvatures, and a value and slopes that differ a
+    little.
 
     Args:
         x_nd: offsets of the trials from the centre, natural log.
-        y_n: scores less the centre's, nats.
+        y_n: scores less the centre's, nats; those of cheap runs less a constant of their own.
         extra_n: standard deviation of what is known less well than a finished run's score, nats; 0 for those.
+        cheap_n: which of the trials were cheap runs; none if None.
+        of_cheap: return the surface of cheap runs in the place of whole ones.
     """
-    features = _features(x_nd)
-    d, p = x_nd.shape[1], features.shape[1]
+    d = x_nd.shape[1]
+    cheap_n1 = np.zeros((len(x_nd), 1)) if cheap_n is None else cheap_n[:, None]
+    features = np.hstack([_features(x_nd), cheap_n1, cheap_n1 * x_nd])
+    p = features.shape[1]
+    q = p - 1 - d  # coefficients of one surface
+    level = np.eye(q, p)
+    if of_cheap:
+        level[: d + 1, q:] = np.eye(d + 1)
     square = (x_nd**2).sum(1)
     best: tuple[float, Surface] | None = None
     for scale, noise in itertools.product(_SCALES, _NOISES):
         sd = np.full(p, _INTERACTION * scale)
         sd[0], sd[1 : d + 1], sd[d + 1 : 2 * d + 1] = 0.05 * scale, _SLOPE * scale, _CURVATURE * scale
+        sd[q], sd[q + 1 :] = 0.1 * scale, _DIFFERENCE * scale
         prior = np.zeros(p)
         prior[d + 1 : 2 * d + 1] = _CURVATURE_MEAN * scale
         # What is far away or far above says little about the quadratic here.
@@ -169,6 +193,6 @@ def fit(x_nd: Array, y_n: Array, extra_n: Array) -> Surface:
             covariance = np.eye(p) - whitened.T @ whitened
             values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
             root = sd[:, None] * vectors * np.sqrt(np.maximum(values, 0.0))
-            best = likelihood, Surface(mean, root, noise, scale, d)
+            best = likelihood, Surface(level @ mean, level @ root, noise, scale, d)
     assert best is not None
     return best[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rlrs.config import ConfigError, SearchConfig
+from rlrs.config import ConfigError, FidelityConfig, SearchConfig
 from rlrs.search.methods.bayesian import bayesian
 from rlrs.search.methods.bracket import bracket
 from rlrs.search.methods.cma_es import cma_es
@@ -12,7 +12,7 @@ from rlrs.search.methods.local import local_search
 from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
 from rlrs.search.methods.policy_gradient import policy_gradient
 from rlrs.search.methods.random_search import random_search
-from rlrs.search.methods.response_surface import response_surface
+from rlrs.search.methods.response_surface import Cheap, response_surface
 from rlrs.search.methods.sampled import sampled, sampler_at
 from rlrs.search.methods.trust_region import trust_region
 from rlrs.search.pruning import pruned
@@ -44,6 +44,9 @@ METHODS: dict[str, Maker] = {
 }
 """Name in `search.method` -> what makes it from a space, the settings, and a budget of whole runs."""
 
+CHEAP_SHARE = 0.4
+"""Of a budget, what the response surface spends on cheap runs at most. Chosen on proxies of seconds."""
+
 
 def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int) -> Method:
     """The search method that a study's settings ask for, with their cheap trials, pruning and re-tests around it.
@@ -61,34 +64,57 @@ def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int) 
     retests = retests if 4 * retests <= settings.trials else 0
     budget = settings.trials - retests
     fidelity = settings.fidelity
-    if fidelity is not None:
-        budget -= fidelity.verify
-    if budget < 1:
+    verify = fidelity.verify if fidelity else 0
+    if budget - verify < 1:
         raise ConfigError(
-            f"search.trials: {settings.trials} runs leave none to search with after {settings.trials - budget} for "
+            f"search.trials: {settings.trials} runs leave none to search with after {retests + verify} for "
             "re-tests and verification"
         )
-    short = max(1, round(fidelity.steps * steps)) if fidelity else steps
-    # Cheap runs: as many more of them as they have fewer steps (a narrower run counts as a whole one).
-    runs = budget * steps // short
-    maker = METHODS.get(settings.method)
-    if maker is None and "." not in settings.method:
+    if fidelity is None:
+        method = _limited(_method(space, settings, budget), settings, budget, steps, window)
+    elif settings.method == "response-surface":
+        method = _limited(_both(space, settings, fidelity, budget, steps), settings, budget, steps, window)
+    else:
+        short = max(1, round(fidelity.steps * steps))
+        # As many more cheap runs as they have fewer steps; a narrower run counts as a whole one.
+        runs = (budget - verify) * steps // short
+        method = _limited(_method(space, settings, runs), settings, runs, short, max(1, round(window * short / steps)))
+        method = cheap(method, steps=None if short == steps else short, width=fidelity.width, verify=verify)
+    if retests:
+        method = retested(method, points=settings.retest.points, seeds=settings.retest.seeds, seed=settings.seed)
+    return method
+
+
+def _method(space: Space, settings: SearchConfig, runs: int) -> Method:
+    """The method without anything around it; one whose runs end early may propose more of them."""
+    most = 4 * runs if settings.prune else runs
+    if (maker := METHODS.get(settings.method)) is not None:
+        return maker(space, settings, most)
+    if "." not in settings.method:
         raise ConfigError(
             f"search.method: no method {settings.method!r}; there are {', '.join(METHODS)}, or an Optuna sampler by "
             "its import path, as optuna.samplers.QMCSampler"
         )
-    most = 4 * runs if settings.prune else runs
-    if maker is not None:
-        method = maker(space, settings, most)
-    else:
-        sampler = sampler_at(settings.method, settings.seed, settings.options)
-        method = sampled(space, sampler, budget=most, name=settings.method.rpartition(".")[2])
-    if settings.prune:
-        method = pruned(
-            method, steps=short, window=max(1, round(window * short / steps)), budget=runs, error=settings.prune
-        )
-    if fidelity is not None:
-        method = cheap(method, steps=None if short == steps else short, width=fidelity.width, verify=fidelity.verify)
-    if retests:
-        method = retested(method, points=settings.retest.points, seeds=settings.retest.seeds, seed=settings.seed)
-    return method
+    sampler = sampler_at(settings.method, settings.seed, settings.options)
+    return sampled(space, sampler, budget=most, name=settings.method.rpartition(".")[2])
+
+
+def _both(space: Space, settings: SearchConfig, fidelity: FidelityConfig, budget: int, steps: int) -> Method:
+    """The response surface on cheap runs and whole ones."""
+    short = max(1, round(fidelity.steps * steps))
+    cheap_runs = Cheap(
+        steps=None if short == steps else short,
+        width=fidelity.width,
+        cost=short / steps,
+        budget=min(max(CHEAP_SHARE * budget, 2.0), budget - fidelity.verify),
+        verify=fidelity.verify,
+    )
+    most = 4 * budget if settings.prune else budget
+    return response_surface(space, budget=most, seed=settings.seed, cheap=cheap_runs)
+
+
+def _limited(method: Method, settings: SearchConfig, runs: int, steps: int, window: int) -> Method:
+    """The method with its runs ended early, where the settings ask for that."""
+    if not settings.prune:
+        return method
+    return pruned(method, steps=steps, window=window, budget=runs, error=settings.prune)

@@ -13,16 +13,37 @@ from rlrs.search.surface import Array, Rates, Surface, fit
 
 BATCH = 4
 """Proposals at a time, whatever the number of workers."""
-FIRST_MOVE = 0.4
-"""Size of the first moves, natural log (a factor of 1.5). Chosen on proxies of seconds."""
+PAIRS = 4
+"""Opposite joint moves that it starts with."""
+FIRST_MOVE = 0.6
+"""Size of the first moves, natural log (a factor of 1.8). Chosen on proxies of seconds."""
 RADIUS = (0.1, 2.0)
 """Least and largest half-width of the trust region, natural log."""
 GROW, SHRINK = 1.25, 0.7
 PATIENCE = 3
-"""Rounds in a row in which less than the noise was to be gained, after which the search stops."""
+"""Rounds in a row with less than the noise to gain, or with the least region, after which the search stops."""
 
 
-def response_surface(space: Space, *, budget: int, seed: int) -> Method:
+@dataclass(frozen=True)
+class Cheap:
+    """Shorter or narrower runs that a search begins with.
+
+    Args:
+        steps: of one; None for those of a whole run.
+        width: of its model; None for the model's own.
+        cost: of one, in whole runs.
+        budget: most that is spent on them, in whole runs.
+        verify: of their best points, how many are trained whole when they end.
+    """
+
+    steps: int | None
+    width: int | None
+    cost: float
+    budget: float
+    verify: int
+
+
+def response_surface(space: Space, *, budget: int, seed: int, cheap: Cheap | None = None) -> Method:
     """Newton-like search: in the place of four runs per parameter and sweep, moves of all parameters at once.
 
     It starts with pairs of opposite joint moves, which tell all slopes. Then, batch by batch, a quadratic is fitted
@@ -30,16 +51,30 @@ def response_surface(space: Space, *, budget: int, seed: int) -> Method:
     beside minima of quadratics drawn from the posterior, which explore where the fit is unsure. The region grows
     when the minimum is better than what was known, and shrinks when nothing is.
 
+    With `cheap`, that is done on cheap runs first and then on whole ones, by one fit to both: a cheap run differs
+    from a whole one by a value and slopes that are fitted as well.
+
     Args:
         space: what is searched.
-        budget: most runs.
+        budget: most runs, in whole ones.
         seed: of the random draws.
+        cheap: cheap runs to begin with; none if None.
     """
-    search = _Search(space, np.random.default_rng(seed))
+    search = _Search(space, np.random.default_rng(seed), cheap)
     told = yield (batch := search.opening(budget))
     search.learn(batch, told)
-    while len(search.scores) < budget:
-        batch = search.moves(min(BATCH, budget - len(search.scores)))
+    while cheap is not None:
+        left = math.floor((cheap.budget - search.spent) / cheap.cost + 1e-9)
+        batch = search.moves(min(BATCH, left), cheap=True)
+        if not batch:
+            break
+        told = yield batch
+        search.learn(batch, told)
+    if cheap is not None:
+        told = yield (batch := search.verification())
+        search.learn(batch, told)
+    while (left := math.floor(budget - search.spent + 1e-9)) > 0:
+        batch = search.moves(min(BATCH, left), cheap=False)
         if not batch:
             return search.stop(search.reason)
         told = yield batch
@@ -48,85 +83,130 @@ def response_surface(space: Space, *, budget: int, seed: int) -> Method:
 
 
 @dataclass
+class _Trial:
+    point: dict[str, float]
+    offset: Array
+    cheap: bool
+    score: float
+    error: float
+    measured: bool
+
+
+@dataclass
 class _Search:
     space: Space
     generator: np.random.Generator
+    cheap: Cheap | None
     radius: float = 2 * FIRST_MOVE
     rounds: int = 0
     reason: str = ""
-    points: list[dict[str, float]] = field(default_factory=list)
-    offsets: list[Array] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    measured: list[bool] = field(default_factory=list)
-    best: int = 0
+    trials: list[_Trial] = field(default_factory=list)
+    spent: float = 0.0
     quiet: int = 0
 
     def __post_init__(self) -> None:
-        start = self.space.start()
-        self.coordinates = Rates(self.space.names, start.get("final_fraction", 1.0))
+        self.coordinates = Rates(self.space.names, self.space.start().get("final_fraction", 1.0))
         self.low, self.high = map(np.array, zip(*self.space.limits(), strict=True))
 
     def point(self, v: Array) -> dict[str, float]:
         return self.space.point(np.clip(self.coordinates.back(v), self.low, self.high).tolist())
 
-    def rates(self, point: dict[str, float]) -> Array:
-        return self.coordinates.of(np.array(self.space.coordinates(point)))
+    def proposal(self, point: dict[str, float], move: str, *, cheap: bool) -> Proposal:
+        if cheap and self.cheap is not None:
+            return Proposal(point, f"{move}, cheap", steps=self.cheap.steps, width=self.cheap.width)
+        return Proposal(point, move)
 
     def opening(self, budget: int) -> list[Proposal]:
         """The start, and pairs of opposite moves of all parameters together."""
         start = self.space.start()
-        centre, d = self.rates(start), len(self.space)
+        centre = self.coordinates.of(np.array(self.space.coordinates(start)))
         proposals = [Proposal(start, "start")]
-        for _ in range(4):
-            move = FIRST_MOVE * self.generator.choice([-1.0, 1.0], d)
-            proposals += [Proposal(self.point(centre + sign * move), "joint move") for sign in (1, -1)]
-        return proposals[:budget]
+        cheap = self.cheap is not None
+        if cheap:
+            proposals.append(self.proposal(start, "start", cheap=True))
+        for _ in range(PAIRS):
+            move = FIRST_MOVE * self.generator.choice([-1.0, 1.0], len(self.space))
+            points = (self.point(centre + sign * move) for sign in (1, -1))
+            proposals += [self.proposal(point, "joint move", cheap=cheap) for point in points]
+        return proposals[: 1 + math.floor((self.cheap.budget - 1) / self.cheap.cost) if self.cheap else budget]
 
     def learn(self, batch: list[Proposal], told: list[Feedback]) -> None:
         """Note what came of a batch; the trust region follows."""
-        first = len(self.scores)
+        first = len(self.trials)
         for proposal, feedback in zip(batch, told, strict=True):
-            self.points.append(proposal.params)
-            self.offsets.append(self.rates(proposal.params))
-            self.scores.append(feedback.score)
-            self.errors.append(feedback.error)
-            self.measured.append(feedback.status == "finished")
-        self.best = min(range(len(self.scores)), key=lambda i: (not self.measured[i], self.scores[i], i))
+            offset = self.coordinates.of(np.array(self.space.coordinates(proposal.params)))
+            measured = feedback.status == "finished"
+            trial = _Trial(proposal.params, offset, not proposal.whole, feedback.score, feedback.error, measured)
+            self.trials.append(trial)
+            self.spent += self.cheap.cost if trial.cheap and self.cheap else 1.0
         self.rounds += 1
         if first:  # the opening says nothing of the region
+            best = self.best(cheap=self.trials[-1].cheap)
             # The first of a batch is the surface's own minimum: where that is best, the surface may be trusted further.
-            factor = GROW if self.best == first else 1.0 if self.best > first else SHRINK
+            factor = GROW if best == first else 1.0 if best > first else SHRINK
             self.radius = min(max(self.radius * factor, RADIUS[0]), RADIUS[1])
 
-    def surface(self) -> Surface:
-        """The quadratic around the best point."""
-        x = np.array(self.offsets) - self.offsets[self.best]
-        centre = self.scores[self.best] if math.isfinite(self.scores[self.best]) else 0.0
-        y = np.array(self.scores) - centre
+    def best(self, *, cheap: bool) -> int:
+        """Of the best trial among the cheap or the whole ones, its index."""
+        kind = [i for i, trial in enumerate(self.trials) if trial.cheap == cheap]
+        return min(kind, key=lambda i: (not self.trials[i].measured, self.trials[i].score, i))
+
+    def surface(self, centre: int, *, of_cheap: bool) -> Surface:
+        """The quadratic around a trial."""
+        trials = self.trials
+        x = np.array([trial.offset for trial in trials]) - trials[centre].offset
+        # Cheap and whole runs each count from their own run of the start, or the first that did not diverge.
+        start = {trial.cheap: trial.score for trial in reversed(trials) if math.isfinite(trial.score)}
+        y = np.array([trial.score - start.get(trial.cheap, 0.0) for trial in trials])
+        y -= y[centre] if math.isfinite(y[centre]) else 0.0
         # A run that diverged is as bad as the worst that did not, more or less.
         worst = max(float(np.max(y[np.isfinite(y)], initial=0.0)), 0.5)
-        error = np.where(np.isfinite(y), self.errors, worst / 2)
-        return fit(x, np.where(np.isfinite(y), y, worst), error)
+        error = np.where(np.isfinite(y), [trial.error for trial in trials], worst / 2)
+        cheap = np.array([trial.cheap for trial in trials])
+        return fit(x, np.where(np.isfinite(y), y, worst), error, cheap, of_cheap=of_cheap)
 
-    def moves(self, count: int) -> list[Proposal]:
+    def moves(self, count: int, *, cheap: bool) -> list[Proposal]:
         """The minimum of the fitted quadratic, and minima of drawn ones; none when nothing more is to be expected."""
-        surface, centre = self.surface(), self.offsets[self.best]
+        if count < 1:
+            return []
+        best = self.best(cheap=cheap)
+        surface, centre = self.surface(best, of_cheap=cheap), self.trials[best].offset
         box = np.full(len(self.space), self.radius)
         x = surface.minimum(-box, box)
         expected = surface.value(0 * x) - surface.value(x)
-        self.quiet = self.quiet + 1 if expected < surface.noise else 0
+        minima = [surface.minimum(-box, box, surface.sample(self.generator)) for _ in range(count - 1)]
+        gain = max(surface.expected_gain(y) for y in (x, *minima))
+        at_end = self.radius <= RADIUS[0]
+        self.quiet = self.quiet + 1 if gain < surface.noise or at_end else 0
         if self.quiet >= PATIENCE:
             self.reason = (
-                f"the surface expects {max(expected, 0.0):.4f} nats more, less than the noise of a trial, "
-                f"{surface.noise:.4f} nats"
+                f"nothing better was found within a factor of {math.exp(RADIUS[0]):.2g} of the best point"
+                if at_end
+                else f"the surface expects {gain:.4f} nats more, less than a trial's noise of {surface.noise:.4f} nats"
             )
             return []
-        drawn = [surface.minimum(-box, box, surface.sample(self.generator)) for _ in range(count - 1)]
+        words = f"minimum of the surface, {expected:.4f} nats lower expected"
         return [
-            Proposal(self.point(centre + x), f"minimum of the surface, {expected:.4f} nats lower expected"),
-            *(Proposal(self.point(centre + x), "minimum of a drawn surface") for x in drawn),
+            self.proposal(self.point(centre + x), words, cheap=cheap),
+            *(self.proposal(self.point(centre + y), "minimum of a drawn surface", cheap=cheap) for y in minima),
         ]
 
+    def verification(self) -> list[Proposal]:
+        """The surface's minimum for whole runs, and the best points of the cheap ones, to be trained whole."""
+        assert self.cheap is not None
+        self.quiet = 0
+        whole = [t.point for t in self.trials if not t.cheap]
+        ranked = sorted(
+            (t for t in self.trials if t.cheap and t.measured and t.point not in whole), key=lambda t: t.score
+        )
+        best = self.best(cheap=True)
+        surface, box = self.surface(best, of_cheap=False), np.full(len(self.space), self.radius)
+        x = surface.minimum(-box, box)
+        self.radius = max(self.radius, FIRST_MOVE)
+        chosen = [self.proposal(self.point(self.trials[best].offset + x), "minimum of the surface", cheap=False)]
+        chosen += [Proposal(t.point, f"best {n} of the cheap runs") for n, t in enumerate(ranked, 1)]
+        return chosen[: self.cheap.verify]
+
     def stop(self, reason: str) -> Stop:
-        return Stop(self.points[self.best], self.scores[self.best], self.rounds, reason)
+        best = self.trials[self.best(cheap=False)]
+        return Stop(best.point, best.score, self.rounds, reason)

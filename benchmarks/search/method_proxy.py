@@ -1,0 +1,136 @@
+"""Ratios found by search against the paper's preset and a tuned embedding multiplier, on seeds that no search saw.
+
+    python -m benchmarks.search.method_proxy --out runs/method-proxy
+
+The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
+16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
+paper; the two searched arms have the same method and the same budget. Can be killed and started
+again: finished runs are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search.cache import CachedEngine
+from benchmarks.search.compare import RESULTS
+from rlrs.config import DataConfig, ModelConfig, TrainingConfig
+from rlrs.data import TokenData, prepare
+from rlrs.environment import environment
+from rlrs.files import write_atomic
+from rlrs.ratios import BASE, Ratios
+from rlrs.search import Method, Processes, Search, Space, Trials, Tried, tune
+from rlrs.search.methods import bracket
+from rlrs.search.methods.response_surface import Cheap, response_surface
+from rlrs.search.space import parameter, run_of
+from rlrs.training import RunSpec
+
+DATA = DataConfig(vocab_size=1024, sequence_length=128)
+MODEL = ModelConfig(d_model=64, n_layers=4, n_heads=4, n_experts=8)
+TRAINING = TrainingConfig(score_steps=100, eval_tokens=131_072)
+STEPS, BATCH_SIZE, LR, SEED = 1000, 16, 8e-3, 0
+FRESH = (1001, 1002, 1003)
+"""Seeds of weights and data order that no search sees."""
+CHEAP = Cheap(steps=250, width=32, cost=0.1, budget=6.0, verify=4)
+"""A quarter of the steps at half the width: about a tenth of the time and of the operations of a whole run."""
+BUDGET = 14
+"""Whole runs' worth of training for each searched arm."""
+PAPER = Ratios.preset("paper-moe")
+SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
+
+
+def space_of(components: tuple[str, ...]) -> Space:
+    """Base rate, and a start and an end ratio of these components, from where the paper has them."""
+    ratios = {c: PAPER.get(c, BASE) for c in components}
+    ends = [parameter(f"{c}.{end}", getattr(ratio, end)) for c, ratio in ratios.items() for end in ("start", "end")]
+    return Space([parameter("lr", LR), *ends])
+
+
+def methods(search_seed: int) -> dict[str, tuple[Method, Ratios]]:
+    """Arm -> its search, and the ratios of what it does not search."""
+    made = {
+        "uniform": (bracket("lr", LR / 2, factor=2**0.5, budget=6), Ratios({})),
+        "paper": (bracket("lr", LR, factor=2**0.5, budget=6), PAPER),
+    }
+    for arm, components in (("embedding only", ("embedding",)), ("search", SEARCHED)):
+        made[arm] = (response_surface(space_of(components), budget=BUDGET, seed=search_seed, cheap=CHEAP), Ratios({}))
+    return made
+
+
+def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunSpec:
+    """The whole run of a point."""
+    base = RunSpec(
+        model=MODEL,
+        training=TRAINING,
+        steps=STEPS,
+        batch_size=BATCH_SIZE,
+        seed=SEED,
+        lr=LR,
+        final_fraction=0.044444,
+        ratios={c: list(ratio.knots) for c, ratio in ratios.items() if ratio != BASE},
+        data_hash=data.hash,
+    )
+    return run_of(point, base)
+
+
+def trial(tried: Tried) -> dict[str, Any]:
+    """What was asked for, and what came of it."""
+    p, result = tried.proposal, tried.result
+    asked = {key: value for key in ("steps", "width", "seed") if (value := getattr(p, key)) is not None}
+    return {"params": p.params, "move": p.move, **asked, "status": result.status, "score": result.score}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/method-proxy"))
+    parser.add_argument("--arms", nargs="*", help="all if not given")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--search-seed", type=int, default=0)
+    arguments = parser.parse_args()
+    (arguments.out / "data").mkdir(parents=True, exist_ok=True)
+    data = prepare(DATA, arguments.out / "data")
+    chosen = {a: m for a, m in methods(arguments.search_seed).items() if arguments.arms is None or a in arguments.arms}
+    with Processes(arguments.out / "data", arguments.processes) as pool:
+        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
+        searches = {
+            arm: Search(method, lambda point, ratios=ratios: spec_of(point, ratios, data))
+            for arm, (method, ratios) in chosen.items()
+        }
+        outcomes = tune(
+            searches,
+            engine,  # type: ignore[arg-type]  # the cache stands in for the engine
+            Trials(arguments.out / "trials.db"),
+            watch=lambda arm, t: print(f"{arm}: {t.proposal.move}: {t.score:.4f}", flush=True),
+        )
+        for arm, outcome in outcomes.items():
+            for seed in FRESH:
+                run = spec_of(outcome.stop.best, chosen[arm][1], data)
+                engine.submit((arm, seed), RunSpec(**{**run.__dict__, "seed": seed}))
+        losses: dict[str, dict[int, float | None]] = {}
+        while engine.pending:
+            (arm, seed), result = engine.next()  # type: ignore[misc]
+            losses.setdefault(arm, {})[seed] = result.valid_loss
+            print(f"{arm}, seed {seed}: {result.valid_loss}", flush=True)
+    path = RESULTS / "method_proxy.json"
+    arms = json.loads(path.read_text())["arms"] if path.exists() else {}
+    for arm, outcome in outcomes.items():
+        arms[arm] = {
+            "best": outcome.stop.best,
+            "stopped": outcome.stop.reason,
+            "steps": sum(t.result.steps for t in outcome.tried),
+            "losses": [losses[arm][seed] for seed in FRESH],
+            "trials": [trial(t) for t in outcome.tried],
+        }
+    record = {"environment": environment(), "whole_steps": STEPS, "fresh_seeds": FRESH, "arms": arms}
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    for arm, kept in arms.items():
+        print(f"{arm}: {statistics.fmean(kept['losses']):.4f}, {kept['steps']} steps, {kept['best']}")
+
+
+if __name__ == "__main__":
+    main()
