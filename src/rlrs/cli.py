@@ -12,7 +12,7 @@ try:
     import typer
     from rich.table import Table
 
-    from rlrs.terminal import err, out, print_comparison, print_components, warnings_shown
+    from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, warnings_shown
     from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
@@ -222,6 +222,17 @@ def inspect(
         print_components(title, module, shown, parameters)
 
 
+@app.command(epilog="Example: `rlrs ladder configs/demo.yaml 3 9 27`")
+def ladder(
+    study: StudyFile,
+    factors: Annotated[list[float], typer.Argument(metavar="FACTOR...", help="Times the proxy's parameters.")],
+) -> None:
+    """Show a study's proxy at other sizes, with its head size and aspect ratio; nothing is trained."""
+    from rlrs.config import load_study
+
+    print_ladder(load_study(study), factors)
+
+
 @app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")
 def plot(
     ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
@@ -320,7 +331,7 @@ def _study(
 
 def _plan(path: Path, processes: int | None) -> None:
     from rlrs.config import load_study
-    from rlrs.pipeline import plan
+    from rlrs.pipeline import growth, plan
 
     study = load_study(path)
     table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
@@ -330,6 +341,7 @@ def _plan(path: Path, processes: int | None) -> None:
         total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
     table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
     out.print(table)
+    out.print(f"The target has {growth(study):.3g} times the proxy's parameters, without embeddings.", highlight=False)
     out.print("Nothing was trained and nothing was written.")
 
 

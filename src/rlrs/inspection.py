@@ -12,9 +12,17 @@ import torch
 from torch import nn
 
 from rlrs.components import Partition, partition, refine, undecayed
-from rlrs.config import HubConfig, ModelConfig, load_study
+from rlrs.config import HubConfig, ModelConfig, StudyConfig, load_study
 from rlrs.data import vocabulary_size
-from rlrs.models import LanguageModel, build_model, count_parameters
+from rlrs.models import (
+    LanguageModel,
+    ParameterCount,
+    Rung,
+    build_model,
+    count_parameters,
+    ladder,
+    training_flops,
+)
 
 
 class InspectionError(ValueError):
@@ -81,6 +89,15 @@ def describe(config: ModelConfig | HubConfig, vocab_size: int) -> dict[str, Any]
             for row in rows
         ],
     }
+
+
+def ladder_rows(study: StudyConfig, factors: Iterable[float]) -> Iterator[tuple[Rung, ParameterCount, int]]:
+    """A study's proxy, then the proxy times each factor: the model, its counts, and its training FLOPs on one token."""
+    vocab_size = vocabulary_size(study.data)
+    for factor in (1.0, *factors):
+        rung = ladder(study.proxy.model, factor)
+        model = meta_model(rung.config, vocab_size)
+        yield rung, count_parameters(model), training_flops(model, study.data.sequence_length)
 
 
 def meta_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageModel:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rlrs.config import StudyConfig
 
 out = Console()
 err = Console(stderr=True)
@@ -60,6 +65,7 @@ def _loss(value: float | None) -> str:
 def print_components(title: str, module: Any, ratios: Any, parameters: bool) -> None:
     """A model's components, with their rates if there are ratios, and every parameter's if asked for."""
     from rlrs.inspection import component_rows
+    from rlrs.models import LanguageModel, count_parameters
     from rlrs.ratios import BASE
 
     rows, parts, total = component_rows(module, ratios or ())
@@ -81,6 +87,9 @@ def print_components(title: str, module: Any, ratios: Any, parameters: bool) -> 
         )
     table.add_row("all, each once", str(sum(row.tensors for row in rows)), f"{total:,}", "100.0%", style="bold")
     out.print(table)
+    if isinstance(module, LanguageModel):
+        count = count_parameters(module)
+        out.print(f"a token uses {count.active:,}; without embeddings {count.non_embedding:,}", highlight=False)
     there = {*parts, *(name.partition("/")[0] for name in parts), *parts.tied_components}
     absent = [c for c in ratios or () if c not in there and c.partition("/")[0] not in there]
     if absent:
@@ -96,3 +105,28 @@ def print_components(title: str, module: Any, ratios: Any, parameters: bool) -> 
         out.print(f"unsure: {name}: {reason}", highlight=False, markup=False)
     for rule in parts.suggestions():
         out.print(f"a rule that settles it: rlrs.{rule}", highlight=False, markup=False)
+
+
+def print_ladder(study: StudyConfig, factors: list[float]) -> None:
+    """A study's proxy at other sizes: asked and reached, and as a study's `model`."""
+    from rlrs.inspection import ladder_rows
+
+    rows = list(ladder_rows(study, factors))
+    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings")
+    for column in ("asked", "reached", "width", "layers", "parameters", "a token's", "no embedding", "FLOPs/token"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rung, count, flops in rows:
+        steps, step, layers = rung.config.size_steps()
+        sizes = (f"{rung.asked:g}", f"{rung.reached:.3g}", str(steps * step), str(layers))
+        numbers = (count.total, count.active, count.non_embedding)
+        table.add_row(*sizes, *(f"{number:,}" for number in numbers), f"{flops:.3g}")
+    out.print(table)
+    for rung, _, _ in rows[1:]:
+        plain = yaml.safe_dump(
+            rung.config.model_dump(mode="json", exclude_unset=True),
+            default_flow_style=True,
+            sort_keys=False,
+            width=math.inf,
+        ).strip()
+        bent = "" if abs(rung.aspect - 1) < 0.005 else f"  # width / layers is {rung.aspect:.3g} times the proxy's"
+        out.print(f"model: {plain}{bent}", highlight=False, markup=False, soft_wrap=True)

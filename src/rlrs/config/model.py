@@ -78,10 +78,18 @@ class ModelConfig(Settings):
         head = self.d_model // self.n_heads
         if d_model < 1 or d_model % head:
             raise ValueError(f"width should be a multiple of the head size {head}, not {d_model!r}")
-        d_ff, parts = self.d_ff, self.granularity
-        if d_ff is not None:
-            d_ff = parts * max(1, round(d_ff * d_model / self.d_model / parts))
-        return self.model_copy(update={"d_model": d_model, "n_heads": d_model // head, "d_ff": d_ff})
+        sizes = {"d_model": d_model, "n_heads": d_model // head}
+        if self.d_ff is not None:
+            sizes["d_ff"] = self.granularity * max(1, round(self.d_ff * d_model / self.d_model / self.granularity))
+        return self.model_copy(update=sizes)
+
+    def at_depth(self, n_layers: int) -> Self:
+        """The same model with another number of blocks."""
+        return self.model_copy(update={"n_layers": n_layers})
+
+    def size_steps(self) -> tuple[int, int, int]:
+        """The steps that the width has now, the width of one (a head), and the number of layers."""
+        return self.n_heads, self.d_model // self.n_heads, self.n_layers
 
     @property
     def hidden(self) -> int:
@@ -125,6 +133,22 @@ class HubConfig(Settings):
         from rlrs.models.hub import overrides_at_width
 
         return self.model_copy(update={"overrides": {**self.overrides, **overrides_at_width(self, d_model)}})
+
+    def at_depth(self, n_layers: int) -> Self:
+        """The same model with another number of layers."""
+        from rlrs.models.hub import transformers_config
+
+        name = transformers_config(self).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+        return self.model_copy(update={"overrides": {**self.overrides, name: n_layers}})
+
+    def size_steps(self) -> tuple[int, int, int]:
+        """The steps that the width has now, the width of one (the least that keeps heads whole), and the layers."""
+        from rlrs.models.hub import transformers_config
+
+        settings = transformers_config(self)
+        heads = settings.num_attention_heads
+        steps = math.gcd(heads, getattr(settings, "num_key_value_heads", None) or heads)
+        return steps, settings.hidden_size // steps, settings.num_hidden_layers
 
 
 AnyModelConfig = Annotated[

@@ -76,7 +76,7 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     value = problem["input"]
     shown = "" if isinstance(value, dict) or repr(value) in message else f" (got {value!r})"
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}" if where else message
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from rlrs.config.base import Count, Fraction, NonNegative, Positive, Settings, number
 from rlrs.config.data import DataConfig
@@ -189,7 +189,11 @@ class EngineConfig(Settings):
 
 
 class StudyConfig(Settings):
-    """One study: search on a proxy, transfer to a target, comparison."""
+    """One study: search on a proxy, transfer to a target, comparison.
+
+    The target may have `scale` in place of `model`: so many times the proxy's parameters, without embeddings, at the
+    proxy's head size and aspect ratio (`rlrs.models.ladder`).
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     data: DataConfig = DataConfig()
@@ -204,3 +208,24 @@ class StudyConfig(Settings):
     engine: EngineConfig = EngineConfig()
     storage: str | None = None
     """Database URL that several drivers of the study share; its own file in the run directory if not set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled_target(cls, values: Any) -> Any:
+        target = values.get("target") if isinstance(values, dict) else None
+        if not isinstance(target, dict) or "scale" not in target:
+            return values
+        if "model" in target:
+            raise ValueError("target should have model or scale, not both")
+        rest = {key: value for key, value in target.items() if key != "scale"}
+        try:
+            proxy = ScaleConfig.model_validate(values.get("proxy"))
+        except ValidationError:
+            return {**values, "target": rest}  # what is wrong with the proxy comes first
+        from rlrs.models import ladder
+
+        try:
+            model = ladder(proxy.model, number(target["scale"])).config
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"target.scale={target['scale']!r}: {error}") from None
+        return {**values, "target": {"model": model.model_dump(), **rest}}

@@ -2,6 +2,7 @@
 
 from rlrs.models.build import build_model
 from rlrs.models.counts import ParameterCount, count_parameters, training_flops
+from rlrs.models.ladder import Rung, ladder
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.moe import RouterStatistics, Routing, router_statistics
 from rlrs.models.transformer import Transformer
@@ -12,9 +13,11 @@ __all__ = [
     "ParameterCount",
     "RouterStatistics",
     "Routing",
+    "Rung",
     "Transformer",
     "build_model",
     "count_parameters",
+    "ladder",
     "router_statistics",
     "training_flops",
 ]

@@ -8,7 +8,7 @@ from rlrs.comparison import searched_components
 from rlrs.config import ScaleConfig, StudyConfig
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
-from rlrs.models import training_flops
+from rlrs.models import count_parameters, training_flops
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ def plan(study: StudyConfig) -> list[PlanRow]:
         _plan_row("transfer", study, study.target, [study.target.steps] * (arms * study.transfer.trials)),
         _plan_row("comparison", study, study.target, lengths * seeds),
     ]
+
+
+def growth(study: StudyConfig) -> float:
+    """The target's parameters over the proxy's, both without embeddings."""
+    size = vocabulary_size(study.data)
+    proxy, target = (count_parameters(meta_model(scale.model, size)) for scale in (study.proxy, study.target))
+    return target.non_embedding / proxy.non_embedding
 
 
 def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, lengths: list[int]) -> PlanRow:
