@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: demo test lint format bench killed extras clean
+.PHONY: demo test lint format bench speed killed extras clean
 
 demo: .venv/.study ## the main job: ratios found on a small model, proven on a larger one, one page
 	$(BIN)/rlrs run configs/demo.yaml --out $(OUT)
@@ -23,6 +23,9 @@ format: .venv/.dev
 bench: .venv/.dev ## ratios of speed, paired in one run
 	$(BIN)/python -m benchmarks.scheduler_step
 	$(BIN)/python -m benchmarks.partition_70b
+
+speed: .venv/.dev ## tokens per second against other trainers, operations per second against the processor's peak
+	$(BIN)/python -m benchmarks.speed
 
 killed: .venv/.dev ## the demo killed at five random moments against an undisturbed one
 	$(BIN)/python -m benchmarks.killed_study configs/demo.yaml --kills 5
