@@ -20,7 +20,7 @@ def make_data():
 def make_spec(**changes):
     """A run; with fields of RunSpec, ModelConfig or TrainingConfig to change."""
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 16, "n_experts": 2}
-    training = {"eval_tokens": 256, "evaluations": 3, "log_every": 5, "checkpoint_every": 6, "score_steps": 4}
+    training = {"eval_tokens": 64, "evaluations": 3, "log_every": 5, "checkpoint_every": 6, "score_steps": 4}
     run = {"steps": 20, "batch_size": 4, "seed": 0, "lr": 1e-2, "final_fraction": 0.1}
     ratios = {"embedding": [(0.0, 5.0), (1.0, 0.5)], "router": [(0.0, 0.5), (1.0, 1.0)]}
     for name, value in changes.items():

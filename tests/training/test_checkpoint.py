@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import CLOCK
+from small import CLOCK, make_spec
 
 from rlrs.training import CheckpointError, CheckpointWarning, train
 
@@ -39,74 +39,88 @@ def numbers(result):
     return {key: value for key, value in result.to_plain().items() if key != "seconds"}
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Folder of a run that nothing disturbed, and its result; nobody changes it."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(make_spec(), data, folder)
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of that folder, for a test of its own."""
+    return shutil.copytree(whole[0], tmp_path / "finished")
+
+
+@pytest.fixture(scope="module")
+def killed_at_15(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(Killed):
+        train(make_spec(), data, folder, progress=kill_at(15))
+    return folder
+
+
+@pytest.fixture
+def stopped(killed_at_15, tmp_path):
+    """Folder of a run that was killed after its checkpoints at steps 6 and 12."""
+    return shutil.copytree(killed_at_15, tmp_path / "stopped")
+
+
 @pytest.mark.parametrize("kills", [[1], [5], [10], [15], [20], [10, 10, 15, 20]])
-def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(spec, data, tmp_path, kills):
-    undisturbed = train(spec(), data, tmp_path / "whole")
+def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(spec, data, whole, tmp_path, kills):
+    folder, undisturbed = whole
     for step in kills:
         with pytest.raises(Killed):
             train(spec(), data, tmp_path / "killed", progress=kill_at(step))
     result = train(spec(), data, tmp_path / "killed")
     assert numbers(result) == numbers(undisturbed)
-    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
-    whole, killed = (load_file(newest(tmp_path / name) / "rank-0.safetensors") for name in ("whole", "killed"))
-    assert newest(tmp_path / "whole").name == newest(tmp_path / "killed").name == "step-0000000020"
-    assert whole.keys() == killed.keys()
-    for name, tensor in whole.items():
+    assert comparable(tmp_path / "killed") == comparable(folder)
+    assert newest(folder).name == newest(tmp_path / "killed").name == "step-0000000020"
+    left, killed = (load_file(newest(where) / "rank-0.safetensors") for where in (folder, tmp_path / "killed"))
+    assert left.keys() == killed.keys()
+    for name, tensor in left.items():
         assert torch.equal(tensor, killed[name]), name
 
 
-def test_lines_after_the_checkpoint_are_cut_off_even_a_broken_one(spec, data, tmp_path):
-    train(spec(), data, tmp_path / "whole")
+def test_lines_after_the_checkpoint_are_cut_off_even_a_broken_one(spec, data, whole, tmp_path):
     with pytest.raises(Killed):
         train(spec(), data, tmp_path / "run", progress=kill_at(10))
     with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 11, "lo')
     train(spec(), data, tmp_path / "run")
-    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "run") == comparable(whole[0])
 
 
-def test_a_resumed_run_does_not_train_again_what_the_checkpoint_holds(spec, data, tmp_path):
-    with pytest.raises(Killed):
-        train(spec(), data, tmp_path, progress=kill_at(15))  # checkpoints at 6 and 12
+def test_a_resumed_run_does_not_train_again_what_the_checkpoint_holds(spec, data, stopped):
     steps = []
-    train(spec(), data, tmp_path, progress=lambda step, loss: steps.append(step))
+    train(spec(), data, stopped, progress=lambda step, loss: steps.append(step))
     assert steps == [15, 20]
 
 
-def test_a_run_wanted_for_its_numbers_alone_leaves_no_weights(spec, data, tmp_path):
+def test_a_run_wanted_for_its_numbers_alone_leaves_no_weights(spec, data, whole, tmp_path):
     result = train(spec(), data, tmp_path / "lean", keep_weights=False)
     assert not (tmp_path / "lean" / "checkpoints").exists()
-    assert numbers(result) == numbers(train(spec(), data, tmp_path / "whole"))
+    assert numbers(result) == numbers(whole[1])
     assert numbers(train(spec(), data, tmp_path / "lean", keep_weights=False)) == numbers(result)
 
 
-def test_a_finished_run_is_returned_at_once(spec, data, tmp_path):
-    first = train(spec(), data, tmp_path)
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    assert train(spec(), data, tmp_path, progress=kill_at(0)) == first
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+def test_a_finished_run_is_returned_at_once(spec, data, whole, finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert train(spec(), data, finished, progress=kill_at(0)) == whole[1]
+    assert (finished / "metrics.jsonl").read_bytes() == before
 
 
-def test_resume_false_starts_again(spec, data, tmp_path):
-    first = train(spec(), data, tmp_path)
+def test_resume_false_starts_again(spec, data, whole, finished):
     steps = []
-    again = train(spec(), data, tmp_path, resume=False, progress=lambda step, loss: steps.append(step))
+    again = train(spec(), data, finished, resume=False, progress=lambda step, loss: steps.append(step))
     assert steps[0] == 1
-    assert numbers(again) == numbers(first)
+    assert numbers(again) == numbers(whole[1])
 
 
-def test_the_folder_says_what_was_run(spec, data, tmp_path):
-    result = train(spec(), data, tmp_path)
-    assert json.loads((tmp_path / "run.json").read_text()) == {"id": spec().id, **spec().to_plain()}
-    assert json.loads((tmp_path / "result.json").read_text()) == {"id": spec().id, **result.to_plain()}
-
-
-@pytest.fixture
-def stopped(spec, data, tmp_path):
-    """Folder of a run that was killed after its checkpoints at steps 6 and 12."""
-    with pytest.raises(Killed):
-        train(spec(), data, tmp_path, progress=kill_at(15))
-    return tmp_path
+def test_the_folder_says_what_was_run(spec, whole):
+    folder, result = whole
+    assert json.loads((folder / "run.json").read_text()) == {"id": spec().id, **spec().to_plain()}
+    assert json.loads((folder / "result.json").read_text()) == {"id": spec().id, **result.to_plain()}
 
 
 def test_the_last_checkpoints_stay_and_nothing_else(spec, data, tmp_path):
@@ -166,16 +180,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(spec, data, stopped, tmp_path_factory, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(spec, data, whole, stopped, damage):
     damaging, reason = DAMAGES[damage]
     damaging(newest(stopped))
     with pytest.warns(
         CheckpointWarning, match=rf"step-0000000012: {reason}.*; kept as refused-.*, going on from step-0000000006"
     ):
         result = train(spec(), data, stopped)
-    whole = tmp_path_factory.mktemp("whole")
-    assert numbers(result) == numbers(train(spec(), data, whole))
-    assert comparable(stopped) == comparable(whole)
+    assert numbers(result) == numbers(whole[1])
+    assert comparable(stopped) == comparable(whole[0])
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "a pickle"])
@@ -224,13 +237,13 @@ def test_a_checkpoint_of_another_run_is_refused(spec, data, stopped):
         train(spec(seed=1), data, stopped)
 
 
-def test_what_changes_no_number_may_differ_on_resume(spec, data, stopped, tmp_path_factory):
+def test_what_changes_no_number_may_differ_on_resume(spec, data, whole, stopped):
     result = train(spec(keep_checkpoints=1), data, stopped)
-    assert numbers(result) == numbers(train(spec(), data, tmp_path_factory.mktemp("whole")))
+    assert numbers(result) == numbers(whole[1])
     assert [path.name for path in (stopped / "checkpoints").iterdir()] == ["step-0000000020"]
 
 
-def test_a_disk_that_is_full_is_an_error_and_keeps_the_checkpoint_before(spec, data, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_is_an_error_and_keeps_the_checkpoint_before(spec, data, whole, tmp_path, monkeypatch):
     import rlrs.training.storage as storage
 
     written = storage.write_atomic
@@ -245,24 +258,22 @@ def test_a_disk_that_is_full_is_an_error_and_keeps_the_checkpoint_before(spec, d
         train(spec(), data, tmp_path)
     assert newest(tmp_path).name == "step-0000000006"
     monkeypatch.undo()
-    assert numbers(train(spec(), data, tmp_path)) == numbers(train(spec(), data))
+    assert numbers(train(spec(), data, tmp_path)) == numbers(whole[1])
 
 
 @pytest.mark.parametrize("name", ["run.json", "result.json"])
-def test_a_folder_of_another_run_is_refused(spec, data, tmp_path, name):
-    train(spec(), data, tmp_path)
+def test_a_folder_of_another_run_is_refused(spec, data, finished, name):
     for other in {"run.json", "result.json"} - {name}:
-        (tmp_path / other).unlink()
+        (finished / other).unlink()
     with pytest.raises(CheckpointError, match=rf"{name}: belongs to another run"):
-        train(spec(seed=1), data, tmp_path)
+        train(spec(seed=1), data, finished)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"id": "', '{"id": "ID"}'])
-def test_a_damaged_result_is_named(spec, data, tmp_path, text):
-    train(spec(), data, tmp_path)
-    (tmp_path / "result.json").write_text(text.replace("ID", spec().id))
+def test_a_damaged_result_is_named(spec, data, finished, text):
+    (finished / "result.json").write_text(text.replace("ID", spec().id))
     with pytest.raises(CheckpointError, match=r"result\.json: is damaged; delete"):
-        train(spec(), data, tmp_path)
+        train(spec(), data, finished)
 
 
 def test_metrics_shorter_than_the_checkpoint_says_are_named(spec, data, stopped):

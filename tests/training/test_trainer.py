@@ -46,7 +46,7 @@ def test_the_numbers_are_those_of_a_loop_written_out_by_hand(spec, data):
         losses.append(output.loss.item())
     result = train(run, data)
     assert result.score == math.fsum(losses[-4:]) / 4
-    assert result.valid_loss == evaluate(model, data.valid_batches(4, 256))
+    assert result.valid_loss == evaluate(model, data.valid_batches(4, 64))
 
 
 def test_a_run_with_files_has_the_numbers_of_one_without(spec, data, tmp_path):
