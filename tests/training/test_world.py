@@ -87,6 +87,7 @@ def test_metrics_are_of_all_ranks_together(single, two):
                 assert mine["router"][name] == pytest.approx(value, abs=1e-3), name
 
 
+@pytest.mark.parametrize("two", [("moe", "ddp"), ("moe", "fsdp2")], ids="-".join, indirect=True)
 def test_a_killed_run_on_two_ranks_goes_on_with_the_same_bits(folder, two):
     model, how, lines = two
     where = folder / f"{model}-{how}-killed"
