@@ -67,11 +67,12 @@ class TensorBoard:
 
     def __init__(self, folder: Path, step: int) -> None:
         try:
-            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ImportError("training.tensorboard needs TensorBoard: pip install 'rlrs[tensorboard]'") from None
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        assert self._writer.file_writer is not None
         self._events, self._summary = self._writer.file_writer, Summary
 
     def write(self, line: Mapping[str, Any]) -> None:
