@@ -73,25 +73,36 @@ def run_phase(
     keys = [(p, m, seed) for seed in range(repeats) for p in proxies for m in methods]
     searches = {f"{p.name}/{m}/{seed}": Search(method_named(m, p, seed), spec_of(p, seed, data)) for p, m, seed in keys}
     outcomes = tune(searches, engine, trials)  # type: ignore[arg-type]  # the cache stands in for the engine
-    wanted = []
     for (proxy, _, _), (name, outcome) in zip(keys, outcomes.items(), strict=True):
         write_trials(name, proxy, outcome.tried, outcome.stop.reason)
-        for cost, point in incumbents(outcome.tried, proxy.steps):
-            for seed in FRESH:
-                wanted.append((name, cost, seed))
-                engine.submit(wanted[-1], proxy.spec(point, seed, data.hash))
-    losses: dict[str, dict[float, dict[int, float | None]]] = {}
+    measure(list(searches), engine, data)
+
+
+def measure(names: Sequence[str], engine: CachedEngine, data: TokenData) -> None:
+    """Train the incumbents of searches whose trials are written on seeds that no search saw; write their losses."""
+    wanted: dict[tuple[str, float], list[float | None]] = {}
+    for name in names:
+        head, *lines = map(json.loads, trials_file(name).read_text().splitlines())
+        proxy = PROXIES[name.partition("/")[0]]
+        for cost, at in incumbents(lines, proxy.steps):
+            wanted[name, cost] = [None] * len(FRESH)
+            for n, seed in enumerate(FRESH):
+                point = dict(zip(head["params"], at, strict=True))
+                engine.submit((name, cost, n), proxy.spec(point, seed, data.hash))
     while engine.pending:
-        (name, cost, seed), result = engine.next()  # type: ignore[misc]
-        losses.setdefault(name, {}).setdefault(cost, {})[seed] = result.valid_loss
+        (name, cost, n), result = engine.next()  # type: ignore[misc]
+        wanted[name, cost][n] = result.valid_loss
     path = RESULTS / "losses.json"
     old = json.loads(path.read_text())["searches"] if path.exists() else {}
-    for name, by_cost in losses.items():
-        rows = [{"runs": cost, "losses": [by_cost[cost][seed] for seed in FRESH]} for cost in sorted(by_cost)]
-        old[name] = rows
-    write_atomic(
-        path, json.dumps({"environment": environment(), "fresh_seeds": FRESH, "searches": old}, indent=1) + "\n"
-    )
+    for name in names:
+        old[name] = [{"runs": cost, "losses": losses} for (of, cost), losses in sorted(wanted.items()) if of == name]
+    record = {"environment": environment(), "fresh_seeds": FRESH, "searches": old}
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
+
+
+def trials_file(name: str) -> Path:
+    """Where the trials of a search are."""
+    return RESULTS / (re.sub("[^a-z0-9]+", "-", name) + ".jsonl")
 
 
 def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], reason: str) -> None:
@@ -115,27 +126,26 @@ def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], reason: str) -
             line["rungs"] = [round(loss, 5) for _, loss in t.result.rungs]
         lines.append(line)
     RESULTS.mkdir(exist_ok=True)
-    write_atomic(
-        RESULTS / (re.sub("[^a-z0-9]+", "-", name) + ".jsonl"), "".join(json.dumps(line) + "\n" for line in lines)
-    )
+    write_atomic(trials_file(name), "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def incumbents(tried: Sequence[Tried], whole: int) -> list[tuple[float, dict[str, float]]]:
-    """The best whole run so far, by its score on the search's seed, at every checkpoint and at the end.
+def incumbents(lines: Sequence[dict[str, Any]], whole: int) -> list[tuple[float, list[float]]]:
+    """Where the best whole run so far is, by its score on the search's seed, at every checkpoint and at the end.
 
     Costs are in whole runs' worth of the steps that all trials up to there took.
     """
-    found: list[tuple[float, dict[str, float]]] = []
+    found: list[tuple[float, list[float]]] = []
     best, score, spent = None, math.inf, 0
     marks = [float(c) for c in CHECKPOINTS]
-    for t in tried:
-        spent += t.result.steps
+    for line in lines:
+        spent += line["steps"]
         while marks and spent > marks[0] * whole:
             if best is not None:
                 found.append((marks[0], best))
             marks.pop(0)
-        if t.proposal.whole and t.score < score:
-            best, score = t.proposal.params, t.score
+        is_whole = not any(f"for_{key}" in line for key in ("steps", "width", "seed"))
+        if is_whole and line["score"] is not None and line["score"] < score:
+            best, score = line["at"], line["score"]
     if best is not None:
         found.append((spent / whole, best))
     return found
@@ -148,6 +158,7 @@ def main() -> None:
     parser.add_argument("--proxies", nargs="*", default=list(PROXIES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int)
+    parser.add_argument("--measure", action="store_true", help="only incumbents of searches whose trials are written")
     arguments = parser.parse_args()
     data = prepared(arguments.out / "data")
     trials = Trials(arguments.out / "trials.db")
@@ -155,6 +166,10 @@ def main() -> None:
         engine = CachedEngine(pool, arguments.out / "runs.jsonl")
         for proxy, methods in PHASES:
             methods = tuple(m for m in methods if arguments.methods is None or m in arguments.methods)
+            if arguments.measure:
+                names = [f"{proxy}/{m}/{seed}" for m in methods for seed in range(arguments.repeats)]
+                measure([name for name in names if trials_file(name).exists()], engine, data)
+                continue
             if proxy in arguments.proxies and methods:
                 run_phase(methods, [PROXIES[proxy]], arguments.repeats, engine, trials, data)
                 print(f"{proxy}: {', '.join(methods)} done, {engine.steps} steps trained", flush=True)
