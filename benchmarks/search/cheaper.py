@@ -10,6 +10,7 @@ would have been the new best is counted. Writes benchmarks/search/results/cheape
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.search.cache import EVERY, CachedEngine
-from benchmarks.search.compare import RESULTS
+from benchmarks.search.compare import RESULTS, trials_file
 from benchmarks.search.proxies import PROXIES, TRAINING, Proxy, prepared
 from rlrs.environment import environment
 from rlrs.files import write_atomic
@@ -33,12 +34,10 @@ from rlrs.training import Pruning, RunResult
 ERRORS = (0.02, 0.05, 0.1, 0.2)
 CHEAP = ((0.125, None), (0.25, None), (0.5, None), (1.0, 16), (0.25, 16))
 """Share of the steps, and width, of cheap runs."""
-METHODS = ("local", "trust-region", "tpe", "random")
-"""Whose trials are looked at, in their first repeat."""
-SEED = 0
-"""Of the first repeat's weights and data order: losses of several seeds differ by more than those of good points."""
-SAMPLE = 60
-"""Points of each proxy that are trained at every fidelity."""
+METHOD, REPEATS = "response-surface", 3
+"""Whose trials are looked at."""
+SAMPLE = 24
+"""Points of the first repeat that are trained at every fidelity."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,14 @@ class Trial:
 def recorded(engine: CachedEngine, data_hash: str) -> dict[str, list[Trial]]:
     """Search -> its trials in order; runs that the folder does not have are trained."""
     found: dict[str, list[Trial]] = {}
-    for path in (RESULTS / f"{proxy}-{method}-0.jsonl" for proxy in PROXIES for method in METHODS):
-        head, *lines = map(json.loads, path.read_text().splitlines())
-        proxy = PROXIES[head["search"].split("/")[0]]
+    for name, seed in itertools.product(PROXIES, range(REPEATS)):
+        proxy = PROXIES[name]
+        head, *lines = map(json.loads, trials_file(f"{name}/{METHOD}/{seed}").read_text().splitlines())
         points = [dict(zip(head["params"], line["at"], strict=True)) for line in lines]
         steps = range(EVERY, proxy.steps, EVERY)
         curve = Pruning(rungs=tuple((step, None) for step in steps), window=TRAINING.score_steps)
         for n, point in enumerate(points):
-            engine.submit(n, proxy.spec(point, SEED, data_hash), validate=False, prune=curve)
+            engine.submit(n, proxy.spec(point, seed, data_hash), validate=False, prune=curve)
         results = dict(ended for _ in points if (ended := engine.next()) is not None)
         found[head["search"]] = [Trial(point, results[n]) for n, point in enumerate(points)]
     return found
@@ -109,9 +108,9 @@ def fidelities(proxy: Proxy, trials: list[Trial], engine: CachedEngine, data_has
     for share, width in (*CHEAP, (1.0, None)):
         short = None if share == 1 else round(share * proxy.steps)
         for n, trial in enumerate(sample):
-            spec = Proposal(trial.point, "", steps=short, width=width).run(proxy.spec(trial.point, SEED, data_hash))
+            spec = Proposal(trial.point, "", steps=short, width=width).run(proxy.spec(trial.point, 0, data_hash))
             other_seed = short is None and width is None
-            engine.submit(n, replace(spec, seed=SEED + 500) if other_seed else spec, validate=False)
+            engine.submit(n, replace(spec, seed=500) if other_seed else spec, validate=False)
         results = dict(ended for _ in sample if (ended := engine.next()) is not None)
         pairs = [(float(t.result.score or 0), results[n].score) for n, t in enumerate(sample)]
         ends = [(whole, cheap) for whole, cheap in pairs if cheap is not None]
@@ -140,8 +139,9 @@ def main() -> None:
         replayed = list(pruning(searches))
         correlations = []
         for proxy in PROXIES.values():
-            names = [name for name in searches if name.startswith(f"{proxy.name}/")]
-            unique = list({tuple(t.point.values()): t for name in names for t in searches[name]}.values())
+            # Of one seed: losses of several differ by more than those of good points.
+            first = searches[f"{proxy.name}/{METHOD}/0"]
+            unique = list({tuple(t.point.values()): t for t in first}.values())
             correlations += fidelities(proxy, unique, engine, data.hash)
     record = {"environment": environment(), "pruning": replayed, "fidelity": correlations}
     write_atomic(RESULTS / "cheaper.json", json.dumps(record, indent=1) + "\n")
