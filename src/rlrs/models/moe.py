@@ -92,8 +92,8 @@ class Experts(nn.Module):
     def unequal(self, x_MD: Tensor, counts: list[int]) -> Tensor:
         """The same for tokens sorted by expert, of which each has its own number; same shape as x.
 
-        One product per expert: padded to the busiest expert, one batched product for all takes as long on a CPU when
-        they are even, and twice as long when the busiest has twice its share (measured here, paired).
+        One product per expert, so that the work is that of the tokens there are: one batched product would have to be
+        padded to the busiest expert.
         """
         parts = zip(x_MD.split(counts), self.gate_up.unbind(), self.down.unbind(), strict=True)
         return torch.cat([gated_silu(x_CD @ gate_up) @ down for x_CD, gate_up, down in parts])
