@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from rlrs.data import prepare
 from rlrs.search import EngineError, Processes
 from rlrs.search.engines.engine import Job, Patience
 from rlrs.search.engines.processes import _devices
-from rlrs.training import RunSpec, train
+from rlrs.training import Pruning, RunSpec, train
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,31 @@ def test_several_workers_share_a_gpu_or_each_has_some(monkeypatch):
     assert _devices(2, 0) == [None, None]
     with pytest.raises(EngineError, match=r"3 processes at engine.gpus=2 each need more than the 4 GPUs"):
         _devices(3, 2)
+
+
+def test_two_ranks_train_a_run_together_and_a_lost_one_costs_an_attempt(data):
+    tokens, folder = data
+    with Processes(folder, 1, ranks=2) as engine:
+        engine.submit("run", spec(tokens))
+        engine.submit("pruned", spec(tokens), validate=False, prune=Pruning(rungs=((4, 0.1),), window=2))
+        results = dict(engine.next() for _ in range(2))
+        alone = train(spec(tokens), tokens)
+        assert results["run"].score == pytest.approx(alone.score, abs=1e-5)
+        assert results["run"].valid_loss == pytest.approx(alone.valid_loss, abs=1e-5)
+        assert (results["pruned"].status, results["pruned"].steps) == ("pruned", 4)
+        engine.submit("long", spec(tokens, steps=3000))
+        wait_for(lambda: engine.next(timeout=0.1) is None and engine._workers and engine._workers[0].steps)
+        (other,) = followers(workers(engine)[0])
+        os.kill(other, signal.SIGKILL)
+        key, result = engine.next()
+        assert (key, result.status, result.steps) == ("long", "finished", 3000)
+        (other,) = followers(workers(engine)[0])
+    wait_for(lambda: not os.path.exists(f"/proc/{other}"), 10)  # its leader is gone
+
+
+def followers(pid):
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"ranks" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_workers_end_when_their_driver_is_killed(data, tmp_path):

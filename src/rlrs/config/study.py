@@ -177,6 +177,9 @@ class EngineConfig(Settings):
     """Processor cores of a run, for Ray to place it by."""
     gpus: NonNegative = 0
     """GPUs of a run; a fraction lets several runs share one."""
+    ranks: Count = 1
+    """Processes that train one run together, as `torchrun` would start them, each on a GPU of its own: give as many
+    GPUs. Changes rounding, no more."""
     resources: dict[str, Positive] = Field(default_factory=dict)
     """What else a run needs of its node, by the names that the nodes of the Ray cluster were started with."""
 
@@ -185,6 +188,8 @@ class EngineConfig(Settings):
         if self.kind != "ray" and (self.address is not None or self.resources):
             name = "address" if self.address is not None else "resources"
             raise ValueError(f"{name} is for kind=ray, not kind={self.kind}")
+        if self.gpus and self.ranks > 1 and self.gpus != self.ranks:
+            raise ValueError(f"gpus={self.gpus:g} should be {self.ranks}, one for each of ranks={self.ranks}, or 0")
         return self
 
 

@@ -92,7 +92,9 @@ def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "r
 def _engine(study: StudyConfig, data_folder: Path) -> Engine:
     asked = study.engine
     if asked.kind == "processes":
-        return Processes(data_folder, study.processes, time_limit=asked.time_limit, gpus=asked.gpus)
+        return Processes(
+            *(data_folder, study.processes), time_limit=asked.time_limit, gpus=asked.gpus, ranks=asked.ranks
+        )
     return Ray(
         *(data_folder, asked.address),
         processes=study.processes,
@@ -100,6 +102,7 @@ def _engine(study: StudyConfig, data_folder: Path) -> Engine:
         cpus=asked.cpus,
         gpus=asked.gpus,
         resources=asked.resources,
+        ranks=asked.ranks,
     )
 
 

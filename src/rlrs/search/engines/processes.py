@@ -20,7 +20,8 @@ from typing import Any, Self
 from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
-from rlrs.training import Pruning, RunResult, RunSpec, train
+from rlrs.search.engines.ranks import Ranks
+from rlrs.training import Pruning, RunResult, RunSpec
 
 STARTS = 3
 """Workers that may die while they start, one after another, before the engine gives up. Chosen here, not studied."""
@@ -33,15 +34,23 @@ class Processes:
 
     Args:
         data_folder: what `rlrs.data.prepare` wrote; each worker maps it.
-        processes: how many runs are trained side by side; the number of cores if None.
+        processes: how many runs are trained side by side; as many as the cores have room for if None.
         time_limit: seconds that an attempt at a run may take; None sets no limit.
         gpus: of a run: 1 gives every worker a GPU of its own, 0.5 puts two workers on each; 0 leaves all visible.
+        ranks: processes that train one run together, each on a GPU of its own where the run has as many.
     """
 
     def __init__(
-        self, data_folder: Path, processes: int | None = None, *, time_limit: float | None = None, gpus: float = 0
+        self,
+        data_folder: Path,
+        processes: int | None = None,
+        *,
+        time_limit: float | None = None,
+        gpus: float = 0,
+        ranks: int = 1,
     ) -> None:
-        self.slots = processes or cores()
+        self.slots = processes or max(1, cores() // ranks)
+        self._ranks = ranks
         self.time_limit = time_limit
         self._devices = _devices(self.slots, gpus)
         self._context = multiprocessing.get_context("spawn")
@@ -111,7 +120,7 @@ class Processes:
         while free < len(self._queue) and len(self._workers) < self.slots:
             taken = {worker.slot for worker in self._workers}
             slot = next(slot for slot in range(self.slots) if slot not in taken)
-            self._workers.append(_Worker(self._context, slot, self._devices[slot], self._data_folder))
+            self._workers.append(_Worker(self._context, slot, self._devices[slot], self._data_folder, self._ranks))
             free += 1
 
     def _listen(self, timeout: float) -> None:
@@ -167,7 +176,7 @@ class Processes:
 class _Worker:
     """A worker process as its driver sees it."""
 
-    def __init__(self, context: Any, slot: int, device: str | None, data_folder: Path) -> None:
+    def __init__(self, context: Any, slot: int, device: str | None, data_folder: Path, ranks: int) -> None:
         self.slot, self.ready, self.steps = slot, False, 0
         self.job: Job | None = None
         self._began = 0.0
@@ -175,7 +184,7 @@ class _Worker:
         environment = {key: value for key, value in WORKER_ENVIRONMENT.items() if key not in os.environ}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        self.process = context.Process(target=_serve, args=(theirs, data_folder), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, data_folder, ranks), daemon=True)
         before = {key: os.environ.get(key) for key in environment}
         os.environ.update(environment)  # a spawned process takes the environment of this moment
         try:
@@ -232,7 +241,7 @@ def _devices(slots: int, gpus: float) -> list[str | None]:
     return [groups[slot // sharing] for slot in range(slots)]
 
 
-def _serve(pipe: Connection, data_folder: Path) -> None:
+def _serve(pipe: Connection, data_folder: Path, ranks: int) -> None:
     """A worker's life: load the data once, then train what comes."""
     import torch
 
@@ -241,9 +250,10 @@ def _serve(pipe: Connection, data_folder: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         data = TokenData.load(data_folder)
-        pipe.send(("ready", None))
-        while True:
-            pipe.send(_work(data, pipe, *pipe.recv()))
+        with Ranks(ranks, data_folder) as team:
+            pipe.send(("ready", None))
+            while True:
+                pipe.send(_work(team, data, pipe, *pipe.recv()))
     except EOFError:  # the driver is gone, or has no more runs
         return
     except Exception as error:
@@ -251,13 +261,19 @@ def _serve(pipe: Connection, data_folder: Path) -> None:
 
 
 def _work(
-    data: TokenData, pipe: Connection, spec: RunSpec, folder: Path | None, validate: bool, prune: Pruning | None
+    team: Ranks,
+    data: TokenData,
+    pipe: Connection,
+    spec: RunSpec,
+    folder: Path | None,
+    validate: bool,
+    prune: Pruning | None,
 ) -> tuple[str, Any]:
     def progress(step: int, loss: float) -> None:
         pipe.send(("steps", step))
 
     try:
-        result = train(spec, data, folder, progress=progress, validate=validate, keep_weights=False, prune=prune)
+        result = team.train(spec, data, folder, progress=progress, validate=validate, keep_weights=False, prune=prune)
     except Exception as error:
         return "error", _sendable(error)
     return "result", result

@@ -1,7 +1,6 @@
 """Runs trained on a Ray cluster: the driver asks and tells, every run is one Ray task.
 
-A worker needs this package and, by path, the data; where the path is not there, the data's files come through Ray's
-object store, once for each node.
+A worker needs this package and, by path, the data; where it is not there, its files come by Ray's object store.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.files import write_atomic
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
-from rlrs.training import Pruning, RunResult, RunSpec, train
+from rlrs.search.engines.ranks import Ranks
+from rlrs.training import Pruning, RunResult, RunSpec
 
 MARK = ".ray-driver"
 """A file beside the data by which a worker knows that it writes to the driver's own file system."""
@@ -48,6 +48,7 @@ class Ray:
         cpus: of a run.
         gpus: of a run; a fraction lets several share a GPU. Ray sets CUDA_VISIBLE_DEVICES.
         resources: of a run, by the names that the nodes were started with.
+        ranks: processes of one node that train one run together, each on a GPU of its own where the run has as many.
 
     Raises:
         EngineError: no cluster at that address, or none of its nodes has what a run asks for.
@@ -64,11 +65,12 @@ class Ray:
         cpus: float = 1,
         gpus: float = 0,
         resources: Mapping[str, float] | None = None,
+        ranks: int = 1,
     ) -> None:
         if find_spec("ray") is None:
             raise ImportError("the engine ray needs the library ray: pip install 'rlrs[ray]'")
         self.address, self.time_limit = address, time_limit
-        self._processes = processes or cores()
+        self._processes, self._ranks = processes or cores(), ranks
         self._asked = {"CPU": cpus, "GPU": gpus, **(resources or {})}
         self._source = _Source(str(data_folder.resolve()), TokenData.load(data_folder).hash, uuid.uuid4().hex)
         self._jobs: dict[Any, tuple[Job, str]] = {}  # by Ray's reference: the job, and the name of this attempt
@@ -175,7 +177,7 @@ class Ray:
     def _start(self, job: Job) -> None:
         attempt = uuid.uuid4().hex
         folder = None if job.folder is None else str(job.folder.resolve())
-        arguments = (self._source, self._board, attempt, job.spec, folder, job.validate, job.prune)
+        arguments = (self._source, self._board, attempt, job.spec, folder, job.validate, job.prune, self._ranks)
         self._jobs[self._task.remote(*arguments)] = job, attempt
 
     def next(
@@ -310,8 +312,8 @@ class _Board:
         return {attempt: (steps, time.monotonic() - self._began[attempt]) for attempt, steps in self._steps.items()}
 
 
-_opened: dict[str, TokenData] = {}
-"""In a worker, which trains many runs: data by its hash."""
+_opened: dict[str, tuple[Path, TokenData]] = {}
+"""In a worker, which trains many runs: data by its hash, and where it is."""
 
 
 def _work(
@@ -322,6 +324,7 @@ def _work(
     folder: str | None,
     validate: bool,
     prune: Pruning | None,
+    ranks: int,
 ) -> tuple[str, Any, dict[str, bytes]]:
     """One run, in a worker; Ray's own errors are kept for lost workers."""
     import torch
@@ -329,44 +332,45 @@ def _work(
     board.write.remote(attempt, 0)
     torch.set_num_threads(1)
     try:
-        data = _data(source)
-        if data is None:
+        if (found := _data(source)) is None:
             return "no data", None, {}
+        place, data = found
         where = _run_folder(source, folder)
-        result = train(
-            *(spec, data, where),
-            progress=lambda step, loss: board.write.remote(attempt, step) and None,
-            validate=validate,
-            keep_weights=False,
-            prune=prune,
-        )
+        with Ranks(ranks, place) as team:
+            result = team.train(
+                *(spec, data, where),
+                progress=lambda step, loss: board.write.remote(attempt, step) and None,
+                validate=validate,
+                keep_weights=False,
+                prune=prune,
+            )
     except Exception as error:
         return "error", error, {}
     files = {} if where is None else {path.name: path.read_bytes() for path in where.iterdir() if path.is_file()}
     return "result", result, files
 
 
-def _data(source: _Source) -> TokenData | None:
-    """The data of a run; None if it is neither at its path nor in the object store."""
+def _data(source: _Source) -> tuple[Path, TokenData] | None:
+    """The data of a run, and where it is; None if it is neither at its path nor in the object store."""
     if source.hash not in _opened:
         local = Path(tempfile.gettempdir()) / f"rlrs-data-{source.hash}-{os.getuid()}"
-        data = _load(Path(source.folder), source.hash) or _load(local, source.hash)
-        if data is None and source.files is not None:
+        found = _load(Path(source.folder), source.hash) or _load(local, source.hash)
+        if found is None and source.files is not None:
             _fetch(source.files, local)
-            data = _load(local, source.hash)
-        if data is None:
+            found = _load(local, source.hash)
+        if found is None:
             return None
         _opened.clear()
-        _opened[source.hash] = data
+        _opened[source.hash] = found
     return _opened[source.hash]
 
 
-def _load(folder: Path, data_hash: str) -> TokenData | None:
+def _load(folder: Path, data_hash: str) -> tuple[Path, TokenData] | None:
     try:
         data = TokenData.load(folder)
     except (ConfigError, OSError):
         return None
-    return data if data.hash == data_hash else None
+    return (folder, data) if data.hash == data_hash else None
 
 
 def _fetch(files: Mapping[str, Any], folder: Path) -> None:
