@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.ratios import BASE, Ratios
-from rlrs.search import Method, Processes, Search, Space, Trials, Tried, tune
+from rlrs.search import Method, Outcome, Processes, Search, Space, Trials, Tried, tune
 from rlrs.search.methods import bracket
 from rlrs.search.methods.response_surface import Cheap, response_surface
 from rlrs.search.space import parameter, run_of
@@ -38,7 +37,7 @@ FRESH = (1001, 1002, 1003)
 """Seeds of weights and data order that no search sees."""
 CHEAP = Cheap(steps=250, width=32, cost=0.1, budget=6.0, verify=4)
 """A quarter of the steps at half the width: about a tenth of the time and of the operations of a whole run."""
-BUDGET = 14
+BUDGET = 10
 """Whole runs' worth of training for each searched arm."""
 PAPER = Ratios.preset("paper-moe")
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
@@ -85,6 +84,33 @@ def trial(tried: Tried) -> dict[str, Any]:
     return {"params": p.params, "move": p.move, **asked, "status": result.status, "score": result.score}
 
 
+class Record:
+    """benchmarks/search/results/method_proxy.json, written again with every run that ends."""
+
+    path = RESULTS / "method_proxy.json"
+
+    def __init__(self) -> None:
+        self.arms: dict[str, dict[str, Any]] = {}
+
+    def tried(self, arm: str, tried: Tried) -> None:
+        """Note a run of a search."""
+        print(f"{arm}: {tried.proposal.move}: {tried.score:.4f}", flush=True)
+        self.arms.setdefault(arm, {"finished": False, "trials": []})["trials"].append(trial(tried))
+        self._write()
+
+    def finish(self, arm: str, outcome: Outcome, losses: list[float | None]) -> None:
+        """Note what a search found, and its losses on the fresh seeds."""
+        steps = sum(t.result.steps for t in outcome.tried)
+        found = {"best": outcome.stop.best, "stopped": outcome.stop.reason, "steps": steps, "losses": losses}
+        self.arms[arm] = {"finished": True, **found, "trials": [trial(t) for t in outcome.tried]}
+        self._write()
+        print(f"{arm}: {losses} after {steps} steps of search, {outcome.stop.best}")
+
+    def _write(self) -> None:
+        record = {"environment": environment(), "whole_steps": STEPS, "fresh_seeds": FRESH, "arms": self.arms}
+        write_atomic(self.path, json.dumps(record, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/method-proxy"))
@@ -95,6 +121,7 @@ def main() -> None:
     (arguments.out / "data").mkdir(parents=True, exist_ok=True)
     data = prepare(DATA, arguments.out / "data")
     chosen = {a: m for a, m in methods(arguments.search_seed).items() if arguments.arms is None or a in arguments.arms}
+    kept = Record()
     with Processes(arguments.out / "data", arguments.processes) as pool:
         engine = CachedEngine(pool, arguments.out / "runs.jsonl")
         searches = {
@@ -105,7 +132,7 @@ def main() -> None:
             searches,
             engine,  # type: ignore[arg-type]  # the cache stands in for the engine
             Trials(arguments.out / "trials.db"),
-            watch=lambda arm, t: print(f"{arm}: {t.proposal.move}: {t.score:.4f}", flush=True),
+            watch=kept.tried,
         )
         for arm, outcome in outcomes.items():
             for seed in FRESH:
@@ -116,20 +143,8 @@ def main() -> None:
             (arm, seed), result = engine.next()  # type: ignore[misc]
             losses.setdefault(arm, {})[seed] = result.valid_loss
             print(f"{arm}, seed {seed}: {result.valid_loss}", flush=True)
-    path = RESULTS / "method_proxy.json"
-    arms = json.loads(path.read_text())["arms"] if path.exists() else {}
     for arm, outcome in outcomes.items():
-        arms[arm] = {
-            "best": outcome.stop.best,
-            "stopped": outcome.stop.reason,
-            "steps": sum(t.result.steps for t in outcome.tried),
-            "losses": [losses[arm][seed] for seed in FRESH],
-            "trials": [trial(t) for t in outcome.tried],
-        }
-    record = {"environment": environment(), "whole_steps": STEPS, "fresh_seeds": FRESH, "arms": arms}
-    write_atomic(path, json.dumps(record, indent=1) + "\n")
-    for arm, kept in arms.items():
-        print(f"{arm}: {statistics.fmean(kept['losses']):.4f}, {kept['steps']} steps, {kept['best']}")
+        kept.finish(arm, outcome, [losses[arm][seed] for seed in FRESH])
 
 
 if __name__ == "__main__":

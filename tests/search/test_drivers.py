@@ -51,7 +51,7 @@ def alone(tmp_path_factory):
     return history(tune(searches(), engine, Trials(tmp_path_factory.mktemp("alone") / "trials.db"))), engine.trained
 
 
-def drive(url, study, pipe, stall=False):
+def drive(url, study, pipe, stall=False, lapse=60.0):
     """A driver in a process of its own; sends what it trained and the course that it saw."""
     engine = SlowEngine()
     if stall:
@@ -64,7 +64,7 @@ def drive(url, study, pipe, stall=False):
     else:
         pipe.send("ready")
         pipe.recv()
-    outcomes = tune(searches(), engine, Trials(url, study=study, lapse=2.0))
+    outcomes = tune(searches(), engine, Trials(url, study=study, lapse=lapse))
     pipe.send((engine.trained, history(outcomes)))
 
 

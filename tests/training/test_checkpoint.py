@@ -4,13 +4,14 @@ import json
 import os
 import pickle
 import shutil
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from small import CLOCK, make_spec
 
-from rlrs.training import CheckpointError, CheckpointWarning, train
+from rlrs.training import CheckpointError, CheckpointWarning, checkpoint, train
 
 
 class Killed(BaseException):
@@ -127,6 +128,20 @@ def test_the_last_checkpoints_stay_and_nothing_else(spec, data, tmp_path):
     train(spec(checkpoint_every=3, keep_checkpoints=3), data, tmp_path)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-0000000015", "step-0000000018", "step-0000000020"]
+
+
+def test_a_checkpoint_that_is_written_late_says_what_was_so_when_it_was_taken(spec, data, tmp_path, monkeypatch):
+    written, write_alone = [], checkpoint.write_alone
+
+    def late(folder, tensors, facts):
+        time.sleep(0.3)  # the steps to the next checkpoint are over before
+        said = facts()
+        written.append((said["step"], [step for step, _ in said["valid_losses"]]))
+        write_alone(folder, tensors, lambda: said)
+
+    monkeypatch.setattr(checkpoint, "write_alone", late)
+    train(spec(evaluations=10, checkpoint_every=6), data, tmp_path)
+    assert written == [(step, list(range(2, step + 1, 2))) for step in (6, 12, 18, 20)]
 
 
 def cut(share):

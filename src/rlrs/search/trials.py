@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from rlrs.search.claims import Claims
 from rlrs.search.methods import Proposal
@@ -24,6 +31,8 @@ from rlrs.search.space import bounds
 from rlrs.training import Pruning, RunResult, RunSpec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+T = TypeVar("T")
 
 BUSY = 60.0
 """Seconds to wait for another process that holds the lock of a SQLite database. Chosen here, not studied."""
@@ -76,7 +85,7 @@ class Trials:
         with self._errors():
             backend = _backend(url, options)
             self._storage = optuna.storages.get_storage(backend)
-            self._claims = Claims(backend.engine, lapse) if study is not None else None
+            self._claims = _made(lambda: Claims(backend.engine, lapse)) if study is not None else None
         self._prefix = "" if study is None else f"{study}/"
         self._beat = time.monotonic()
         self._beat_every = lapse / 6
@@ -227,20 +236,29 @@ def _url(where: Path | str) -> sqlalchemy.URL:
         ) from None
 
 
-def _backend(url: sqlalchemy.URL, options: dict[str, Any]) -> optuna.storages.RDBStorage:
+def _made(make: Callable[[], T]) -> T:
+    """What makes tables, tried again where another driver is making them at this moment."""
     for left in (2, 1, 0):
         try:
-            return optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
-        except (IntegrityError, ProgrammingError):  # another driver is making the tables at this moment
-            if not left:
+            return make()
+        except (IntegrityError, ProgrammingError, OperationalError) as error:
+            # Of SQLite, only this message says so.
+            if not left or (isinstance(error, OperationalError) and "already exists" not in str(error)):
                 raise
             time.sleep(1)
-        except NoSuchModuleError:
-            raise StorageError(f"no kind of database is called {url.drivername!r}; postgresql+psycopg is one") from None
-        except ImportError as error:
-            hint = "pip install 'rlrs[postgresql]'" if url.get_backend_name() == "postgresql" else "install its driver"
-            raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
-    raise AssertionError
+    raise AssertionError("unreachable")
+
+
+def _backend(url: sqlalchemy.URL, options: dict[str, Any]) -> optuna.storages.RDBStorage:
+    try:
+        return _made(
+            lambda: optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
+        )
+    except NoSuchModuleError:
+        raise StorageError(f"no kind of database is called {url.drivername!r}; postgresql+psycopg is one") from None
+    except ImportError as error:
+        hint = "pip install 'rlrs[postgresql]'" if url.get_backend_name() == "postgresql" else "install its driver"
+        raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
 
 
 def _key(spec: RunSpec, prune: Pruning | None) -> str:

@@ -255,7 +255,7 @@ class Run:
             {**self.state.tensors(), "losses": losses},
             {
                 "step": self.step,
-                "valid_losses": self.valid_losses,
+                "valid_losses": list(self.valid_losses),  # sealed and written while training goes on
                 "metrics_bytes": self.metrics.length() if self.metrics else 0,
                 "seconds": self._seconds(),
             },
