@@ -115,10 +115,14 @@ def test_a_ctrl_c_that_python_dropped_stops_the_searches_all_the_same(tmp_path):
             return ended
 
     engine = Deaf()
-    with pytest.raises(Interrupted) as stopped:
-        tune(searches(), engine, Trials(tmp_path / "trials.db"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            tune(searches(), engine, Trials(tmp_path / "trials.db"))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(engine.trained) == 3 == sum(map(len, stopped.value.so_far.values()))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("die_after", [0, 1, 4, 5, 13, 23])
