@@ -172,12 +172,12 @@ def test_two_ranks_train_a_run_together_and_a_lost_one_costs_an_attempt(data):
         assert results["run"].score == pytest.approx(alone.score, abs=1e-5)
         assert results["run"].valid_loss == pytest.approx(alone.valid_loss, abs=1e-5)
         assert (results["pruned"].status, results["pruned"].steps) == ("pruned", 4)
-        engine.submit("long", spec(tokens, steps=3000))
+        engine.submit("long", spec(tokens, steps=400))
         wait_for(lambda: engine.next(timeout=0.1) is None and engine._workers and engine._workers[0].steps)
         (other,) = followers(workers(engine)[0])
         os.kill(other, signal.SIGKILL)
         key, result = engine.next()
-        assert (key, result.status, result.steps) == ("long", "finished", 3000)
+        assert (key, result.status, result.steps) == ("long", "finished", 400)
         (other,) = followers(workers(engine)[0])
     wait_for(lambda: not os.path.exists(f"/proc/{other}"), 10)  # its leader is gone
 
