@@ -170,6 +170,14 @@ def test_a_search_on_short_runs_ends_with_whole_ones():
     assert stop.score == min(f.score for p, f in done if p.whole)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_response_surface_opens_with_moves_that_differ(count):
+    space = Space.around(dict(list(START.items())[:count]))
+    opening = next(method_of(space, SearchConfig(trials=40, retest={"points": 0}), steps=100, window=20))
+    assert len(opening) == 1 + min(8, 2**count)
+    assert len({tuple(p.params.values()) for p in opening}) == len(opening)
+
+
 def test_the_response_surface_goes_from_short_runs_to_whole_ones_within_its_budget():
     done, stop = follow(make("response-surface", 20, fidelity={"steps": 0.25}))
     proposals = [p for p, _ in done]

@@ -124,10 +124,14 @@ class _Search:
         cheap = self.cheap is not None
         if cheap:
             proposals.append(self.proposal(start, "start", cheap=True))
-        for _ in range(PAIRS):
-            move = FIRST_MOVE * self.generator.choice([-1.0, 1.0], len(self.space))
-            points = (self.point(centre + sign * move) for sign in (1, -1))
-            proposals += [self.proposal(point, "joint move", cheap=cheap) for point in points]
+        signs: set[tuple[float, ...]] = set()
+        while len(signs) < 2 * min(PAIRS, 2 ** (len(self.space) - 1)):  # of few parameters, few moves differ
+            sign_D = self.generator.choice([-1.0, 1.0], len(self.space))
+            if tuple(sign_D) not in signs:
+                pair = [sign_D, -sign_D]
+                signs.update(map(tuple, pair))
+                points = (self.point(centre + FIRST_MOVE * one_D) for one_D in pair)
+                proposals += [self.proposal(point, "joint move", cheap=cheap) for point in points]
         return proposals[: 1 + math.floor((self.cheap.budget - 1) / self.cheap.cost) if self.cheap else budget]
 
     def learn(self, batch: list[Proposal], told: list[Feedback]) -> None:
