@@ -22,13 +22,24 @@ processes: 1
 """
 
 
+def started(command):
+    """A command that Ctrl-C reaches: a shell's background job, which these tests may run in, ignores it."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A search that was stopped by Ctrl-C after some runs of the rlrs arm."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "study.yaml").write_text(STUDY)
     command = [sys.executable, "-m", "rlrs.cli", "search", folder / "study.yaml", "--out", folder / "run"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as search:
+    with started(command) as search:
         assert search.stderr is not None
         said = ""
         while "proxy/rlrs, run 1: best so far" not in said:
@@ -53,7 +64,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_says_that_it_is_unfinished(stopped):
 def test_the_dashboard_has_the_studies_trials_with_names_and_params(stopped):
     run = stopped[0] / "run"
     command = [sys.executable, "-m", "rlrs.cli", "dashboard", run, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with started(command) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
         url = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))

@@ -1,6 +1,4 @@
-import contextlib
 import math
-import signal
 
 import optuna
 import pytest
@@ -8,7 +6,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 
 from rlrs.config import ModelConfig, TrainingConfig
-from rlrs.search import Interrupted, Proposal, Search, Space, Stop, StorageError, Trials, local_search, tune
+from rlrs.search import Proposal, Search, Space, Stop, StorageError, Trials, local_search, tune
 from rlrs.training import Pruning, RunResult, RunSpec
 
 
@@ -103,26 +101,6 @@ def test_searches_side_by_side_each_find_their_way(whole):
     for course in whole[0].values():
         assert course[-1].score < 0.5
         assert len(course) - 1 <= 20
-
-
-def test_a_ctrl_c_that_python_dropped_stops_the_searches_all_the_same(tmp_path):
-    class Deaf(Engine):
-        def next(self, tick=None, timeout=None):
-            ended = super().next(tick, timeout)
-            if len(self.trained) == 3:
-                with contextlib.suppress(KeyboardInterrupt):
-                    signal.raise_signal(signal.SIGINT)
-            return ended
-
-    engine = Deaf()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    try:
-        with pytest.raises(Interrupted) as stopped:
-            tune(searches(), engine, Trials(tmp_path / "trials.db"))
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert len(engine.trained) == 3 == sum(map(len, stopped.value.so_far.values()))
 
 
 @pytest.mark.parametrize("die_after", [0, 1, 4, 5, 13, 23])

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rlrs.search.engines import Engine
@@ -126,32 +123,12 @@ def tune(
     """
     driver = _Driver(searches, engine, trials, tick, watch)
     try:
-        with _interrupts(driver.interrupted.append):
-            return driver.run()
+        return driver.run()
     except KeyboardInterrupt:
         raise Interrupted({name: driver.so_far(name) for name in searches}) from None
     finally:
         with contextlib.suppress(StorageError):
             trials.leave()
-
-
-@contextlib.contextmanager
-def _interrupts(note: Callable[[int], object]) -> Iterator[None]:
-    """Note every Ctrl-C: Python drops the KeyboardInterrupt that comes while a finalizer or a callback runs."""
-    old = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(old):
-        yield
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        note(number)
-        old(number, frame)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)
 
 
 class _Driver:
@@ -173,7 +150,6 @@ class _Driver:
         self.todo: dict[tuple[str, int], float] = {}
         """Proposals not yet begun here, and from when on they may be: those that another driver has wait a little."""
         self.open: dict[tuple[str, int], int] = {}
-        self.interrupted: list[int] = []
 
     def run(self) -> dict[str, Outcome]:
         for name, search in self.searches.items():
@@ -181,8 +157,6 @@ class _Driver:
             self._advance(name, None)
         polled = time.monotonic()
         while len(self.outcomes) < len(self.searches):
-            if self.interrupted:
-                raise KeyboardInterrupt
             self._begin()
             if self.engine.pending:
                 ended = self.engine.next(self.tick, POLL if self.trials.shared else None)
