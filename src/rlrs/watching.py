@@ -30,7 +30,6 @@ from rlrs.terminal import err
 LAST = 4
 """Trials shown beneath the table of searches. Chosen here."""
 
-
 WIDE = 80
 """Columns from which there is room for what led to a search's best, and for long bars."""
 

@@ -83,14 +83,17 @@ class ScaleConfig(Settings):
 
 
 class FidelityConfig(Settings):
-    """Cheap runs that a search is made on, before its best points are trained whole."""
+    """Cheap runs that a search is made on, before its best points are trained whole.
+
+    The response surface goes on with whole runs after them.
+    """
 
     steps: Annotated[float, BeforeValidator(number), Field(gt=0, le=1)] = 1.0
     """Steps of a cheap run as a share of the proxy's; it has its own full schedule."""
     width: Count | None = None
     """Model width of a cheap run, a multiple of the head size; the proxy's own if not set."""
     verify: Count = 4
-    """Points that are trained whole at the end, the start among them."""
+    """Points that are trained whole when the cheap runs end; the start is, before or then."""
 
 
 class RetestConfig(Settings):

@@ -30,7 +30,7 @@ def importance(tried: Sequence[Tried]) -> dict[str, float]:
     scores = [score for _, score in whole]
     if len(ranges) < 2 or min(scores) == max(scores):
         return dict.fromkeys(ranges, 1.0)
-    # A few far misses would take all the variation: those above the median of the worse half count as much as that.
+    # A few far misses would take all the variation: the worst quarter counts as the best of it.
     cap = sorted(scores)[3 * len(scores) // 4]
     study = optuna.create_study()
     study.add_trials(
