@@ -56,10 +56,15 @@ def trainers() -> str:
                 aim = TARGETS.get((group, other["kind"]))
                 name = other["kind"] if other["shape"] == group else f"ours, {other['shape']}"
                 speeds = [f"{statistics.median(row['tokens_per_second']):,.0f}" for row in (ours, other)]
-                reached = "" if aim is None else f"{aim}, {'reached' if median >= aim else '**missed**'}"
+                reached = "" if aim is None else f"{aim}, {_verdict(aim, low, median, high)}"
                 cells = [group, str(threads), name, *speeds, f"{median:.2f}", f"{low:.2f} to {high:.2f}", reached]
                 lines.append(f"| {' | '.join(cells)} | {len(ours['tokens_per_second'])} |")
     return "\n".join(lines)
+
+
+def _verdict(aim: float, low: float, median: float, high: float) -> str:
+    """Whether an aim was reached, and whether the rounds agree on it."""
+    return ("reached" if median >= aim else "**missed**") + (", not settled" if low < aim < high else "")
 
 
 def memory() -> str:
