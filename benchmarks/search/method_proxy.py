@@ -4,8 +4,10 @@
 
 The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
-paper; the two searched arms have the same method and the same budget. Can be killed and started
-again: finished runs are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json.
+paper; the searched arms have the same method and the same budget. "search" moves rates and ratios alone; "search and
+the rest" is the same search, shorter, then one of the settings that have nothing to do with components. Can be killed
+and started again: finished runs are kept in the folder. What is finished goes to
+benchmarks/search/results/method_proxy.json.
 """
 
 from __future__ import annotations
@@ -25,40 +27,55 @@ from rlrs.files import write_atomic
 from rlrs.ratios import BASE, Ratios
 from rlrs.search import Method, Outcome, Processes, Search, Space, Trials, Tried, tune
 from rlrs.search.methods import bracket
-from rlrs.search.methods.response_surface import Cheap, response_surface
-from rlrs.search.space import parameter, run_of
+from rlrs.search.methods.response_surface import response_surface
+from rlrs.search.space import Parameter, parameter, run_of
 from rlrs.training import RunSpec
 
 DATA = DataConfig(vocab_size=1024, sequence_length=128)
 MODEL = ModelConfig(d_model=64, n_layers=4, n_heads=4, n_experts=8)
 TRAINING = TrainingConfig(score_steps=100, eval_tokens=131_072)
-STEPS, BATCH_SIZE, LR, SEED = 1000, 16, 8e-3, 0
+STEPS, BATCH_SIZE, SEED, FINAL_FRACTION = 1000, 16, 0, 0.044444
+LR = 8e-3 * 2**0.5
+"""A point of the brackets' grid, and where searches start."""
 FRESH = (1001, 1002, 1003)
 """Seeds of weights and data order that no search sees."""
-CHEAP = Cheap(steps=250, width=32, cost=0.1, budget=6.0, verify=4)
-"""A quarter of the steps at half the width: about a tenth of the time and of the operations of a whole run."""
-BUDGET = 10
-"""Whole runs' worth of training for each searched arm."""
+BUDGET, REST = 58, 17
+"""Runs for each searched arm; how many of them "search and the rest" keeps for the rest."""
 PAPER = Ratios.preset("paper-moe")
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
+
+
+def fixed(name: str, value: float) -> Parameter:
+    """A parameter that stays where it is."""
+    return Parameter(name, value, value, value, fixed=True)
 
 
 def space_of(components: tuple[str, ...]) -> Space:
     """Base rate, and a start and an end ratio of these components, from where the paper has them."""
     ratios = {c: PAPER.get(c, BASE) for c in components}
     ends = [parameter(f"{c}.{end}", getattr(ratio, end)) for c, ratio in ratios.items() for end in ("start", "end")]
-    return Space([parameter("lr", LR), *ends])
+    return Space([parameter("lr", LR), fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
-def methods(search_seed: int) -> dict[str, tuple[Method, Ratios]]:
+def ratios_then_rest(seed: int) -> Method:
+    """Rates and ratios first; then, from what they came to, the settings of all components together, and the rate."""
+    first = yield from response_surface(space_of(SEARCHED), budget=BUDGET - REST, seed=seed)
+    beta2, rest = TRAINING.betas[1], {"weight_decay": TRAINING.weight_decay, "init_scale": MODEL.init_scale}
+    rest |= {"warmup_fraction": TRAINING.warmup_fraction, "beta2": beta2, "lr": first.best["lr"]}
+    kept = [fixed(name, value) for name, value in first.best.items() if name not in rest]
+    space = Space([*kept, *(parameter(name, value) for name, value in rest.items())])
+    return (yield from response_surface(space, budget=REST, seed=seed))
+
+
+def methods(seed: int) -> dict[str, tuple[Method, Ratios]]:
     """Arm -> its search, and the ratios of what it does not search."""
-    made = {
-        "uniform": (bracket("lr", LR / 2, factor=2**0.5, budget=6), Ratios({})),
+    return {
+        "uniform": (bracket("lr", LR, factor=2**0.5, budget=6), Ratios({})),
         "paper": (bracket("lr", LR, factor=2**0.5, budget=6), PAPER),
+        "embedding only": (response_surface(space_of(("embedding",)), budget=BUDGET, seed=seed), Ratios({})),
+        "search": (response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed), Ratios({})),
+        "search and the rest": (ratios_then_rest(seed), Ratios({})),
     }
-    for arm, components in (("embedding only", ("embedding",)), ("search", SEARCHED)):
-        made[arm] = (response_surface(space_of(components), budget=BUDGET, seed=search_seed, cheap=CHEAP), Ratios({}))
-    return made
 
 
 def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunSpec:
@@ -70,7 +87,7 @@ def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunS
         batch_size=BATCH_SIZE,
         seed=SEED,
         lr=LR,
-        final_fraction=0.044444,
+        final_fraction=FINAL_FRACTION,
         ratios={c: list(ratio.knots) for c, ratio in ratios.items() if ratio != BASE},
         data_hash=data.hash,
     )
@@ -80,8 +97,7 @@ def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunS
 def trial(tried: Tried) -> dict[str, Any]:
     """What was asked for, and what came of it."""
     p, result = tried.proposal, tried.result
-    asked = {key: value for key in ("steps", "width", "seed") if (value := getattr(p, key)) is not None}
-    return {"params": p.params, "move": p.move, **asked, "status": result.status, "score": result.score}
+    return {"params": p.params, "move": p.move, "status": result.status, "score": result.score}
 
 
 class Record:
