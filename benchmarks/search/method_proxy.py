@@ -108,7 +108,7 @@ class Record:
     def __init__(self) -> None:
         self.arms: dict[str, dict[str, Any]] = {}
 
-    def tried(self, arm: str, tried: Tried) -> None:
+    def tried(self, arm: str, tried: Tried, found: bool) -> None:
         """Note a run of a search."""
         print(f"{arm}: {tried.proposal.move}: {tried.score:.4f}", flush=True)
         self.arms.setdefault(arm, {"finished": False, "trials": []})["trials"].append(trial(tried))

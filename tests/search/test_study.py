@@ -143,12 +143,17 @@ def test_a_diverged_run_is_not_trained_again_either(tmp_path):
         assert bool(engine.trained) is expected
 
 
-def test_trials_left_running_by_a_kill_are_closed(tmp_path):
+def test_a_kill_leaves_no_trial_that_is_half_there(tmp_path):
     with pytest.raises(KilledError):
         tune(searches(), Engine(2), Trials(tmp_path / "trials.db"))
-    tune(searches(), Engine(), Trials(tmp_path / "trials.db"))
-    study = optuna.load_study(study_name="proxy/one", storage=f"sqlite:///{tmp_path / 'trials.db'}")
-    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
+    storage = f"sqlite:///{tmp_path / 'trials.db'}"
+    trials = [
+        t
+        for s in optuna.get_all_study_summaries(storage)
+        for t in optuna.load_study(study_name=s.study_name, storage=storage).trials
+    ]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert all(trial.params and "result" in trial.user_attrs for trial in trials)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):

@@ -149,7 +149,6 @@ class _Driver:
         self.outcomes: dict[str, Outcome] = {}
         self.todo: dict[tuple[str, int], float] = {}
         """Proposals not yet begun here, and from when on they may be: those that another driver has wait a little."""
-        self.open: dict[tuple[str, int], int] = {}
 
     def run(self) -> dict[str, Outcome]:
         for name, search in self.searches.items():
@@ -178,12 +177,10 @@ class _Driver:
                 continue
             search, proposal = self.searches[name], self.batches[name][index]
             spec = search.run(proposal)
-            trial = self.trials.begin(name, proposal, spec)
-            if trial is None:
+            if not self.trials.begin(name, spec, proposal.prune):
                 self.todo[name, index] = time.monotonic() + POLL
                 continue
             del self.todo[name, index]
-            self.open[name, index] = trial
             folder = search.folder(spec) if proposal.prune is None else None
             self.engine.submit((name, index), spec, folder, validate=False, prune=proposal.prune)
 
@@ -191,7 +188,7 @@ class _Driver:
         name, index = key
         proposal = self.batches[name][index]
         spec = self.searches[name].run(proposal)
-        kept = self.trials.end(name, self.open.pop(key), spec, result, proposal.prune)
+        kept = self.trials.end(name, proposal, spec, result)
         if kept is None:  # another driver has taken it over, and is not done
             self.todo[key] = time.monotonic() + POLL
         else:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +98,7 @@ class Trials:
         return self._claims is not None
 
     def open(self, search: str, identity: Mapping[str, Any] | None = None) -> None:
-        """Read what is finished of a search, and close trials that a killed driver of its own database left running.
+        """Read what is finished of a search.
 
         Args:
             search: its name.
@@ -111,10 +111,6 @@ class Trials:
             study = self._study_id(self._prefix + search)
             self._studies[search] = study
             self._check(search, study, dict(identity or {}))
-            if self._claims is None:
-                for trial in self._storage.get_all_trials(study, deepcopy=False):
-                    if not trial.state.is_finished():
-                        self._storage.set_trial_state_values(trial._trial_id, *_left_running(trial))
         self.refresh(search)
         # Runs given up say nothing of their points while none has ended: they are tried again.
         mine = {key: result for key, result in self._finished.items() if key[0] == search}
@@ -134,35 +130,33 @@ class Trials:
         """The result of a run of this search, if it is finished (or was pruned, diverged, or was given up)."""
         return self._finished.get((search, _key(spec, prune)))
 
-    def begin(self, search: str, proposal: Proposal, spec: RunSpec) -> int | None:
-        """Note that a run is under way; its trial's number in the database, or None if another driver has the run."""
-        key = _key(spec, proposal.prune)
+    def begin(self, search: str, spec: RunSpec, prune: Pruning | None = None) -> bool:
+        """Claim a run; False if another driver has it, or has finished it since."""
+        key = _key(spec, prune)
         with self._errors():
-            if self._claims is not None:
-                if not self._claims.take(self._prefix + search, key):
-                    return None
-                self.refresh(search)
-                if (search, key) in self._finished:  # by whoever had the claim until just now
-                    self._claims.drop(self._prefix + search, key)
-                    return None
-            return self._storage.create_new_trial(self._studies[search], _running(proposal, spec))
+            if self._claims is None:
+                return True
+            if not self._claims.take(self._prefix + search, key):
+                return False
+            self.refresh(search)
+            if (search, key) in self._finished:  # by whoever had the claim until just now
+                self._claims.drop(self._prefix + search, key)
+                return False
+            return True
 
-    def end(
-        self, search: str, trial: int, spec: RunSpec, result: RunResult, prune: Pruning | None = None
-    ) -> RunResult | None:
+    def end(self, search: str, proposal: Proposal, spec: RunSpec, result: RunResult) -> RunResult | None:
         """Keep a finished run; the result that counts, or None if another driver has taken the run over.
 
-        One that diverged is kept as failed, one that was pruned as pruned, with its result.
+        One that diverged is kept as failed, one that was pruned as pruned, with its result. A trial is written once,
+        whole: a kill leaves none that is half there.
         """
-        key = _key(spec, prune)
+        key = _key(spec, proposal.prune)
         with self._errors():
             if self._claims is not None and not self._claims.hold(self._prefix + search, key):
                 # This driver was taken for dead: what it has is the other's by now, and counts once.
-                self._storage.set_trial_state_values(trial, TrialState.FAIL)
                 self.refresh(search)
                 return self._finished.get((search, key))
-            self._storage.set_trial_user_attr(trial, "result", result.to_plain())
-            self._storage.set_trial_state_values(trial, *_ended(result))
+            self._storage.create_new_trial(self._studies[search], _trial(proposal, spec, result))
             if self._claims is not None:
                 self._claims.drop(self._prefix + search, key)
         self._finished[search, key] = result
@@ -271,7 +265,7 @@ def _pruning(prune: Pruning | None) -> str:
     return "-" + hashlib.sha256(json.dumps(prune.to_plain()).encode()).hexdigest()[:12]
 
 
-def _running(proposal: Proposal, spec: RunSpec) -> FrozenTrial:
+def _trial(proposal: Proposal, spec: RunSpec, result: RunResult) -> FrozenTrial:
     distributions: dict[str, BaseDistribution] = {
         name: FloatDistribution(low, high, log=low > 0)
         for name, (low, high) in ((name, bounds(name)) for name in proposal.params)
@@ -280,17 +274,11 @@ def _running(proposal: Proposal, spec: RunSpec) -> FrozenTrial:
     if proposal.prune is not None:
         attributes |= {"pruning": _pruning(proposal.prune), "prune": proposal.prune.to_plain()}
     trial = optuna.create_trial(
-        state=TrialState.RUNNING, params=proposal.params, distributions=distributions, user_attrs=attributes
+        state=_STATES[result.status],
+        value=result.score,
+        params=proposal.params,
+        distributions=distributions,
+        user_attrs=attributes | {"result": result.to_plain()},
     )
-    trial.datetime_start = datetime.now()
+    trial.datetime_start = datetime.now() - timedelta(seconds=result.seconds)
     return trial
-
-
-def _left_running(trial: FrozenTrial) -> tuple[TrialState, list[float] | None]:
-    """State and value of a trial whose driver was killed: one whose result was already written is finished."""
-    plain = trial.user_attrs.get("result")
-    return (TrialState.FAIL, None) if plain is None else _ended(RunResult(**plain))
-
-
-def _ended(result: RunResult) -> tuple[TrialState, list[float] | None]:
-    return _STATES[result.status], None if result.score is None else [result.score]
