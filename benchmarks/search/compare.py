@@ -20,40 +20,39 @@ from typing import Any
 
 from benchmarks.search.cache import CachedEngine
 from benchmarks.search.proxies import FRESH, PROXIES, TRAINING, Proxy, prepared
-from rlrs.config import RetestConfig, SearchConfig
+from rlrs.config import SearchConfig
 from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.files import write_atomic
-from rlrs.search import Method, Processes, Search, Space, Trials, Tried, method_of, tune
+from rlrs.search import Method, Processes, Search, Space, Stop, Trials, Tried, method_of, tune
 
 RESULTS = Path(__file__).parent / "results"
-CHECKPOINTS = (4, 9, 16, 24, 32, 40, 48, 64, 96, 144)
+CHECKPOINTS = (4, 9, 16, 24, 32, 40, 48, 64, 80, 96, 144, 192, 288, 384, 576)
 """Costs, in whole runs' worth of steps, at which the incumbent is measured on fresh seeds."""
-REFERENCE = 144
-"""Whole runs that the authors' local search may take; it stops before when a whole sweep changes nothing."""
 BUDGET = 48
 """Whole runs' worth of steps for every method."""
+TO_THE_END = {"local": 2000, "response-surface": 192}
+"""Methods that go on until they stop by themselves, and more whole runs than they have been seen to take."""
 
 PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("moe", ("local", "response-surface")),
     ("dense", ("response-surface", "local")),
     ("moe", ("gp", "trust-region", "cma-es", "policy-gradient", "tpe", "random")),
     ("dense", ("gp", "trust-region", "cma-es", "policy-gradient", "tpe", "random")),
-    ("moe", ("response-surface, pruned", "response-surface, cheap", "local, pruned")),
+    ("moe", ("response-surface, pruned", "response-surface, cheap", "response-surface, tested again")),
 )
 """Proxies and methods in the order in which they are run."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "response-surface, pruned": {"method": "response-surface", "prune": 0.05},
     "response-surface, cheap": {"method": "response-surface", "fidelity": {"steps": 0.5, "verify": 6}},
-    "local, pruned": {"method": "local", "prune": 0.05},
+    "response-surface, tested again": {"method": "response-surface", "retest": {"points": 3, "seeds": 3}},
 }
 
 
 def method_named(name: str, proxy: Proxy, seed: int) -> Method:
-    """A method with the benchmark's budget, without re-tests: incumbents are measured on fresh seeds here."""
-    options = VARIANTS.get(name, {"method": name})
-    budget = REFERENCE if name == "local" else BUDGET
-    settings = SearchConfig(**options, trials=budget, seed=seed, retest=RetestConfig(points=0))
+    """A method with the benchmark's budget; without re-tests, but where they are what is compared."""
+    options = {"retest": {"points": 0}} | VARIANTS.get(name, {"method": name})
+    settings = SearchConfig(**options, trials=TO_THE_END.get(name, BUDGET), seed=seed)
     return method_of(Space.around(proxy.start()), settings, steps=proxy.steps, window=TRAINING.score_steps)
 
 
@@ -74,7 +73,7 @@ def run_phase(
     searches = {f"{p.name}/{m}/{seed}": Search(method_named(m, p, seed), spec_of(p, seed, data)) for p, m, seed in keys}
     outcomes = tune(searches, engine, trials)  # type: ignore[arg-type]  # the cache stands in for the engine
     for (proxy, _, _), (name, outcome) in zip(keys, outcomes.items(), strict=True):
-        write_trials(name, proxy, outcome.tried, outcome.stop.reason)
+        write_trials(name, proxy, outcome.tried, outcome.stop)
     measure(list(searches), engine, data)
 
 
@@ -84,7 +83,7 @@ def measure(names: Sequence[str], engine: CachedEngine, data: TokenData) -> None
     for name in names:
         head, *lines = map(json.loads, trials_file(name).read_text().splitlines())
         proxy = PROXIES[name.partition("/")[0]]
-        for cost, at in incumbents(lines, proxy.steps):
+        for cost, at in incumbents(lines, proxy.steps, head.get("best")):
             wanted[name, cost] = [None] * len(FRESH)
             for n, seed in enumerate(FRESH):
                 point = dict(zip(head["params"], at, strict=True))
@@ -105,10 +104,11 @@ def trials_file(name: str) -> Path:
     return RESULTS / (re.sub("[^a-z0-9]+", "-", name) + ".jsonl")
 
 
-def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], reason: str) -> None:
+def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], stop: Stop) -> None:
     """One line for the search, and one for each trial: what was asked for and what came of it."""
     names = list(proxy.start())
-    lines = [{"search": name, "whole_steps": proxy.steps, "stopped": reason, "params": names}]
+    head = {"search": name, "whole_steps": proxy.steps, "stopped": stop.reason, "params": names}
+    lines: list[dict[str, Any]] = [head | {"best": [stop.best[n] for n in names]}]
     for number, t in enumerate(tried):
         line: dict[str, Any] = {
             "n": number,
@@ -129,8 +129,10 @@ def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], reason: str) -
     write_atomic(trials_file(name), "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def incumbents(lines: Sequence[dict[str, Any]], whole: int) -> list[tuple[float, list[float]]]:
-    """Where the best whole run so far is, by its score on the search's seed, at every checkpoint and at the end.
+def incumbents(
+    lines: Sequence[dict[str, Any]], whole: int, final: list[float] | None
+) -> list[tuple[float, list[float]]]:
+    """Where the best whole run so far is, by its score on the search's seed, at every checkpoint; what it ended with.
 
     Costs are in whole runs' worth of the steps that all trials up to there took.
     """
@@ -147,7 +149,7 @@ def incumbents(lines: Sequence[dict[str, Any]], whole: int) -> list[tuple[float,
         if is_whole and line["score"] is not None and line["score"] < score:
             best, score = line["at"], line["score"]
     if best is not None:
-        found.append((spent / whole, best))
+        found.append((spent / whole, final or best))
     return found
 
 
