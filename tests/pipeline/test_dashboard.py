@@ -1,10 +1,11 @@
-"""`rlrs dashboard`, and what Ctrl-C leaves of a search."""
+"""`rlrs dashboard`, and what Ctrl-C or SIGTERM leaves of a search."""
 
 import signal
 import subprocess
 import sys
 import urllib.request
 
+import optuna
 import pytest
 import yaml
 
@@ -31,23 +32,28 @@ def started(command):
         signal.signal(signal.SIGINT, old)
 
 
+def stopped_by(number, folder, after):
+    """A search that a signal stops when it has said this; all that it said."""
+    command = [sys.executable, "-m", "rlrs.cli", "search", folder / "study.yaml", "--out", folder / "run"]
+    with started(command) as search:
+        assert search.stderr is not None
+        said = ""
+        while after not in said:
+            line = search.stderr.readline()
+            assert line, said
+            said += line
+        search.send_signal(number)
+        _, rest = search.communicate(timeout=60)
+    assert search.returncode == 130
+    return said + rest
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A search that was stopped by Ctrl-C after some runs of the rlrs arm."""
     folder = tmp_path_factory.mktemp("stopped")
     (folder / "study.yaml").write_text(STUDY)
-    command = [sys.executable, "-m", "rlrs.cli", "search", folder / "study.yaml", "--out", folder / "run"]
-    with started(command) as search:
-        assert search.stderr is not None
-        said = ""
-        while "proxy/rlrs, run 1: best so far" not in said:
-            line = search.stderr.readline()
-            assert line, said
-            said += line
-        search.send_signal(signal.SIGINT)
-        _, rest = search.communicate(timeout=60)
-    assert search.returncode == 130
-    return folder, said + rest
+    return folder, stopped_by(signal.SIGINT, folder, "proxy/rlrs, run 1: best so far")
 
 
 def test_ctrl_c_leaves_the_best_so_far_and_says_that_it_is_unfinished(stopped):
@@ -57,6 +63,23 @@ def test_ctrl_c_leaves_the_best_so_far_and_says_that_it_is_unfinished(stopped):
     ratios = yaml.safe_load((folder / "run" / "ratios.yaml").read_text())
     assert "of at most 200 runs; the same command goes on" in ratios["provenance"]["unfinished_search"]
     assert ratios["provenance"]["search"]["score"] > 0
+
+
+def runs_of_all_arms(folder):
+    storage = f"sqlite:///{folder / 'run' / 'trials.db'}"
+    studies = (optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage))
+    return [(study.study_name, trial.user_attrs["run"]) for study in studies for trial in study.trials]
+
+
+def test_a_clusters_sigterm_does_the_same_and_no_run_is_lost_or_counted_twice(stopped):
+    folder, _ = stopped
+    before = runs_of_all_arms(folder)
+    said = stopped_by(signal.SIGTERM, folder, "proxy/rlrs, run 1: best so far")
+    assert "stopped; the same command goes on from here" in said
+    assert "Traceback" not in said
+    after = runs_of_all_arms(folder)
+    assert set(after) >= set(before)
+    assert len(set(after)) == len(after) > 2
 
 
 def test_the_dashboard_has_the_studies_trials_with_names_and_params(stopped):

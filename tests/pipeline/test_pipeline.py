@@ -1,5 +1,4 @@
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -90,11 +89,11 @@ def test_seeds_are_paired_and_none_was_searched_on(tiny):
     assert full == {(arm, seed) for arm in ("uniform", "embedding_only", "constant", "rlrs") for seed in (1, 2)}
 
 
-def test_the_same_command_again_trains_nothing_and_changes_nothing(tiny):
+def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny):
     path, folder, _ = tiny
     before = (folder / "ratios.yaml").read_bytes(), results(folder)["comparison"]
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
-    assert rlrs("run", path, "--out", folder).returncode == 0
+    assert command("run", path, "--out", folder).returncode == 0
     assert ((folder / "ratios.yaml").read_bytes(), results(folder)["comparison"]) == before
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
 
@@ -105,10 +104,9 @@ def test_the_number_of_processes_changes_no_number(tiny, tmp_path):
     assert same_end(folder, tmp_path / "one")
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_ratios_and_losses(tiny, tmp_path):
+def test_killed_at_a_random_moment_it_ends_with_the_same_ratios_and_losses(tiny, tmp_path):
     path, folder, _ = tiny
-    moments = random.Random(int.from_bytes(os.urandom(2)))
-    kills = run_killed(path, tmp_path / "killed", [moments.uniform(3, 10) for _ in range(2)])
+    kills = run_killed(path, tmp_path / "killed", [random.SystemRandom().uniform(3, 10)])
     assert any(kill["killed"] for kill in kills)
     assert same_end(folder, tmp_path / "killed"), kills
 
@@ -230,19 +228,19 @@ def test_two_processes_on_one_study_are_refused(command, tiny):
         assert "another process is at work" in one_line_error(command("run", tiny[0], "--out", tiny[1]))
 
 
-def test_the_stages_have_commands_of_their_own(tiny, tmp_path):
+def test_the_stages_have_commands_of_their_own(command, tiny, tmp_path):
     path, folder, _ = tiny
     shutil.copytree(folder, tmp_path / "run")  # trained already: what is tested is what each command writes
     for name in ("ratios.yaml", "results.json", "report.html"):
         (tmp_path / "run" / name).unlink()
-    done = rlrs("search", path, "--out", tmp_path / "run")
+    done = command("search", path, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run" / "results.json").exists()
     assert Ratios.load(tmp_path / "run" / "ratios.yaml") == Ratios.load(folder / "ratios.yaml")
-    done = rlrs("compare", path, "--out", tmp_path / "run")
+    done = command("compare", path, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run" / "report.html").exists()
-    done = rlrs("report", tmp_path / "run")
+    done = command("report", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert same_end(folder, tmp_path / "run")
     assert (tmp_path / "run" / "report.html").exists()

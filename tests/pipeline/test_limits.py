@@ -1,0 +1,81 @@
+"""What a search may spend, in each unit that a study can name, from the command to the page's figures."""
+
+import sys
+
+import pytest
+import torch
+from test_pipeline import STUDY
+
+from rlrs.cli import main
+from rlrs.data import TokenData
+from rlrs.pipeline import study
+from rlrs.training import train
+
+
+class Here:
+    """Trains runs in this process, in turn: a second less for every study than processes of its own."""
+
+    slots, steps = 1, 0
+
+    def __init__(self, folder, *rest, **options):
+        self.data, self.jobs = TokenData.load(folder), []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *rest):
+        pass
+
+    @property
+    def pending(self):
+        return len(self.jobs)
+
+    def submit(self, key, spec, folder=None, *, validate=True, prune=None):
+        self.jobs.append((key, spec, folder, validate, prune))
+
+    def next(self, tick=None, timeout=None):
+        key, spec, folder, validate, prune = self.jobs.pop(0)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return key, train(spec, self.data, folder, validate=validate, prune=prune)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch):
+    """What `rlrs search` does with a study whose search has these settings: its arms' histories."""
+
+    def search(settings):
+        path = tmp_path / "study.yaml"
+        path.write_text(STUDY.replace("search: {", "search: {method: local, " + settings + ", "))
+        monkeypatch.setattr(study, "Processes", Here)
+        monkeypatch.setattr(sys, "argv", ["rlrs", "search", str(path), "--out", str(tmp_path / "run")])
+        found = {}
+        keep = study.histories
+        monkeypatch.setattr(study, "histories", lambda *given: found.update(keep(*given)) or found)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        return found
+
+    return search
+
+
+# A run is 20 steps or 6.5e7 FLOPs; the first batch of the local search is 3 runs, the others are 2.
+@pytest.mark.parametrize(
+    ("settings", "runs", "reason"),
+    [
+        ("max_steps: 119", 5, "the next runs would pass the budget of 119 training steps"),
+        ("max_steps: 10", 3, "the next runs would pass the budget of 10 training steps"),
+        ("max_flops: 4.5e8", 5, "the next runs would pass the budget of 4.5e+08 FLOPs"),
+        ("max_hours: 1e-9", 3, "the next runs would pass the budget of 1e-09 hours of training"),
+    ],
+)
+def test_a_search_ends_before_the_batch_that_would_pass_its_budget(searched, settings, runs, reason):
+    histories = searched(settings)
+    assert set(histories) == {"uniform", "embedding_only", "rlrs"}
+    for history in histories.values():
+        assert len(history["trials"]) == runs
+        assert history["stopped"] == reason
