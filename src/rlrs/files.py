@@ -10,6 +10,16 @@ from typing import BinaryIO
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an OSError that names no file this one's name: of a write to a full disk the system does not say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for writing; it takes the place of `path` when the block ends well.
 
@@ -22,7 +32,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     # With the process in its name: two processes that write the same file do not mix their bytes.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

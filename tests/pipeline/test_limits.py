@@ -1,9 +1,12 @@
-"""What a search may spend, in each unit that a study can name, from the command to the page's figures."""
+"""What ends a study early: a budget, in each unit that it can be given in, and a disk without room."""
 
+import shutil
+import subprocess
 import sys
 
 import pytest
 import torch
+from benchmarks.killed_study import same_end
 from test_pipeline import STUDY
 
 from rlrs.cli import main
@@ -79,3 +82,40 @@ def test_a_search_ends_before_the_batch_that_would_pass_its_budget(searched, set
     for history in histories.values():
         assert len(history["trials"]) == runs
         assert history["stopped"] == reason
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with little room, and what makes it larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system of its own cannot be mounted here")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=50m", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # its database may still be open here
+
+
+def test_a_full_disk_is_one_line_that_says_where_and_the_study_goes_on_when_there_is_room(
+    small_disk, tmp_path, monkeypatch, capsys
+):
+    folder, enlarge = small_disk
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("trials: 8", "trials: 3").replace("embedding_only, constant, ", ""))
+    monkeypatch.setattr(study, "Processes", Here)
+
+    def run(out):
+        monkeypatch.setattr(sys, "argv", ["rlrs", "run", str(path), "--out", str(out)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code or 0, [n for n in capsys.readouterr().err.splitlines() if n.startswith("error: ")]
+
+    code, said = run(folder / "run")
+    assert (code, len(said)) == (2, 1)
+    assert said[0].startswith(f"error: {folder / 'run'}")
+    assert "No space left on device" in said[0]
+    assert list(folder.rglob("*.tmp")) == []
+    enlarge()
+    assert run(folder / "run") == (0, [])
+    assert run(tmp_path / "whole") == (0, [])
+    assert same_end(folder / "run", tmp_path / "whole")

@@ -98,10 +98,16 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
 
 
-def test_the_number_of_processes_changes_no_number(tiny, tmp_path):
+def test_neither_ray_nor_the_number_of_processes_changes_a_number(tiny, tmp_path):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
     path, folder, _ = tiny
-    assert rlrs("run", path, "--out", tmp_path / "one", "--processes", 1).returncode == 0
-    assert same_end(folder, tmp_path / "one")
+    done = rlrs("run", path, "--out", tmp_path / "other", "--engine", "ray", "--processes", 1)
+    assert done.returncode == 0, done.stderr
+    assert same_end(folder, tmp_path / "other")
+    engines = [
+        results(run)["environment"][key] for run in (folder, tmp_path / "other") for key in ("engine", "processes")
+    ]
+    assert engines == ["processes", 2, "ray", 1]
 
 
 def test_killed_at_a_random_moment_it_ends_with_the_same_ratios_and_losses(tiny, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rlrs.data import TokenData
-from rlrs.files import write_atomic
+from rlrs.files import naming, write_atomic
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.distributed import World
 from rlrs.training.loop import Progress, Run
@@ -64,6 +64,7 @@ def train(
             run with a folder.
         ConfigError: too little validation text for one batch, or a batch that the ranks cannot divide.
         CheckpointError: files in the folder that are damaged or belong to another run.
+        OSError: files could not be written; it names the folder.
     """
     if data.hash != spec.data_hash:
         raise ValueError(f"the run is of data {spec.data_hash}, but this data is {data.hash}; prepare it again")
@@ -73,6 +74,7 @@ def train(
     world, stop = world or World(), StopFlag() if stop is None else stop
     with contextlib.ExitStack() as stack:
         if folder is not None:
+            stack.enter_context(naming(folder))
             finished = world.from_first(lambda: stack.enter_context(_held(folder)) or _enter(folder, spec, resume))
             if finished is not None:
                 return finished
