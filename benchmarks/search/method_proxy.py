@@ -4,9 +4,8 @@
 
 The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
-paper; the searched arms have the same method and the same budget. "search" moves rates and ratios alone; "search and
-the rest" is the same search, shorter, then one of the settings that have nothing to do with components. Can be killed
-and started again: finished runs are kept in the folder. What is finished goes to
+paper; the searched arms have the same method and the same budget, of which the search of all ratios spends half on
+runs of half the width. Can be killed and started again: finished runs are kept in the folder. What is finished goes to
 benchmarks/search/results/method_proxy.json.
 """
 
@@ -27,7 +26,7 @@ from rlrs.files import write_atomic
 from rlrs.ratios import BASE, Ratios
 from rlrs.search import Method, Outcome, Processes, Search, Space, Trials, Tried, tune
 from rlrs.search.methods import bracket
-from rlrs.search.methods.response_surface import response_surface
+from rlrs.search.methods.response_surface import Cheap, response_surface
 from rlrs.search.space import Parameter, parameter, run_of
 from rlrs.training import RunSpec
 
@@ -39,8 +38,10 @@ LR = 8e-3 * 2**0.5
 """A point of the brackets' grid, and where searches start."""
 FRESH = (1001, 1002, 1003)
 """Seeds of weights and data order that no search sees."""
-BUDGET, REST = 58, 17
-"""Runs for each searched arm; how many of them "search and the rest" keeps for the rest."""
+BUDGET = 40
+"""Whole runs' worth of time for each searched arm."""
+NARROW = Cheap(steps=None, width=32, cost=0.33, budget=19.0, verify=4)
+"""Runs of half the width, which take about a third of the time: what the search of all ratios begins with."""
 PAPER = Ratios.preset("paper-moe")
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
 
@@ -57,24 +58,13 @@ def space_of(components: tuple[str, ...]) -> Space:
     return Space([parameter("lr", LR), fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
-def ratios_then_rest(seed: int) -> Method:
-    """Rates and ratios first; then, from what they came to, the settings of all components together, and the rate."""
-    first = yield from response_surface(space_of(SEARCHED), budget=BUDGET - REST, seed=seed)
-    beta2, rest = TRAINING.betas[1], {"weight_decay": TRAINING.weight_decay, "init_scale": MODEL.init_scale}
-    rest |= {"warmup_fraction": TRAINING.warmup_fraction, "beta2": beta2, "lr": first.best["lr"]}
-    kept = [fixed(name, value) for name, value in first.best.items() if name not in rest]
-    space = Space([*kept, *(parameter(name, value) for name, value in rest.items())])
-    return (yield from response_surface(space, budget=REST, seed=seed))
-
-
 def methods(seed: int) -> dict[str, tuple[Method, Ratios]]:
     """Arm -> its search, and the ratios of what it does not search."""
     return {
         "uniform": (bracket("lr", LR, factor=2**0.5, budget=6), Ratios({})),
         "paper": (bracket("lr", LR, factor=2**0.5, budget=6), PAPER),
         "embedding only": (response_surface(space_of(("embedding",)), budget=BUDGET, seed=seed), Ratios({})),
-        "search": (response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed), Ratios({})),
-        "search and the rest": (ratios_then_rest(seed), Ratios({})),
+        "search": (response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed, cheap=NARROW), Ratios({})),
     }
 
 
@@ -97,7 +87,8 @@ def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunS
 def trial(tried: Tried) -> dict[str, Any]:
     """What was asked for, and what came of it."""
     p, result = tried.proposal, tried.result
-    return {"params": p.params, "move": p.move, "status": result.status, "score": result.score}
+    narrow = {} if p.width is None else {"width": p.width}
+    return {"params": p.params, "move": p.move, **narrow, "status": result.status, "score": result.score}
 
 
 class Record:
