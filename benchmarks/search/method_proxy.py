@@ -4,9 +4,8 @@
 
 The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
-paper; the searched arms have the same method and the same budget, of which the search of all ratios spends half on
-runs of half the width. Can be killed and started again: finished runs are kept in the folder. What is finished goes to
-benchmarks/search/results/method_proxy.json.
+paper; the searched arms have the same method and the same budget. Can be killed and started again: finished runs are
+kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from rlrs.files import write_atomic
 from rlrs.ratios import BASE, Ratios
 from rlrs.search import Method, Outcome, Processes, Search, Space, Trials, Tried, tune
 from rlrs.search.methods import bracket
-from rlrs.search.methods.response_surface import Cheap, response_surface
+from rlrs.search.methods.response_surface import response_surface
 from rlrs.search.space import Parameter, parameter, run_of
 from rlrs.training import RunSpec
 
@@ -38,10 +37,10 @@ LR = 8e-3 * 2**0.5
 """A point of the brackets' grid, and where searches start."""
 FRESH = (1001, 1002, 1003)
 """Seeds of weights and data order that no search sees."""
-BUDGET = 40
-"""Whole runs' worth of time for each searched arm."""
-NARROW = Cheap(steps=None, width=32, cost=0.33, budget=19.0, verify=4)
-"""Runs of half the width, which take about a third of the time: what the search of all ratios begins with."""
+BUDGET = 33
+"""Runs for each searched arm."""
+FIRST_MOVE = 0.3
+"""Natural log: the preset is near its best here, where moves by 0.6 cost up to half a nat."""
 PAPER = Ratios.preset("paper-moe")
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
 
@@ -52,10 +51,12 @@ def fixed(name: str, value: float) -> Parameter:
 
 
 def space_of(components: tuple[str, ...]) -> Space:
-    """Base rate, and a start and an end ratio of these components, from where the paper has them."""
+    """A start and an end ratio of these components, from where the paper has them; base rate, where it is left."""
     ratios = {c: PAPER.get(c, BASE) for c in components}
     ends = [parameter(f"{c}.{end}", getattr(ratio, end)) for c, ratio in ratios.items() for end in ("start", "end")]
-    return Space([parameter("lr", LR), fixed("final_fraction", FINAL_FRACTION), *ends])
+    # With a ratio for every component, the base rate would be one parameter too many.
+    lr = fixed("lr", LR) if components == SEARCHED else parameter("lr", LR)
+    return Space([lr, fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
 def methods(seed: int) -> dict[str, tuple[Method, Ratios]]:
@@ -64,7 +65,10 @@ def methods(seed: int) -> dict[str, tuple[Method, Ratios]]:
         "uniform": (bracket("lr", LR, factor=2**0.5, budget=6), Ratios({})),
         "paper": (bracket("lr", LR, factor=2**0.5, budget=6), PAPER),
         "embedding only": (response_surface(space_of(("embedding",)), budget=BUDGET, seed=seed), Ratios({})),
-        "search": (response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed, cheap=NARROW), Ratios({})),
+        "search": (
+            response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed, first_move=FIRST_MOVE),
+            Ratios({}),
+        ),
     }
 
 
@@ -87,8 +91,7 @@ def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunS
 def trial(tried: Tried) -> dict[str, Any]:
     """What was asked for, and what came of it."""
     p, result = tried.proposal, tried.result
-    narrow = {} if p.width is None else {"width": p.width}
-    return {"params": p.params, "move": p.move, **narrow, "status": result.status, "score": result.score}
+    return {"params": p.params, "move": p.move, "status": result.status, "score": result.score}
 
 
 class Record:

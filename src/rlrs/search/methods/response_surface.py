@@ -16,7 +16,7 @@ BATCH = 4
 PAIRS = 4
 """Opposite joint moves that it starts with."""
 FIRST_MOVE = 0.6
-"""Size of the first moves, natural log (a factor of 1.8). Chosen on proxies of seconds."""
+"""Size of the first moves, natural log (a factor of 1.8). Chosen on proxies of seconds, which start far from the best."""
 RADIUS = (0.1, 2.0)
 """Least and largest half-width of the trust region, natural log."""
 GROW, SHRINK = 1.25, 0.7
@@ -43,7 +43,9 @@ class Cheap:
     verify: int
 
 
-def response_surface(space: Space, *, budget: int, seed: int, cheap: Cheap | None = None) -> Method:
+def response_surface(
+    space: Space, *, budget: int, seed: int, cheap: Cheap | None = None, first_move: float = FIRST_MOVE
+) -> Method:
     """Newton-like search: in the place of four runs per parameter and sweep, moves of all parameters at once.
 
     It starts with pairs of opposite joint moves, which tell all slopes. Then, batch by batch, a quadratic is fitted
@@ -59,8 +61,9 @@ def response_surface(space: Space, *, budget: int, seed: int, cheap: Cheap | Non
         budget: most runs, in whole ones.
         seed: of the random draws.
         cheap: cheap runs to begin with; none if None.
+        first_move: size of the first moves, natural log; half of the trust region's first half-width.
     """
-    search = _Search(space, np.random.default_rng(seed), cheap)
+    search = _Search(space, np.random.default_rng(seed), cheap, first_move, 2 * first_move)
     told = yield (batch := search.opening(budget))
     search.learn(batch, told)
     while cheap is not None:
@@ -97,7 +100,8 @@ class _Search:
     space: Space
     generator: np.random.Generator
     cheap: Cheap | None
-    radius: float = 2 * FIRST_MOVE
+    first_move: float
+    radius: float
     rounds: int = 0
     reason: str = ""
     trials: list[_Trial] = field(default_factory=list)
@@ -130,7 +134,7 @@ class _Search:
             if tuple(sign_D) not in signs:
                 pair = [sign_D, -sign_D]
                 signs.update(map(tuple, pair))
-                points = (self.point(centre + FIRST_MOVE * one_D) for one_D in pair)
+                points = (self.point(centre + self.first_move * one_D) for one_D in pair)
                 proposals += [self.proposal(point, "joint move", cheap=cheap) for point in points]
         return proposals[: 1 + math.floor((self.cheap.budget - 1) / self.cheap.cost) if self.cheap else budget]
 
@@ -206,7 +210,7 @@ class _Search:
         best = self.best(cheap=True)
         surface, box = self.surface(best, of_cheap=False), np.full(len(self.space), self.radius)
         x = surface.minimum(-box, box)
-        self.radius = max(self.radius, FIRST_MOVE)
+        self.radius = max(self.radius, self.first_move)
         chosen = [self.proposal(self.point(self.trials[best].offset + x), "minimum of the surface", cheap=False)]
         chosen += [Proposal(t.point, f"best {n} of the cheap runs") for n, t in enumerate(ranked, 1)]
         return chosen[: self.cheap.verify]
