@@ -72,6 +72,13 @@ def test_when_every_run_diverges_a_method_still_ends(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("local", {"options": {"step": 2}}, "search.options: local has no 'step'; it has no options"),
+        (
+            "response-surface",
+            {"options": {"step": 2}},
+            "search.options: response-surface has no 'step'; it has first_move",
+        ),
+        ("response-surface", {"options": {"first_move": 1}}, "search.options.first_move: should be a factor above 1"),
         ("bayes", {}, "search.method: no method 'bayes'; there are local, trust-region, gp"),
         ("no.such.Sampler", {}, "search.method: cannot import 'no.such.Sampler'"),
         ("optuna.study.Study", {}, "'optuna.study.Study' is no Optuna sampler"),
@@ -176,6 +183,14 @@ def test_the_response_surface_opens_with_moves_that_differ(count):
     opening = next(method_of(space, SearchConfig(trials=40, retest={"points": 0}), steps=100, window=20))
     assert len(opening) == 1 + min(8, 2**count)
     assert len({tuple(p.params.values()) for p in opening}) == len(opening)
+
+
+def test_the_response_surface_begins_with_moves_of_the_size_asked_for():
+    (batch, *_), _ = drive(make("response-surface", 9, options={"first_move": 1.25}), bowl)
+    start, *moved = [proposal.params["embedding.start"] for proposal in batch]
+    assert len(batch) == 9
+    assert all(max(value / start, start / value) < 1.25**2.1 for value in moved)
+    assert any(max(value / start, start / value) > 1.2 for value in moved)
 
 
 def test_the_response_surface_goes_from_short_runs_to_whole_ones_within_its_budget():

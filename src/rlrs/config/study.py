@@ -113,7 +113,7 @@ class SearchConfig(Settings):
     """`response-surface`, `local` (the paper's), `trust-region`, `gp`, `tpe`, `cma-es`, `policy-gradient`, `random`, or
     the import path of an Optuna sampler."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of an Optuna sampler that is given by its import path."""
+    """Of an Optuna sampler given by its import path: its arguments. Of the response surface: `first_move`, a factor."""
     space: dict[str, Any] = Field(default_factory=dict)
     """What is searched beside base rate, final fraction and all ratios, and what is not: see `rlrs.search.space`."""
     prune: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from rlrs.config import ConfigError, FidelityConfig, SearchConfig
@@ -38,7 +39,7 @@ METHODS: dict[str, Maker] = {
     "gp": lambda space, s, n: bayesian(space, "gp", budget=n, seed=s.seed),
     "tpe": lambda space, s, n: bayesian(space, "tpe", budget=n, seed=s.seed),
     "cma-es": lambda space, s, n: cma_es(space, budget=n, seed=s.seed),
-    "response-surface": lambda space, s, n: response_surface(space, budget=n, seed=s.seed),
+    "response-surface": lambda space, s, n: response_surface(space, budget=n, seed=s.seed, **_first_move(s)),
     "policy-gradient": lambda space, s, n: policy_gradient(space, budget=n, seed=s.seed),
     "random": lambda space, s, n: random_search(space, budget=n, seed=s.seed),
 }
@@ -60,6 +61,7 @@ def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int) 
     Raises:
         ConfigError: no such method, or a budget too small for what is asked.
     """
+    _check_options(settings)
     retests = settings.retest.points * settings.retest.seeds
     retests = retests if 4 * retests <= settings.trials else 0
     budget = settings.trials - retests
@@ -110,7 +112,27 @@ def _both(space: Space, settings: SearchConfig, fidelity: FidelityConfig, budget
         verify=fidelity.verify,
     )
     most = 4 * budget if settings.prune else budget
-    return response_surface(space, budget=most, seed=settings.seed, cheap=cheap_runs)
+    return response_surface(space, budget=most, seed=settings.seed, cheap=cheap_runs, **_first_move(settings))
+
+
+def _check_options(settings: SearchConfig) -> None:
+    """Raise a ConfigError for an option that a method given by name does not have."""
+    known = ("first_move",) if settings.method == "response-surface" else ()
+    unknown = [name for name in settings.options if name not in known]
+    if settings.method in METHODS and unknown:
+        raise ConfigError(
+            f"search.options: {settings.method} has no {unknown[0]!r}; it has {', '.join(known) or 'no options'}"
+        )
+
+
+def _first_move(settings: SearchConfig) -> dict[str, float]:
+    """The option `first_move`, a factor, as the natural log that the response surface takes."""
+    factor = settings.options.get("first_move")
+    if factor is None:
+        return {}
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= 8:
+        raise ConfigError(f"search.options.first_move: should be a factor above 1, at most 8, not {factor!r}")
+    return {"first_move": math.log(factor)}
 
 
 def _limited(method: Method, settings: SearchConfig, runs: int, steps: int, window: int) -> Method:

@@ -16,7 +16,7 @@ BATCH = 4
 PAIRS = 4
 """Opposite joint moves that it starts with."""
 FIRST_MOVE = 0.6
-"""Size of the first moves, natural log (a factor of 1.8). Chosen on proxies of seconds, which start far from the best."""
+"""Size of the first moves, natural log (a factor of 1.8). Chosen on proxies of seconds that start far from the best."""
 RADIUS = (0.1, 2.0)
 """Least and largest half-width of the trust region, natural log."""
 GROW, SHRINK = 1.25, 0.7
