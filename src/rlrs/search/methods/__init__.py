@@ -13,7 +13,7 @@ from rlrs.search.methods.local import local_search
 from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
 from rlrs.search.methods.policy_gradient import policy_gradient
 from rlrs.search.methods.random_search import random_search
-from rlrs.search.methods.response_surface import Cheap, response_surface
+from rlrs.search.methods.response_surface import FIRST_MOVE, Cheap, response_surface
 from rlrs.search.methods.sampled import sampled, sampler_at
 from rlrs.search.methods.trust_region import trust_region
 from rlrs.search.pruning import pruned
@@ -39,7 +39,7 @@ METHODS: dict[str, Maker] = {
     "gp": lambda space, s, n: bayesian(space, "gp", budget=n, seed=s.seed),
     "tpe": lambda space, s, n: bayesian(space, "tpe", budget=n, seed=s.seed),
     "cma-es": lambda space, s, n: cma_es(space, budget=n, seed=s.seed),
-    "response-surface": lambda space, s, n: response_surface(space, budget=n, seed=s.seed, **_first_move(s)),
+    "response-surface": lambda space, s, n: response_surface(space, budget=n, seed=s.seed, first_move=_first_move(s)),
     "policy-gradient": lambda space, s, n: policy_gradient(space, budget=n, seed=s.seed),
     "random": lambda space, s, n: random_search(space, budget=n, seed=s.seed),
 }
@@ -112,7 +112,7 @@ def _both(space: Space, settings: SearchConfig, fidelity: FidelityConfig, budget
         verify=fidelity.verify,
     )
     most = 4 * budget if settings.prune else budget
-    return response_surface(space, budget=most, seed=settings.seed, cheap=cheap_runs, **_first_move(settings))
+    return response_surface(space, budget=most, seed=settings.seed, cheap=cheap_runs, first_move=_first_move(settings))
 
 
 def _check_options(settings: SearchConfig) -> None:
@@ -125,14 +125,14 @@ def _check_options(settings: SearchConfig) -> None:
         )
 
 
-def _first_move(settings: SearchConfig) -> dict[str, float]:
+def _first_move(settings: SearchConfig) -> float:
     """The option `first_move`, a factor, as the natural log that the response surface takes."""
-    factor = settings.options.get("first_move")
-    if factor is None:
-        return {}
+    if "first_move" not in settings.options:
+        return FIRST_MOVE
+    factor = settings.options["first_move"]
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= 8:
         raise ConfigError(f"search.options.first_move: should be a factor above 1, at most 8, not {factor!r}")
-    return {"first_move": math.log(factor)}
+    return math.log(factor)
 
 
 def _limited(method: Method, settings: SearchConfig, runs: int, steps: int, window: int) -> Method:
