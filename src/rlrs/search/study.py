@@ -142,6 +142,8 @@ class _Driver:
     ) -> None:
         self.searches, self.engine, self.trials, self.tick, self.watch = searches, engine, trials, tick, watch
         self.batches: dict[str, list[Proposal]] = {}
+        self.specs: dict[str, list[RunSpec]] = {}
+        """The runs of a batch."""
         self.results: dict[str, dict[int, RunResult]] = {}
         self.tried: dict[str, list[Tried]] = {name: [] for name in searches}
         self.best: dict[str, float] = dict.fromkeys(searches, math.inf)
@@ -175,8 +177,7 @@ class _Driver:
         for (name, index), not_before in list(self.todo.items()):
             if self.trials.shared and (self.engine.pending >= self.engine.slots or not_before > time.monotonic()):
                 continue
-            search, proposal = self.searches[name], self.batches[name][index]
-            spec = search.run(proposal)
+            search, proposal, spec = self.searches[name], self.batches[name][index], self.specs[name][index]
             if not self.trials.begin(name, spec, proposal.prune):
                 self.todo[name, index] = time.monotonic() + POLL
                 continue
@@ -186,9 +187,7 @@ class _Driver:
 
     def _end(self, key: Any, result: RunResult) -> None:
         name, index = key
-        proposal = self.batches[name][index]
-        spec = self.searches[name].run(proposal)
-        kept = self.trials.end(name, proposal, spec, result)
+        kept = self.trials.end(name, self.batches[name][index], self.specs[name][index], result)
         if kept is None:  # another driver has taken it over, and is not done
             self.todo[key] = time.monotonic() + POLL
         else:
@@ -200,8 +199,7 @@ class _Driver:
         for name in {name for name, _ in self.todo}:
             self.trials.refresh(name)
             for index in [index for other, index in self.todo if other == name]:
-                proposal = self.batches[name][index]
-                result = self.trials.finished(name, self.searches[name].run(proposal), proposal.prune)
+                result = self.trials.finished(name, self.specs[name][index], self.batches[name][index].prune)
                 if result is not None:
                     del self.todo[name, index]
                     self._keep(name, index, result, found=True)
@@ -225,12 +223,13 @@ class _Driver:
             except StopIteration as stop:
                 self.outcomes[name] = Outcome(stop.value, tuple(self.tried[name]))
                 return
-            if (unit := self._over_budget(name, batch)) is not None:
+            specs = [search.run(proposal) for proposal in batch]
+            if (unit := self._over_budget(name, specs)) is not None:
                 self.outcomes[name] = self._out_of(name, unit)
                 return
-            self.batches[name], self.results[name] = batch, {}
-            for index, proposal in enumerate(batch):
-                result = self.trials.finished(name, search.run(proposal), proposal.prune)
+            self.batches[name], self.specs[name], self.results[name] = batch, specs, {}
+            for index, (proposal, spec) in enumerate(zip(batch, specs, strict=True)):
+                result = self.trials.finished(name, spec, proposal.prune)
                 if result is not None:
                     self._keep(name, index, result, found=True)
                 else:
@@ -255,12 +254,11 @@ class _Driver:
         proposal, result = self.batches[name][index], self.results[name][index]
         # Scores of shorter or narrower runs and of other seeds are no measure of the search's best.
         improved = proposal.whole and result.score is not None and result.score < best
-        return Tried(proposal, self.searches[name].run(proposal), result, improved)
+        return Tried(proposal, self.specs[name][index], result, improved)
 
-    def _over_budget(self, name: str, batch: list[Proposal]) -> str | None:
+    def _over_budget(self, name: str, specs: list[RunSpec]) -> str | None:
         """The limit that a batch would pass, in words."""
         for budget, spent in zip(self.searches[name].budgets, self.spent[name], strict=True):
-            specs = [self.searches[name].run(proposal) for proposal in batch]
             planned = sum(budget.cost(spec, spec.steps, 0.0) for spec in specs)
             if self.tried[name] and (spent + planned > budget.limit or spent >= budget.limit):
                 return f"{budget.limit:,.6g} {budget.unit}"

@@ -122,7 +122,7 @@ class Trials:
         with self._errors():
             for trial in self._storage.get_all_trials(self._studies[search], deepcopy=False):
                 if "result" in trial.user_attrs and trial.state.is_finished():
-                    key = (search, trial.user_attrs["run"] + trial.user_attrs.get("pruning", ""))
+                    key = (search, trial.user_attrs["run"])
                     if key not in self._finished:
                         self._finished[key] = RunResult(**trial.user_attrs["result"])
 
@@ -260,13 +260,10 @@ def _backend(url: sqlalchemy.URL, options: dict[str, Any]) -> optuna.storages.RD
 
 
 def _key(spec: RunSpec, prune: Pruning | None) -> str:
-    return spec.id + _pruning(prune)
-
-
-def _pruning(prune: Pruning | None) -> str:
+    """What a run is known by: what decides its numbers, and where it ends."""
     if prune is None:
-        return ""
-    return "-" + hashlib.sha256(json.dumps(prune.to_plain()).encode()).hexdigest()[:12]
+        return spec.id
+    return f"{spec.id}-{hashlib.sha256(json.dumps(prune.to_plain()).encode()).hexdigest()[:12]}"
 
 
 def _trial(proposal: Proposal, spec: RunSpec, result: RunResult) -> FrozenTrial:
@@ -274,9 +271,9 @@ def _trial(proposal: Proposal, spec: RunSpec, result: RunResult) -> FrozenTrial:
         name: FloatDistribution(low, high, log=low > 0)
         for name, (low, high) in ((name, bounds(name)) for name in proposal.params)
     }
-    attributes: dict[str, Any] = {"run": spec.id, "move": proposal.move, "seed": spec.seed}
+    attributes: dict[str, Any] = {"run": _key(spec, proposal.prune), "move": proposal.move}
     if proposal.prune is not None:
-        attributes |= {"pruning": _pruning(proposal.prune), "prune": proposal.prune.to_plain()}
+        attributes["prune"] = proposal.prune.to_plain()
     trial = optuna.create_trial(
         state=_STATES[result.status],
         value=result.score,
