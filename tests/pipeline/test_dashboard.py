@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 
 import optuna
 import pytest
@@ -23,13 +24,19 @@ processes: 1
 """
 
 
+@contextmanager
 def started(command):
     """A command that Ctrl-C reaches: a shell's background job, which these tests may run in, ignores it."""
     old = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, old)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()  # does nothing to one that has ended, as it should have
 
 
 def stopped_by(number, folder, after):

@@ -98,16 +98,14 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
 
 
-def test_neither_ray_nor_the_number_of_processes_changes_a_number(tiny, tmp_path):
+def test_neither_ray_nor_the_number_of_processes_changes_what_is_found(tiny, tmp_path):
     pytest.importorskip("ray", reason="the extra ray is not installed")
     path, folder, _ = tiny
-    done = rlrs("run", path, "--out", tmp_path / "other", "--engine", "ray", "--processes", 1)
+    done = rlrs("search", path, "--out", tmp_path / "other", "--engine", "ray", "--processes", 1)
     assert done.returncode == 0, done.stderr
-    assert same_end(folder, tmp_path / "other")
-    engines = [
-        results(run)["environment"][key] for run in (folder, tmp_path / "other") for key in ("engine", "processes")
-    ]
-    assert engines == ["processes", 2, "ray", 1]
+    here, there = (Ratios.load(run / "ratios.yaml") for run in (folder, tmp_path / "other"))
+    assert there == here
+    assert there.provenance["search"] == here.provenance["search"]
 
 
 def test_killed_at_a_random_moment_it_ends_with_the_same_ratios_and_losses(tiny, tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rlrs.pipeline.directory import StudyError
 
@@ -33,13 +34,17 @@ def serve(folder: Path, port: int, storage: str | None, ready: Callable[[str], N
         raise StudyError(f"{path}: there is none; name the run directory of a study whose search has begun")
     trials = optuna.storages.RDBStorage(storage or f"sqlite:///{path}")
 
+    class Threads(ThreadingMixIn, WSGIServer):
+        # In threads of their own: a request that is being answered when Ctrl-C comes would swallow it.
+        daemon_threads = True
+
     class Quiet(WSGIRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
     try:
         # On the loopback address: the dashboard can change a study and asks nobody who they are.
-        server = make_server("127.0.0.1", port, optuna_dashboard.wsgi(trials), handler_class=Quiet)
+        server = make_server("127.0.0.1", port, optuna_dashboard.wsgi(trials), Threads, Quiet)
     except OSError as error:
         raise StudyError(f"port {port} cannot be had: {error.strerror}; name another with --port") from None
     ready(f"http://127.0.0.1:{server.server_port}/")
