@@ -27,8 +27,8 @@ from rlrs.files import write_atomic
 from rlrs.search import Method, Processes, Search, Space, Stop, Trials, Tried, method_of, tune
 
 RESULTS = Path(__file__).parent / "results"
-CHECKPOINTS = (4, 9, 16, 24, 32, 40, 48, 64, 80, 96, 144, 192, 288, 384, 576)
-"""Costs, in whole runs' worth of steps, at which the incumbent is measured on fresh seeds."""
+CHECKPOINTS = (4, 9, 16, 24, 32, 40, 48, 64, 80, 96, 144)
+"""Costs, in whole runs' worth of steps, at which the incumbent is measured on fresh seeds; and where a search ends."""
 BUDGET = 48
 """Whole runs' worth of steps for every method."""
 TO_THE_END = {"local": 2000, "response-surface": 192}

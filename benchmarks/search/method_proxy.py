@@ -4,8 +4,9 @@
 
 The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
-paper; the searched arms have the same method and the same budget. Can be killed and started again: finished runs are
-kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json.
+paper; the searched arms have the same method and the same budget, but that of the embedding alone begins with the
+default's larger moves. Can be killed and started again: finished runs are kept in the folder. What is finished goes to
+benchmarks/search/results/method_proxy.json; trials of designs that were given up are in method_proxy_given_up.jsonl.
 """
 
 from __future__ import annotations

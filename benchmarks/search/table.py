@@ -6,6 +6,7 @@ python -m benchmarks.search.table
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from typing import Any
 
@@ -19,20 +20,20 @@ def main() -> None:
         proxy, method, repeat = name.split("/")
         methods.setdefault(proxy, {}).setdefault(method, {})[repeat] = rows
     for proxy, by_method in methods.items():
-        print(f"\n{proxy}\n\n| method | repeats | " + " | ".join(map(str, CHECKPOINTS)) + " |")
-        print("| --- " * (len(CHECKPOINTS) + 2) + "|")
+        print(f"\n{proxy}\n\n| method | repeats | " + " | ".join(map(str, CHECKPOINTS)) + " | its end (runs) |")
+        print("| --- " * (len(CHECKPOINTS) + 3) + "|")
         for method, repeats in by_method.items():
-            cells = [_cell(list(repeats.values()), cost, method in TO_THE_END) for cost in CHECKPOINTS]
-            print(f"| {method} | {len(repeats)} | " + " | ".join(cells) + " |")
+            ended, rows = method in TO_THE_END, list(repeats.values())
+            cells = [_cell(rows, cost, ended) for cost in CHECKPOINTS]
+            runs = statistics.fmean(r[-1]["runs"] for r in rows)
+            last = f"{_cell(rows, math.inf, ended)} ({runs:.0f})" if ended else "-"
+            print(f"| {method} | {len(repeats)} | " + " | ".join(cells) + f" | {last} |")
         for method in TO_THE_END:
-            print(f"\n{method}, at its end (runs: loss):", *(_end(r[-1]) for r in by_method[method].values()))
+            ends = [f"{r[-1]['runs']:.0f}: {statistics.fmean(r[-1]['losses']):.3f}" for r in by_method[method].values()]
+            print(f"\n{method}, where each repeat ended (runs: loss): {', '.join(ends)}")
 
 
-def _end(row: dict[str, Any]) -> str:
-    return f"{row['runs']:.0f}: {statistics.fmean(row['losses']):.3f}"
-
-
-def _cell(repeats: list[list[dict[str, Any]]], cost: int, ended: bool) -> str:
+def _cell(repeats: list[list[dict[str, Any]]], cost: float, ended: bool) -> str:
     """Mean over repeats and fresh seeds of the incumbent at a cost; one that ended by itself keeps what it has."""
     values = []
     for rows in repeats:
