@@ -1,11 +1,12 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 import stat
 
 import pytest
 
-from rlrs.files import open_atomic, write_atomic
+from rlrs.files import naming, open_atomic, write_atomic
 
 
 def test_replaces_content_and_leaves_nothing_beside(tmp_path):
@@ -49,3 +50,10 @@ def test_others_may_read_the_file_as_the_umask_says(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(("code", "named"), [(errno.ENOSPC, True), (errno.ECONNRESET, False)])
+def test_an_error_of_a_write_that_names_no_file_gets_its_name_and_others_do_not(tmp_path, code, named):
+    with pytest.raises(OSError) as caught, naming(tmp_path):
+        raise OSError(code, "said the system")
+    assert caught.value.filename == (str(tmp_path) if named else None)

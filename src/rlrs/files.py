@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_OF_A_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give an OSError that names no file this one's name: of a write to a full disk the system does not say where."""
+    """Name this file in an OSError of a write that names none: of a full disk the system does not say which."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno in _OF_A_WRITE:  # not a lost connection, say, which has no file
+            error.filename = error.filename or str(path)
         raise
 
 
