@@ -54,6 +54,6 @@ def test_others_may_read_the_file_as_the_umask_says(tmp_path):
 
 @pytest.mark.parametrize(("code", "named"), [(errno.ENOSPC, True), (errno.ECONNRESET, False)])
 def test_an_error_of_a_write_that_names_no_file_gets_its_name_and_others_do_not(tmp_path, code, named):
-    with pytest.raises(OSError) as caught, naming(tmp_path):
+    with pytest.raises(OSError, match="said the system") as caught, naming(tmp_path):
         raise OSError(code, "said the system")
     assert caught.value.filename == (str(tmp_path) if named else None)
