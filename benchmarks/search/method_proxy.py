@@ -5,8 +5,10 @@
 The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
 paper; the searched arms have the same method and the same budget, but that of the embedding alone begins with the
-default's larger moves. Can be killed and started again: finished runs are kept in the folder. What is finished goes to
-benchmarks/search/results/method_proxy.json; trials of designs that were given up are in method_proxy_given_up.jsonl.
+default's larger moves. The search changes two settings beside the ratios; the preset and the embedding multiplier are
+measured with those as well, so that what the ratios gain is seen alone. Can be killed and started again: finished runs
+are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json; trials of designs that
+were given up are in method_proxy_given_up.jsonl.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +42,13 @@ LR = 8e-3 * 2**0.5
 """A point of the brackets' grid, and where searches start."""
 FRESH = (1001, 1002, 1003)
 """Seeds of weights and data order that no search sees."""
-BUDGET, POINTS, SEEDS = 25, 3, 1
-"""Runs for each searched arm; then its best points are trained on another seed, since runs are noisy by 0.01 nats."""
-FIRST_MOVE = 0.3
+BUDGET, POINTS, SEEDS = 36, 3, 2
+"""Runs for each searched arm; then its best points are trained on other seeds, since runs are noisy by 0.01 nats."""
+FIRST_MOVE = 0.4
 """Natural log: the preset is near its best here, where moves by 0.6 cost up to half a nat."""
+SETTINGS = {"beta1": 0.9, "warmup_fraction": 0.01}
+"""What is searched beside the ratios, and where it starts."""
+WITH = "with the search's settings"
 PAPER = Ratios.preset("paper-moe")
 BY_HAND = Ratios(
     {
@@ -54,6 +60,7 @@ BY_HAND = Ratios(
     }
 )
 """The preset moved once to where single ratios times 3 or 1/3 had been better; base rate 8e-3, as in those runs."""
+CONTROLS = ("paper", "embedding only")
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
 
 
@@ -63,12 +70,14 @@ def fixed(name: str, value: float) -> Parameter:
 
 
 def space_of(components: tuple[str, ...]) -> Space:
-    """A start and an end ratio of these components, from where the paper has them; base rate, where it is left."""
+    """A start and an end ratio of these components, from where the paper has them, and settings; or the base rate."""
     ratios = {c: PAPER.get(c, BASE) for c in components}
     ends = [parameter(f"{c}.{end}", getattr(ratio, end)) for c, ratio in ratios.items() for end in ("start", "end")]
     # With a ratio for every component, the base rate would be one parameter too many.
-    lr = fixed("lr", LR) if components == SEARCHED else parameter("lr", LR)
-    return Space([lr, fixed("final_fraction", FINAL_FRACTION), *ends])
+    settings = [parameter("lr", LR)]
+    if components == SEARCHED:
+        settings = [fixed("lr", LR), *(parameter(name, start) for name, start in SETTINGS.items())]
+    return Space([*settings, fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
 def methods(seed: int) -> dict[str, tuple[Method, Ratios]]:
@@ -121,13 +130,15 @@ class Record:
         self.arms.setdefault(arm, {"finished": False, "trials": []})["trials"].append(trial(tried))
         self._write()
 
-    def finish(self, arm: str, outcome: Outcome, losses: list[float | None]) -> None:
-        """Note what a search found, and its losses on the fresh seeds."""
-        steps = sum(t.result.steps for t in outcome.tried)
-        found = {"best": outcome.stop.best, "stopped": outcome.stop.reason, "steps": steps, "losses": losses}
-        self.arms[arm] = {"finished": True, **found, "trials": [trial(t) for t in outcome.tried]}
+    def finish(self, arm: str, best: Mapping[str, float], losses: list[float | None], outcome: Outcome | None) -> None:
+        """Note an arm's losses on the fresh seeds, and the search that found it, if it had one of its own."""
+        found: dict[str, Any] = {"finished": True, "best": best, "losses": losses}
+        if outcome is not None:
+            found |= {"stopped": outcome.stop.reason, "steps": sum(t.result.steps for t in outcome.tried)}
+            found |= {"trials": [trial(t) for t in outcome.tried]}
+        self.arms[arm] = found
         self._write()
-        print(f"{arm}: {losses} after {steps} steps of search, {outcome.stop.best}")
+        print(f"{arm}: {losses}, {best}")
 
     def _write(self) -> None:
         record = {"environment": environment(), "whole_steps": STEPS, "fresh_seeds": FRESH, "arms": self.arms}
@@ -157,17 +168,21 @@ def main() -> None:
             Trials(arguments.out / "trials.db"),
             watch=kept.tried,
         )
-        for arm, outcome in outcomes.items():
+        points = {arm: (outcome.stop.best, chosen[arm][1]) for arm, outcome in outcomes.items()}
+        if "search" in outcomes:
+            found = {name: outcomes["search"].stop.best[name] for name in SETTINGS}
+            points |= {f"{arm}, {WITH}": (at | found, r) for arm, (at, r) in points.items() if arm in CONTROLS}
+        for arm, (point, ratios) in points.items():
             for seed in FRESH:
-                run = spec_of(outcome.stop.best, chosen[arm][1], data)
-                engine.submit((arm, seed), RunSpec(**{**run.__dict__, "seed": seed}))
+                run = spec_of(point, ratios, data)
+                engine.submit((arm, seed), replace(run, seed=seed))
         losses: dict[str, dict[int, float | None]] = {}
         while engine.pending:
             (arm, seed), result = engine.next()  # type: ignore[misc]
             losses.setdefault(arm, {})[seed] = result.valid_loss
             print(f"{arm}, seed {seed}: {result.valid_loss}", flush=True)
-    for arm, outcome in outcomes.items():
-        kept.finish(arm, outcome, [losses[arm][seed] for seed in FRESH])
+    for arm, (point, _) in points.items():
+        kept.finish(arm, point, [losses[arm][seed] for seed in FRESH], outcomes.get(arm))
 
 
 if __name__ == "__main__":

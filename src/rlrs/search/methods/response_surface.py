@@ -20,8 +20,12 @@ FIRST_MOVE = 0.6
 RADIUS = (0.1, 2.0)
 """Least and largest half-width of the trust region, natural log."""
 GROW, SHRINK = 1.25, 0.7
+DRAWN = 0.6
+"""Share of the trust region that minima of drawn quadratics stay in: most end in a corner, where the fit says least."""
 PATIENCE = 3
-"""Rounds in a row with less than the noise to gain, or with the least region, after which the search stops."""
+"""Rounds in a row with little to gain, or with the least region, after which the search stops."""
+WORTH = 0.5
+"""Least gain worth going on for, as a multiple of a trial's noise, which the fit of few trials often takes too high."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def response_surface(
 
     It starts with pairs of opposite joint moves, which tell all slopes. Then, batch by batch, a quadratic is fitted
     to all trials (`rlrs.search.surface`), and its minimum within a trust region around the best point is trained,
-    beside minima of quadratics drawn from the posterior, which explore where the fit is unsure. The region grows
-    when the minimum is better than what was known, and shrinks when nothing is.
+    beside minima of quadratics drawn from the posterior, nearer by, which explore where the fit is unsure. The
+    region grows when the minimum is better than what was known, and shrinks when nothing is.
 
     With `cheap`, that is done on cheap runs first and then on whole ones, by one fit to both: a cheap run differs
     from a whole one by a value and slopes that are fitted as well.
@@ -182,15 +186,16 @@ class _Search:
         box = np.full(len(self.space), self.radius)
         x = surface.minimum(-box, box)
         expected = surface.value(0 * x) - surface.value(x)
-        minima = [surface.minimum(-box, box, surface.sample(self.generator)) for _ in range(count - 1)]
+        inner = DRAWN * box
+        minima = [surface.minimum(-inner, inner, surface.sample(self.generator)) for _ in range(count - 1)]
         gain = max(surface.expected_gain(y) for y in (x, *minima))
         at_end = self.radius <= RADIUS[0]
-        self.quiet = self.quiet + 1 if gain < surface.noise or at_end else 0
+        self.quiet = self.quiet + 1 if gain < WORTH * surface.noise or at_end else 0
         if self.quiet >= PATIENCE:
             self.reason = (
                 f"nothing better was found within a factor of {math.exp(RADIUS[0]):.2g} of the best point"
                 if at_end
-                else f"the surface expects {gain:.4f} nats more, less than a trial's noise of {surface.noise:.4f} nats"
+                else f"the surface expects {gain:.4f} nats more, little beside a trial's noise of {surface.noise:.4f}"
             )
             return []
         words = f"minimum of the surface, {expected:.4f} nats lower expected"
