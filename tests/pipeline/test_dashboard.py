@@ -1,6 +1,7 @@
 """`rlrs dashboard`, and what Ctrl-C or SIGTERM leaves of a search."""
 
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -103,10 +104,36 @@ def test_the_dashboard_has_the_studies_trials_with_names_and_params(stopped):
     assert names >= {"proxy/uniform", "proxy/rlrs"}
 
 
+SLOW = """
+import sys, time
+from pathlib import Path
+import optuna_dashboard
+from rlrs.pipeline.dashboard import serve
+
+def slow(environ, respond):
+    print("asked", flush=True)
+    time.sleep(60)
+
+optuna_dashboard.wsgi = lambda trials: slow
+serve(Path(sys.argv[1]), 0, None, lambda url: print(url, flush=True))
+"""
+
+
+def test_ctrl_c_ends_the_dashboard_while_it_answers_a_request(tmp_path):
+    Trials(tmp_path / "trials.db")
+    with started([sys.executable, "-c", SLOW, tmp_path]) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert server.stdout.readline() == "asked\n"
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=20)
+    assert server.returncode != 0
+
+
 @pytest.mark.parametrize("what", ["no trials", "taken port"])
 def test_a_dashboard_that_cannot_be_is_one_line(what, tmp_path, monkeypatch, capsys):
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         if what == "taken port":
