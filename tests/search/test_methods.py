@@ -226,7 +226,7 @@ def test_a_lucky_seed_does_not_win():
         method.send([Feedback(2.0), Feedback(2.0), Feedback(1.1), Feedback(1.2)])
     stop = end.value.value
     assert (stop.best, stop.score) == (sound, 1.1)
-    assert "best of 2 points on 3 seeds, 0.5333 nats below the one that was best on the search's seed" in stop.reason
+    assert "best of 2 points on 3 seeds, 0.5333 nats below the search's own best" in stop.reason
 
 
 def test_cheap_runs_can_be_narrower():

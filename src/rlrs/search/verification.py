@@ -49,7 +49,7 @@ def retested(method: Method, *, points: int, seeds: int, seed: int) -> Method:
 
     Args:
         method: any; its whole runs are what is tested again.
-        points: best points that are tested again.
+        points: how many are tested again: what the method ends with, and those with the lowest scores.
         seeds: new seeds for each.
         seed: the search's; new ones are far from it, and from those of a comparison.
     """
@@ -66,7 +66,7 @@ def retested(method: Method, *, points: int, seeds: int, seed: int) -> Method:
         except StopIteration as end:
             stop: Stop = end.value
             break
-    ranked = sorted(scores.values(), key=lambda s: s[:2])[:points]
+    ranked = sorted(scores.values(), key=lambda s: (s[2] != stop.best, *s[:2]))[:points]
     if len(ranked) < 2 or seeds < 1:
         return stop
     new = [_FIRST_NEW_SEED + 1000 * seed + k for k in range(seeds)]
@@ -82,7 +82,7 @@ def retested(method: Method, *, points: int, seeds: int, seed: int) -> Method:
         return stop
     words = f"; best of {len(ranked)} points on {seeds + 1} seeds"
     if winner:
-        words += f", {means[0] - means[winner]:.4f} nats below the one that was best on the search's seed"
+        words += f", {means[0] - means[winner]:.4f} nats below the search's own best"
     return replace(stop, best=ranked[winner][2], score=ranked[winner][0], reason=stop.reason + words)
 
 

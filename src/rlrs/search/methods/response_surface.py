@@ -24,6 +24,8 @@ DRAWN = 0.6
 """Share of the trust region that minima of drawn quadratics stay in: most end in a corner, where the fit says least."""
 PATIENCE = 3
 """Rounds in a row with little to gain, or with the least region, after which the search stops."""
+LUCK = 4.0
+"""How far above the lowest score the best trial may be, as a multiple of a trial's noise."""
 WORTH = 0.5
 """Least gain worth going on for, as a multiple of a trial's noise, which the fit of few trials often takes too high."""
 
@@ -159,9 +161,15 @@ class _Search:
             self.radius = min(max(self.radius * factor, RADIUS[0]), RADIUS[1])
 
     def best(self, *, cheap: bool) -> int:
-        """Of the best trial among the cheap or the whole ones, its index."""
+        """Of the cheap or the whole trials, the index of the best by the fit: the lowest score may be a lucky one."""
         kind = [i for i, trial in enumerate(self.trials) if trial.cheap == cheap]
-        return min(kind, key=lambda i: (not self.trials[i].measured, self.trials[i].score, i))
+        lowest = min(kind, key=lambda i: (not self.trials[i].measured, self.trials[i].score, i))
+        if self.rounds < 2 or not self.trials[lowest].measured:
+            return lowest
+        surface, at = self.surface(lowest, of_cheap=cheap), self.trials[lowest]
+        near = at.score + LUCK * surface.noise
+        like = [i for i in kind if self.trials[i].measured and self.trials[i].score <= near]
+        return min(like, key=lambda i: (surface.value(self.trials[i].offset - at.offset), i))
 
     def surface(self, centre: int, *, of_cheap: bool) -> Surface:
         """The quadratic around a trial."""
