@@ -24,6 +24,8 @@ DRAWN = 0.6
 """Share of the trust region that minima of drawn quadratics stay in: most end in a corner, where the fit says least."""
 PATIENCE = 3
 """Rounds in a row with little to gain, or with the least region, after which the search stops."""
+NEAREST = 256
+"""Trials that a quadratic is fitted to, at most: from further away it would learn next to nothing."""
 LUCK = 4.0
 """How far above the lowest score the best trial may be, as a multiple of a trial's noise."""
 WORTH = 0.5
@@ -113,6 +115,7 @@ class _Search:
     trials: list[_Trial] = field(default_factory=list)
     spent: float = 0.0
     quiet: int = 0
+    fits: dict[tuple[int, bool], Surface] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.coordinates = Rates(self.space.names, self.space.start().get("final_fraction", 1.0))
@@ -147,6 +150,7 @@ class _Search:
     def learn(self, batch: list[Proposal], told: list[Feedback]) -> None:
         """Note what came of a batch; the trust region follows."""
         first = len(self.trials)
+        self.fits.clear()
         for proposal, feedback in zip(batch, told, strict=True):
             offset = self.coordinates.of(np.array(self.space.coordinates(proposal.params)))
             measured = feedback.status == "finished"
@@ -172,7 +176,9 @@ class _Search:
         return min(like, key=lambda i: (surface.value(self.trials[i].offset - at.offset), i))
 
     def surface(self, centre: int, *, of_cheap: bool) -> Surface:
-        """The quadratic around a trial."""
+        """The quadratic around a trial, fitted once per batch."""
+        if (centre, of_cheap) in self.fits:
+            return self.fits[centre, of_cheap]
         trials = self.trials
         x = np.array([trial.offset for trial in trials]) - trials[centre].offset
         # Cheap and whole runs each count from their own run of the start, or the first that did not diverge.
@@ -183,7 +189,10 @@ class _Search:
         worst = max(float(np.max(y[np.isfinite(y)], initial=0.0)), 0.5)
         error = np.where(np.isfinite(y), [trial.error for trial in trials], worst / 2)
         cheap = np.array([trial.cheap for trial in trials])
-        return fit(x, np.where(np.isfinite(y), y, worst), error, cheap, of_cheap=of_cheap)
+        near = np.sort(np.argsort((x**2).sum(1), kind="stable")[:NEAREST])
+        surface = fit(x[near], np.where(np.isfinite(y), y, worst)[near], error[near], cheap[near], of_cheap=of_cheap)
+        self.fits[centre, of_cheap] = surface
+        return surface
 
     def moves(self, count: int, *, cheap: bool) -> list[Proposal]:
         """The minimum of the fitted quadratic, and minima of drawn ones; none when nothing more is to be expected."""
