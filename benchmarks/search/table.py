@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.search.compare import CHECKPOINTS, RESULTS, TO_THE_END
 
-ENDED = (*TO_THE_END, "response-surface, wider draws")
+ENDED = (*TO_THE_END, "response-surface, lowest score", "response-surface, wider draws")
 """Methods whose searches went on until they stopped by themselves."""
 
 
@@ -57,7 +57,7 @@ def _mean(repeats: list[list[dict[str, Any]]], cost: float, ended: bool) -> floa
     values = []
     for rows in repeats:
         at = [row for row in rows if row["runs"] == cost]
-        at = at or [row for row in rows[-1:] if ended or 0.9 * cost <= row["runs"]]
+        at = at or [row for row in rows[-1:] if row["runs"] <= cost and (ended or 0.9 * cost <= row["runs"])]
         if not at or not all(isinstance(loss, float) for loss in at[0]["losses"]):
             return None
         values.append(statistics.fmean(at[0]["losses"]))
