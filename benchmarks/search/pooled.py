@@ -76,11 +76,7 @@ def main() -> None:
     data = prepare(DATA, arguments.out / "data")
     found, known = minimum()
     print(known, found)
-    points = {
-        "minimum": found,
-        "minimum, settings as published": {**found, **SETTINGS},
-        "best by the fit": known["best"],
-    }
+    points = {"minimum": found, "minimum, settings as published": {**found, **SETTINGS}}
     losses: dict[str, dict[int, float | None]] = {name: {} for name in points}
     with Processes(arguments.out / "data", arguments.processes) as pool:
         engine = CachedEngine(pool, arguments.out / "runs.jsonl")
