@@ -156,6 +156,15 @@ def test_a_kill_leaves_no_trial_that_is_half_there(tmp_path):
     assert all(trial.params and "result" in trial.user_attrs for trial in trials)
 
 
+def test_the_file_alone_holds_all_trials_once_a_search_has_ended(tmp_path):
+    trials = Trials(tmp_path / "trials.db")
+    tune(searches(6), Engine(), trials)
+    assert [path.name for path in tmp_path.iterdir()] == ["trials.db"]
+    # Kept in a write-ahead log while a search is at work: one wait for the disk per trial.
+    assert (tmp_path / "trials.db").read_bytes()[18:20] == b"\x02\x02"
+    assert trials.finished("proxy/one", spec_of({"lr": 1.0, "embedding.start": 1.0}))
+
+
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     path = tmp_path / "trials.db"
     path.write_text("my notes on the trials")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,9 +83,9 @@ class Trials:
         # A server's connections are not kept: one that was dropped meanwhile would cost a result.
         options: dict[str, Any] = {"connect_args": {"timeout": busy}} if file else {"poolclass": sqlalchemy.NullPool}
         with self._errors():
-            backend = _backend(url, options)
-            self._storage = optuna.storages.get_storage(backend)
-            self._claims = _made(lambda: Claims(backend.engine, lapse)) if study is not None else None
+            self._backend = _backend(url, options)
+            self._storage = optuna.storages.get_storage(self._backend)
+            self._claims = _made(lambda: Claims(self._backend.engine, lapse)) if study is not None else None
         self._prefix = "" if study is None else f"{study}/"
         self._beat = time.monotonic()
         self._beat_every = lapse / 6
@@ -170,10 +170,13 @@ class Trials:
             self._beat = time.monotonic()
 
     def leave(self) -> None:
-        """Let go of this driver's claims, so that others need not wait until they lapse."""
-        if self._claims is not None:
-            with self._errors():
+        """Let go of this driver's claims, so that others need not wait until they lapse, and of the file."""
+        with self._errors():
+            if self._claims is not None:
                 self._claims.drop_all()
+            # SQLite puts its log into the file with the last connection that closes.
+            self._backend.scoped_session.remove()
+            self._backend.engine.dispose()
 
     def _study_id(self, name: str) -> int:
         try:
@@ -251,12 +254,24 @@ def _backend(url: sqlalchemy.URL, options: dict[str, Any]) -> optuna.storages.RD
         # All rows of a trial go to the database together, not each before the next one's look-ups, which costs more.
         backend.scoped_session.remove()
         backend.scoped_session.configure(autoflush=False)
+        if url.get_backend_name() == "sqlite":
+            _write_ahead(backend.engine)
         return backend
     except NoSuchModuleError:
         raise StorageError(f"no kind of database is called {url.drivername!r}; postgresql+psycopg is one") from None
     except ImportError as error:
         hint = "pip install 'rlrs[postgresql]'" if url.get_backend_name() == "postgresql" else "install its driver"
         raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
+
+
+def _write_ahead(engine: sqlalchemy.Engine) -> None:
+    """Have SQLite keep a write-ahead log: one wait for the disk per trial in the place of several.
+
+    As safe against kills and loss of power as its default, and who reads (a dashboard) holds up nobody who writes. The
+    file remembers it; where another process has it open, it may stay as it is.
+    """
+    with suppress(OperationalError), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
 def _key(spec: RunSpec, prune: Pruning | None) -> str:
