@@ -126,7 +126,7 @@ def test_a_claim_is_one_drivers_until_its_beat_stops(tmp_path):
 
 
 def test_a_driver_taken_for_dead_does_not_count_its_run_a_second_time(tmp_path):
-    from rlrs.search import Proposal, best_of
+    from rlrs.search import Proposal
     from rlrs.training import RunResult
 
     url = f"sqlite:///{tmp_path / 'shared.db'}"
@@ -147,7 +147,6 @@ def test_a_driver_taken_for_dead_does_not_count_its_run_a_second_time(tmp_path):
     assert late.finished("x", spec) == result
     trials = optuna.load_study(study_name="s/x", storage=url).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"]
-    assert best_of([]) is None
 
 
 def test_a_search_of_another_space_or_data_is_refused_and_the_difference_named(url):

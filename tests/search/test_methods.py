@@ -10,6 +10,7 @@ from driving import drive
 
 from rlrs.config import ConfigError, SearchConfig
 from rlrs.search import METHODS, Feedback, Proposal, Space, Stop, method_of
+from rlrs.search.methods import ended
 from rlrs.search.pruning import LEAST_RUNS, late_only, margins, pruned
 from rlrs.search.verification import cheap, retested
 
@@ -198,8 +199,8 @@ def test_a_search_on_short_runs_ends_with_whole_ones():
     done, stop = follow(make("tpe", 20, fidelity={"steps": 0.25, "verify": 4}))
     short = [p for p, _ in done if p.steps == 25]
     assert 20 < len(short) <= 64
-    assert [p.whole for p, _ in done[-4:]] == [True] * 4
-    assert done[-1][0].params == START
+    assert [n for n, (p, _) in enumerate(done) if p.whole] == [0, len(done) - 3, len(done) - 2, len(done) - 1]
+    assert done[0][0].params == START
     assert stop.score == min(f.score for p, f in done if p.whole)
 
 
@@ -257,9 +258,52 @@ def test_a_lucky_seed_does_not_win():
 
 def test_cheap_runs_can_be_narrower():
     def one():
-        yield [Proposal(START, "start")]
-        return Stop(START, 1.0, 1, "over")
+        yield [Proposal(START, "start"), Proposal(BEST, "best")]
+        return Stop(BEST, 0.9, 1, "over")
 
     method = cheap(one(), steps=None, width=8, verify=2)
-    assert [(p.width, p.whole) for p in next(method)] == [(8, False)]
-    assert [(p.params, p.whole) for p in method.send([Feedback(1.0)])] == [(START, True)]
+    assert [(p.width, p.whole) for p in next(method)] == [(None, True), (8, False), (8, False)]
+    (again,) = method.send([Feedback(1.5), Feedback(1.0), Feedback(0.9)])
+    assert (again.params, again.whole) == (BEST, True)
+    with pytest.raises(StopIteration) as end:
+        method.send([Feedback(1.4)])
+    assert (end.value.value.best, end.value.value.score) == (BEST, 1.4)
+
+
+def noisy(params):
+    return bowl(params) + 0.03 * math.sin(1e5 * sum(params.values()))
+
+
+@pytest.mark.parametrize("retest", [0, 2])
+def test_ended_early_the_response_surface_answers_as_if_that_had_been_its_budget(retest):
+    settings = SearchConfig(trials=60, retest={"points": retest})
+    method = method_of(Space.around(START), settings, steps=100, window=20)
+    batch, tried = next(method), []
+    while len(tried) + len(batch) <= 25:
+        tried += batch
+        batch = method.send([Feedback(noisy(p.params)) for p in batch])
+    stop = ended(method, "no more time")
+    _, whole = drive(make("response-surface", 25), noisy)
+    assert len(tried) == 25
+    assert (stop.best, stop.score, stop.reason) == (whole.best, whole.score, "no more time")
+    assert stop.score > min(noisy(p.params) for p in tried)
+
+
+def test_ended_while_its_best_points_are_tested_again_a_search_answers_as_it_would_have_without():
+    def one():
+        yield [Proposal(START, "start"), Proposal(BEST, "best")]
+        return Stop(BEST, 1.0, 1, "over")
+
+    method = retested(one(), points=2, seeds=1, seed=0)
+    next(method)
+    method.send([Feedback(2.0), Feedback(1.0)])
+    assert ended(method, "stopped") == Stop(BEST, 1.0, 1, "over; not tested again: stopped")
+
+
+@pytest.mark.parametrize("name", ["local", "tpe", "trust-region"])
+@pytest.mark.parametrize("cheaper", [{}, {"fidelity": {"steps": 0.5}}, {"prune": 0.05}])
+def test_a_method_without_an_answer_of_its_own_leaves_it_to_the_lowest_score(name, cheaper):
+    method = make(name, **cheaper)
+    (first, *_) = next(method)
+    assert first.whole
+    assert ended(method, "stopped") is None

@@ -5,8 +5,20 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 
-from rlrs.config import ModelConfig, TrainingConfig
-from rlrs.search import Proposal, Search, Space, Stop, StorageError, Trials, local_search, tune
+from rlrs.config import ModelConfig, SearchConfig, TrainingConfig
+from rlrs.search import (
+    Budget,
+    Interrupted,
+    Proposal,
+    Search,
+    Space,
+    Stop,
+    StorageError,
+    Trials,
+    local_search,
+    method_of,
+    tune,
+)
 from rlrs.training import Pruning, RunResult, RunSpec
 
 
@@ -212,6 +224,39 @@ def test_killed_before_any_transaction_of_the_database_it_goes_on(tmp_path, kill
             tune(search(), Engine(), Trials(path))
         kill_at_commit["left"] = math.inf
         assert history(tune(search(), Engine(), Trials(path))) == course, f"killed after {kept} transactions"
+
+
+def short_first():
+    settings = SearchConfig(method="local", fidelity={"steps": 0.5}, retest={"points": 0})
+    space = Space.around({"lr": 1.0, "embedding.start": 1.0})
+    return Search(
+        method_of(space, settings, steps=10, window=5), spec_of, budgets=[Budget(40, "steps", lambda _, n, s: n)]
+    )
+
+
+def test_a_budget_that_ends_before_short_runs_do_leaves_the_best_whole_run(tmp_path):
+    outcome = tune({"proxy/one": short_first()}, Engine(), Trials(tmp_path / "trials.db"))["proxy/one"]
+    assert [tried.spec.steps for tried in outcome.tried] == [10] + [5] * 5
+    assert outcome.stop.best == outcome.tried[0].proposal.params
+    assert outcome.stop.score == outcome.tried[0].score
+    assert "would pass the budget of 40 steps" in outcome.stop.reason
+
+
+@pytest.mark.parametrize(("after", "answers"), [(0, 0), (7, 1)])
+def test_ctrl_c_leaves_what_each_search_has_found(tmp_path, after, answers):
+    class Stopped(Engine):
+        def next(self, tick=None, timeout=None):
+            if len(self.trained) == after:
+                raise KeyboardInterrupt
+            return super().next(tick, timeout)
+
+    with pytest.raises(Interrupted) as stopped:
+        tune(searches(), Stopped(), Trials(tmp_path / "trials.db"))
+    found = stopped.value.so_far
+    assert len(found) == answers
+    assert sum(len(outcome.tried) for outcome in found.values()) == after
+    for outcome in found.values():
+        assert outcome.stop.score == min(tried.score for tried in outcome.tried)
 
 
 PRUNE = Pruning(rungs=((4, 0.5), (8, 0.5)), window=2)

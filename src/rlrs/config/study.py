@@ -93,7 +93,7 @@ class FidelityConfig(Settings):
     width: Count | None = None
     """Model width of a cheap run, a multiple of the head size; the proxy's own if not set."""
     verify: Count = 4
-    """Points that are trained whole when the cheap runs end; the start is, before or then."""
+    """Points that are trained whole when the cheap runs end; the start is before."""
 
 
 class RetestConfig(Settings):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rlrs.data import TokenData
 from rlrs.inspection import describe
 from rlrs.pipeline.stages import Arms
 from rlrs.ratios import Ratios
-from rlrs.search import Outcome, Tried, best_of, importance, ratios_of
+from rlrs.search import Outcome, importance, ratios_of
 
 UNFINISHED = "unfinished_search"
 """Key of a ratios.yaml's provenance that says that its search was stopped."""
@@ -76,13 +77,13 @@ def cost(study: StudyConfig, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_best_so_far(
-    study: StudyConfig, results: Mapping[str, Any], so_far: Mapping[str, Sequence[Tried]], folder: Path
+    study: StudyConfig, results: Mapping[str, Any], so_far: Mapping[str, Outcome], folder: Path
 ) -> None:
     """Write ratios.yaml with the best that an unfinished search has tried, marked so; not over a finished one's."""
-    tried = so_far.get("proxy/rlrs", ())
-    best, path = best_of(tried), folder / "ratios.yaml"
-    if best is None or best.result.score is None:
+    found, path = so_far.get("proxy/rlrs"), folder / "ratios.yaml"
+    if found is None or math.isinf(found.stop.score):
         return
+    best, tried = found.stop.best, found.tried
     if path.exists() and UNFINISHED not in Ratios.load(path).provenance:
         return
     note = f"stopped after {len(tried)} of at most {study.search.trials} runs; the same command goes on from there"
@@ -92,15 +93,15 @@ def save_best_so_far(
         "study_hash": results["study"]["config_hash"],
         "data": {key: results["data"][key] for key in ("source", "hash", "vocab_size")},
         "base": {
-            "lr": best.proposal.params.get("lr", study.search.lr),
-            "final_fraction": best.proposal.params.get("final_fraction", study.training.final_fraction),
+            "lr": best.get("lr", study.search.lr),
+            "final_fraction": best.get("final_fraction", study.training.final_fraction),
             "warmup_fraction": study.training.warmup_fraction,
             "schedule": study.training.schedule,
             "weight_decay": study.training.weight_decay,
         },
-        "search": {"runs": len(tried), "steps": sum(t.result.steps for t in tried), "score": best.result.score},
+        "search": {"runs": len(tried), "steps": sum(t.result.steps for t in tried), "score": found.stop.score},
     }
-    Ratios(ratios_of(best.proposal.params), provenance).save(path)
+    Ratios(ratios_of(best), provenance).save(path)
 
 
 def save_ratios(study: StudyConfig, results: Mapping[str, Any], arms: Arms, folder: Path) -> None:

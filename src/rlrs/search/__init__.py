@@ -5,7 +5,7 @@ from rlrs.search.importance import importance
 from rlrs.search.methods import METHODS, Feedback, Method, Proposal, Stop, bracket, local_search, method_of
 from rlrs.search.settings import read_space
 from rlrs.search.space import SEARCHED, Parameter, Point, Space, ratios_of, run_of, start_point
-from rlrs.search.study import Budget, Interrupted, Outcome, Search, Tried, best_of, tune
+from rlrs.search.study import Budget, Interrupted, Outcome, Search, Tried, tune
 from rlrs.search.trials import StorageError, Trials, first_difference
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "StorageError",
     "Trials",
     "Tried",
-    "best_of",
     "bracket",
     "first_difference",
     "importance",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrs.search.engines import Engine
-from rlrs.search.methods import Feedback, Method, Proposal, Stop
+from rlrs.search.methods import Feedback, Method, Proposal, Stop, ended
 from rlrs.search.space import Point
 from rlrs.search.trials import StorageError, Trials
 from rlrs.training import RunResult, RunSpec
@@ -85,9 +85,12 @@ class Outcome:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Searches that were stopped by Ctrl-C: what they have tried so far, in the order of the proposals."""
+    """Searches that were stopped by Ctrl-C: what they have found so far, those left out that have trained no whole run.
 
-    def __init__(self, so_far: Mapping[str, tuple[Tried, ...]]) -> None:
+    A search's answer is its method's, from the batches that are whole; `tried` has the last batch's results too.
+    """
+
+    def __init__(self, so_far: Mapping[str, Outcome]) -> None:
         super().__init__("stopped")
         self.so_far = so_far
 
@@ -125,7 +128,8 @@ def tune(
     try:
         return driver.run()
     except KeyboardInterrupt:
-        raise Interrupted({name: driver.so_far(name) for name in searches}) from None
+        so_far = {name: driver.so_far(name) for name in searches}
+        raise Interrupted({name: outcome for name, outcome in so_far.items() if outcome}) from None
     finally:
         with contextlib.suppress(StorageError):
             trials.leave()
@@ -248,6 +252,7 @@ class _Driver:
             for number, budget in enumerate(self.searches[name].budgets):
                 self.spent[name][number] += budget.cost(tried.spec, tried.result.steps, tried.result.seconds)
             feedback.append(Feedback.of(tried.result))
+        self.results[name] = {}
         return feedback
 
     def _as_tried(self, name: str, index: int, best: float) -> Tried:
@@ -265,18 +270,21 @@ class _Driver:
         return None
 
     def _out_of(self, name: str, budget: str) -> Outcome:
-        best = best_of(self.tried[name])
-        assert best is not None, "every method proposes a whole run first"
-        reason = f"the next runs would pass the budget of {budget}"
-        return Outcome(Stop(best.proposal.params, best.score, 0, reason), tuple(self.tried[name]))
+        outcome = self._ended(name, tuple(self.tried[name]), f"the next runs would pass the budget of {budget}")
+        assert outcome is not None, "every method proposes a whole run first"
+        return outcome
 
-    def so_far(self, name: str) -> tuple[Tried, ...]:
-        """All results at hand, those of a batch that is not whole too."""
-        if name not in self.batches or name in self.outcomes:
-            return tuple(self.tried[name])
-        return (*self.tried[name], *(self._as_tried(name, i, self.best[name]) for i in sorted(self.results[name])))
+    def _ended(self, name: str, tried: tuple[Tried, ...], reason: str) -> Outcome | None:
+        """What a search that ends before its method has found: the method's answer, or else the lowest score."""
+        stop = ended(self.searches[name].method, reason)
+        best = min((t for t in tried if t.proposal.whole), key=lambda t: t.score, default=None)
+        if stop is None and best is not None:
+            stop = Stop(best.proposal.params, best.score, 0, reason)
+        return None if stop is None else Outcome(stop, tried)
 
-
-def best_of(tried: Sequence[Tried]) -> Tried | None:
-    """The best whole run; None where there is none (the first, where all of them diverged)."""
-    return min((t for t in tried if t.proposal.whole), key=lambda t: t.score, default=None)
+    def so_far(self, name: str) -> Outcome | None:
+        """What a search has found at this moment, with all results at hand, those of a batch that is not whole too."""
+        if name in self.outcomes:
+            return self.outcomes[name]
+        late = (self._as_tried(name, index, self.best[name]) for index in sorted(self.results.get(name, ())))
+        return self._ended(name, (*self.tried[name], *late), "stopped")

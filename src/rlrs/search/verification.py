@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from rlrs.search.methods.method import Method, Proposal, Stop
+from rlrs.search.methods.method import EndedError, Method, Proposal, Stop, ended
 
 
 def cheap(method: Method, *, steps: int | None, width: int | None, verify: int) -> Method:
@@ -15,12 +15,14 @@ def cheap(method: Method, *, steps: int | None, width: int | None, verify: int) 
         method: proposes whole runs.
         steps: of a cheap run, with its own full schedule; None for all.
         width: model width of a cheap run; None for the model's own.
-        verify: points that are trained whole at the end, the start among them.
+        verify: points that are trained whole, the start among them; two at least.
     """
     points: dict[tuple[float, ...], tuple[float, int, dict[str, float]]] = {}
     batch = next(method)
+    start = batch[0].params
+    # The start is trained whole first: so a search that is stopped early has a whole run to answer with.
+    first, *told = yield [Proposal(start, "start, whole"), *_cheaper(batch, steps, width)]
     while True:
-        told = yield [replace(p, steps=steps, width=width) for p in batch]
         for proposal, feedback in zip(batch, told, strict=True):
             if feedback.status == "finished":
                 key = tuple(proposal.params.values())
@@ -30,18 +32,20 @@ def cheap(method: Method, *, steps: int | None, width: int | None, verify: int) 
         except StopIteration as end:
             stop: Stop = end.value
             break
+        told = yield _cheaper(batch, steps, width)
     ranked = [params for _, _, params in sorted(points.values(), key=lambda p: p[:2])] or [stop.best]
-    start = next(iter(points.values()))[2] if points else stop.best
-    chosen = ranked[: max(1, verify - 1)]
-    chosen += [start] if start not in chosen and verify > 1 else []
-    told = yield [
-        Proposal(p, "start, whole" if p == start else f"best {n} of the cheap runs, whole")
-        for n, p in enumerate(chosen, 1)
-    ]
-    winner = min(range(len(chosen)), key=lambda i: (told[i].score, i))
-    return replace(
-        stop, best=chosen[winner], score=told[winner].score, reason=f"{stop.reason}; {len(chosen)} trained whole"
-    )
+    chosen = [params for params in ranked if params != start][: max(1, verify - 1)]
+    scores = [first.score]
+    if chosen:
+        told = yield [Proposal(p, f"best {n} of the cheap runs, whole") for n, p in enumerate(chosen, 1)]
+        scores += [feedback.score for feedback in told]
+    winner = min(range(len(scores)), key=lambda i: (scores[i], i))
+    reason = f"{stop.reason}; {len(scores)} trained whole"
+    return replace(stop, best=[start, *chosen][winner], score=scores[winner], reason=reason)
+
+
+def _cheaper(batch: list[Proposal], steps: int | None, width: int | None) -> list[Proposal]:
+    return [replace(p, steps=steps, width=width) for p in batch]
 
 
 def retested(method: Method, *, points: int, seeds: int, seed: int) -> Method:
@@ -56,7 +60,13 @@ def retested(method: Method, *, points: int, seeds: int, seed: int) -> Method:
     scores: dict[tuple[float, ...], tuple[float, int, dict[str, float]]] = {}
     batch = next(method)
     while True:
-        told = yield batch
+        try:
+            told = yield batch
+        except EndedError as early:
+            answer = ended(method, str(early))
+            if answer is None:
+                raise
+            return answer
         for proposal, feedback in zip(batch, told, strict=True):
             if proposal.whole and feedback.status == "finished":
                 key = tuple(proposal.params.values())
@@ -70,9 +80,12 @@ def retested(method: Method, *, points: int, seeds: int, seed: int) -> Method:
     if len(ranked) < 2 or seeds < 1:
         return stop
     new = [_FIRST_NEW_SEED + 1000 * seed + k for k in range(seeds)]
-    told = yield [
-        Proposal(p, f"best {n + 1} again, seed {s}", seed=s) for n, (_, _, p) in enumerate(ranked) for s in new
-    ]
+    try:
+        told = yield [
+            Proposal(p, f"best {n + 1} again, seed {s}", seed=s) for n, (_, _, p) in enumerate(ranked) for s in new
+        ]
+    except EndedError as early:
+        return replace(stop, reason=f"{stop.reason}; not tested again: {early}")
     means = [
         math.fsum([ranked[n][0], *(f.score for f in told[n * seeds : (n + 1) * seeds])]) / (seeds + 1)
         for n in range(len(ranked))

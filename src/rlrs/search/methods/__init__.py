@@ -10,7 +10,7 @@ from rlrs.search.methods.bayesian import bayesian
 from rlrs.search.methods.bracket import bracket
 from rlrs.search.methods.cma_es import cma_es
 from rlrs.search.methods.local import local_search
-from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
+from rlrs.search.methods.method import Feedback, Method, Proposal, Stop, ended
 from rlrs.search.methods.policy_gradient import policy_gradient
 from rlrs.search.methods.random_search import random_search
 from rlrs.search.methods.response_surface import FIRST_MOVE, Cheap, response_surface
@@ -27,6 +27,7 @@ __all__ = [
     "Proposal",
     "Stop",
     "bracket",
+    "ended",
     "local_search",
     "method_of",
 ]
@@ -66,7 +67,7 @@ def method_of(space: Space, settings: SearchConfig, *, steps: int, window: int) 
     retests = retests if 4 * retests <= settings.trials else 0
     budget = settings.trials - retests
     fidelity = settings.fidelity
-    verify = fidelity.verify if fidelity else 0
+    verify = max(2, fidelity.verify) if fidelity else 0
     if budget - verify < 1:
         raise ConfigError(
             f"search.trials: {settings.trials} runs leave none to search with after {retests + verify} for "

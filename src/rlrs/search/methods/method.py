@@ -96,8 +96,27 @@ class Stop:
     reason: str
 
 
+class EndedError(Exception):
+    """Thrown into a method whose search ends before the method does; what it says is why.
+
+    A method that knows better than the lowest score of its whole runs catches it and returns its `Stop`.
+    """
+
+
 Method = Generator[list[Proposal], list[Feedback], Stop]
 """A search method: yields batches of proposals, is sent their feedback in the same order."""
+
+
+def ended(method: Method, reason: str) -> Stop | None:
+    """What a method answers that is ended early; None where it has no answer of its own."""
+    try:
+        method.throw(EndedError(reason))
+    except StopIteration as end:
+        stop: Stop = end.value
+        return stop
+    except EndedError:
+        return None
+    raise AssertionError("a method that is ended proposes nothing more")
 
 
 def rounded(value: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
+from rlrs.search.methods.method import EndedError, Feedback, Method, Proposal, Stop
 from rlrs.search.space import Space
 from rlrs.search.surface import Array, Rates, Surface, fit
 
@@ -72,6 +72,16 @@ def response_surface(
         first_move: size of the first moves, natural log; half of the trust region's first half-width.
     """
     search = _Search(space, np.random.default_rng(seed), cheap, first_move, 2 * first_move)
+    try:
+        return (yield from _course(search, budget))
+    except EndedError as early:
+        if not search.rounds:
+            raise
+        return search.stop(str(early))
+
+
+def _course(search: _Search, budget: int) -> Method:
+    cheap = search.cheap
     told = yield (batch := search.opening(budget))
     search.learn(batch, told)
     while cheap is not None:
