@@ -7,15 +7,15 @@ The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabula
 paper; the searched arms have the same method and the same budget, but that of the embedding alone begins with the
 default's larger moves. The search changes two settings beside the ratios; the preset and the embedding multiplier are
 measured with those as well, so that what the ratios gain is seen alone. Can be killed and started again: finished runs
-are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json; trials of designs that
-were given up are in method_proxy_given_up.jsonl.
+are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json, where `--arms` leaves the
+other arms as they are; trials of designs that were given up are in method_proxy_given_up.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ BY_HAND = Ratios(
 )
 """The preset moved once to where single ratios times 3 or 1/3 had been better; base rate 8e-3, as in those runs."""
 CONTROLS = ("paper", "embedding only")
+"""Arms whose best is measured with the search's settings too."""
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
 
 
@@ -119,22 +120,32 @@ def trial(tried: Tried) -> dict[str, Any]:
 
 
 class Record:
-    """benchmarks/search/results/method_proxy.json, written again with every run that ends."""
+    """benchmarks/search/results/method_proxy.json, written again with every run that ends.
+
+    Args:
+        anew: arms that are measured now, whatever the file has of them.
+    """
 
     path = RESULTS / "method_proxy.json"
 
-    def __init__(self) -> None:
-        self.arms: dict[str, dict[str, Any]] = {}
+    def __init__(self, anew: Collection[str]) -> None:
+        before = json.loads(self.path.read_text())["arms"] if self.path.exists() else {}
+        self.arms: dict[str, dict[str, Any]] = {arm: found for arm, found in before.items() if arm not in anew}
+
+    def found(self, arm: str) -> dict[str, float] | None:
+        """What an arm that has ended has found."""
+        return self.arms.get(arm, {}).get("best")
 
     def tried(self, arm: str, tried: Tried, found: bool) -> None:
         """Note a run of a search."""
         print(f"{arm}: {tried.proposal.move}: {tried.score:.4f}", flush=True)
-        self.arms.setdefault(arm, {"finished": False, "trials": []})["trials"].append(trial(tried))
+        begun = {"environment": environment(), "finished": False, "trials": []}
+        self.arms.setdefault(arm, begun)["trials"].append(trial(tried))
         self._write()
 
     def finish(self, arm: str, best: Mapping[str, float], losses: list[float | None], outcome: Outcome | None) -> None:
         """Note an arm's losses on the fresh seeds, and the search that found it, if it had one of its own."""
-        found: dict[str, Any] = {"finished": True, "best": best, "losses": losses}
+        found: dict[str, Any] = {"environment": environment(), "finished": True, "best": best, "losses": losses}
         if outcome is not None:
             found |= {"stopped": outcome.stop.reason, "steps": sum(t.result.steps for t in outcome.tried)}
             found |= {"trials": [trial(t) for t in outcome.tried]}
@@ -143,7 +154,7 @@ class Record:
         print(f"{arm}: {losses}, {best}")
 
     def _write(self) -> None:
-        record = {"environment": environment(), "whole_steps": STEPS, "fresh_seeds": FRESH, "arms": self.arms}
+        record = {"whole_steps": STEPS, "fresh_seeds": FRESH, "arms": self.arms}
         write_atomic(self.path, json.dumps(record, indent=1) + "\n")
 
 
@@ -157,7 +168,7 @@ def main() -> None:
     (arguments.out / "data").mkdir(parents=True, exist_ok=True)
     data = prepare(DATA, arguments.out / "data")
     chosen = {a: m for a, m in methods(arguments.search_seed).items() if arguments.arms is None or a in arguments.arms}
-    kept = Record()
+    kept = Record({*chosen, *(f"{arm}, {WITH}" for arm in CONTROLS if {arm, "search"} & chosen.keys())})
     with Processes(arguments.out / "data", arguments.processes) as pool:
         engine = CachedEngine(pool, arguments.out / "runs.jsonl")
         searches = {
@@ -171,9 +182,10 @@ def main() -> None:
             watch=kept.tried,
         )
         points = {arm: (outcome.stop.best, chosen[arm][1]) for arm, outcome in outcomes.items()}
-        if "search" in outcomes:
-            found = {name: outcomes["search"].stop.best[name] for name in SETTINGS}
-            points |= {f"{arm}, {WITH}": (at | found, r) for arm, (at, r) in points.items() if arm in CONTROLS}
+        found = outcomes["search"].stop.best if "search" in outcomes else kept.found("search")
+        if found is not None:
+            settings = {name: found[name] for name in SETTINGS}
+            points |= {f"{arm}, {WITH}": (at | settings, r) for arm, (at, r) in points.items() if arm in CONTROLS}
         for arm, (point, ratios) in points.items():
             for seed in FRESH:
                 run = spec_of(point, ratios, data)
