@@ -62,8 +62,8 @@ BY_HAND = Ratios(
     }
 )
 """The preset moved once to where single ratios times 3 or 1/3 had been better; base rate 8e-3, as in those runs."""
-CONTROLS = ("paper", "embedding only")
-"""Arms whose best is measured with the search's settings too."""
+CONTROLS = {"paper": PAPER, "embedding only": Ratios({})}
+"""Arms whose best is measured with the search's settings too, and the ratios that they do not search."""
 SEARCHED = ("embedding", "attention", "experts", "router", "unembedding", "norm")
 
 
@@ -83,7 +83,7 @@ def space_of(components: tuple[str, ...]) -> Space:
     return Space([*settings, fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
-def methods(seed: int) -> dict[str, tuple[Method, Ratios]]:
+def methods(seed: int = 0) -> dict[str, tuple[Method, Ratios]]:
     """Arm -> its search, and the ratios of what it does not search."""
     searches = {
         "embedding only": response_surface(space_of(("embedding",)), budget=BUDGET, seed=seed),
@@ -158,38 +158,46 @@ class Record:
         write_atomic(self.path, json.dumps(record, indent=1) + "\n")
 
 
+def points_of(
+    outcomes: Mapping[str, Outcome], chosen: Mapping[str, tuple[Method, Ratios]], kept: Record
+) -> dict[str, tuple[dict[str, float], Ratios]]:
+    """What is measured on the fresh seeds: what arms have found now, and controls with what the search has found."""
+    points = {arm: (outcome.stop.best, chosen[arm][1]) for arm, outcome in outcomes.items()}
+    best = {arm: outcomes[arm].stop.best if arm in outcomes else kept.found(arm) for arm in ("search", *CONTROLS)}
+    if best["search"] is not None:
+        settings = {name: best["search"][name] for name in SETTINGS}
+        for arm, ratios in CONTROLS.items():
+            if {arm, "search"} & outcomes.keys() and (at := best[arm]) is not None:
+                points[f"{arm}, {WITH}"] = ({**at, **settings}, ratios)
+    return points
+
+
 def main() -> None:
+    searches = methods()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/method-proxy"))
-    parser.add_argument("--arms", nargs="*", help="all if not given")
+    parser.add_argument("--arms", nargs="*", choices=list(searches), default=list(searches), help="all if not given")
     parser.add_argument("--processes", type=int)
-    parser.add_argument("--search-seed", type=int, default=0)
     arguments = parser.parse_args()
     (arguments.out / "data").mkdir(parents=True, exist_ok=True)
     data = prepare(DATA, arguments.out / "data")
-    chosen = {a: m for a, m in methods(arguments.search_seed).items() if arguments.arms is None or a in arguments.arms}
+    chosen = {arm: searches[arm] for arm in arguments.arms}
     kept = Record({*chosen, *(f"{arm}, {WITH}" for arm in CONTROLS if {arm, "search"} & chosen.keys())})
     with Processes(arguments.out / "data", arguments.processes) as pool:
         engine = CachedEngine(pool, arguments.out / "runs.jsonl")
-        searches = {
-            arm: Search(method, lambda point, ratios=ratios: spec_of(point, ratios, data))
-            for arm, (method, ratios) in chosen.items()
-        }
         outcomes = tune(
-            searches,
+            {
+                arm: Search(method, lambda point, ratios=ratios: spec_of(point, ratios, data))
+                for arm, (method, ratios) in chosen.items()
+            },
             engine,  # type: ignore[arg-type]  # the cache stands in for the engine
             Trials(arguments.out / "trials.db"),
             watch=kept.tried,
         )
-        points = {arm: (outcome.stop.best, chosen[arm][1]) for arm, outcome in outcomes.items()}
-        found = outcomes["search"].stop.best if "search" in outcomes else kept.found("search")
-        if found is not None:
-            settings = {name: found[name] for name in SETTINGS}
-            points |= {f"{arm}, {WITH}": (at | settings, r) for arm, (at, r) in points.items() if arm in CONTROLS}
+        points = points_of(outcomes, chosen, kept)
         for arm, (point, ratios) in points.items():
             for seed in FRESH:
-                run = spec_of(point, ratios, data)
-                engine.submit((arm, seed), replace(run, seed=seed))
+                engine.submit((arm, seed), replace(spec_of(point, ratios, data), seed=seed))
         losses: dict[str, dict[int, float | None]] = {}
         while engine.pending:
             (arm, seed), result = engine.next()  # type: ignore[misc]
