@@ -10,14 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from rlrs.training.distributed import World
-from rlrs.training.storage import Reader, Writer, read_manifest, write_alone
+from rlrs.training.storage import read_manifest, write_alone
 
 PREFIX = "step-"
 FACTS = frozenset({"id", "step", "valid_losses", "metrics_bytes", "seconds"})
@@ -76,14 +72,9 @@ class Checkpoints:
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
             self._pending = self._thread.submit(write_alone, target, copies, last)
         else:
-            pending = async_save(
-                dict(tensors),
-                storage_writer=Writer(target, last),
-                planner=DefaultSavePlanner(flatten_state_dict=False),
-                process_group=self.world.background,
-            )
-            assert isinstance(pending, Future)
-            self._pending = pending
+            from rlrs.training.planned import save_planned
+
+            self._pending = save_planned(target, tensors, last, self.world)
         self.saved_step = facts["step"]
 
     def wait(self) -> None:
@@ -165,15 +156,9 @@ class Checkpoints:
                 f"{folder}: {name} has the shape {stored.get(name, 'of nothing')} there and "
                 f"{here.get(name, 'of nothing')} here; delete {self.folder} to start the run again"
             )
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process: no ranks to ask
-            load(
-                {name: tensor.detach() for name, tensor in tensors.items()},
-                storage_reader=Reader(folder, manifest),
-                planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
-                process_group=self.world.background,
-                no_dist=self.world.size == 1,
-            )
+        from rlrs.training.planned import load_planned  # takes a second to import, and most runs load nothing
+
+        load_planned(folder, manifest, tensors, self.world)
 
 
 def _put_aside(folder: Path) -> Path:

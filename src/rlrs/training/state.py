@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.models import build_model
 from rlrs.training.distributed import Sharding, World, divide
 from rlrs.training.optimizers import make_optimizers
 from rlrs.training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class TrainState:
@@ -58,7 +60,7 @@ class TrainState:
     def clip_gradients(self, largest: float) -> float:
         """Scale gradients down to a norm of all of them together; the norm that they had."""
         norm = nn.utils.clip_grad_norm_(self.weights, largest, foreach=True)
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        return (cast("DTensor", norm).full_tensor() if self.sharded else norm).item()
 
     def rates(self) -> dict[str, dict[str, float]]:
         """Component -> present rate and relative rate; `base` is the base rate."""

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: what `torch.distributed.checkpoint` plans, as safetensors and JSON.
+"""Checkpoints on disk, as safetensors and JSON.
 
-DCP's own file format has a pickle in it, and reading one can run code. Here tensors are safetensors files, one per
-rank that has something to write, and `checkpoint.json` says where each piece of each tensor is, how long every file
-is and what it hashes to. Any number of ranks reads what any other number has written.
+Tensors are safetensors files, one per rank that has something to write, and `checkpoint.json` says where each piece
+of each tensor is, how long every file is and what it hashes to. Any number of ranks reads what any other number has
+written (`rlrs.training.planned`).
 
 A folder is filled under a temporary name and renamed when everything in it is on disk: it is whole or not there.
 """
@@ -19,17 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
-from torch.futures import Future
 
 from rlrs.files import sync_folder, write_atomic
 
@@ -39,7 +28,7 @@ FORMAT = 2
 
 
 def write_alone(folder: Path, tensors: Mapping[str, Tensor], facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Write a checkpoint from one process: what `Writer` would write under DCP, without its planning.
+    """Write a checkpoint from one process: what `planned.Writer` would write under DCP, without its planning.
 
     For a small model the planning takes longer than the writing.
 
@@ -48,131 +37,11 @@ def write_alone(folder: Path, tensors: Mapping[str, Tensor], facts: Callable[[],
         tensors: by name, none of them sharing memory.
         facts: other state, plain data, asked for when the tensors are on disk.
     """
-    temporary = _begin(folder)
-    file = _write_tensors(temporary, 0, tensors)
-    pieces = {name: [_piece(file["name"], [0] * tensor.ndim, tensor.shape)] for name, tensor in tensors.items()}
-    described = {name: _described(tensor.dtype, tensor.shape, pieces[name]) for name, tensor in tensors.items()}
-    _commit(folder, described, [file], facts())
-
-
-class Writer(StorageWriter):
-    """Writes one checkpoint of all ranks; see `write_alone` for the arguments."""
-
-    def __init__(self, folder: Path, facts: Callable[[], Mapping[str, Any]]) -> None:
-        self.folder, self.facts = folder, facts
-        self.rank = 0
-
-    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
-        """A writer is used once."""
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """The folder under its temporary name; the other ranks wait for the plan, which comes after it."""
-        self.rank = kwargs.get("rank", 0)
-        if is_coordinator:
-            _begin(self.folder)
-
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As planned."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """As planned."""
-        return plans
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """This rank's pieces, in one file; a rank that has none writes none."""
-        done: Future[list[WriteResult]] = Future()
-        tensors = {}
-        for item in plan.items:
-            tensor = planner.resolve_data(item)
-            assert isinstance(tensor, Tensor), f"{item.index.fqn}: only tensors are planned"
-            assert item.index.fqn not in tensors, f"{item.index.fqn}: one piece per rank"
-            tensors[item.index.fqn] = tensor.contiguous()
-        if not tensors:
-            done.set_result([])
-            return done
-        file = _write_tensors(_temporary(self.folder), self.rank, tensors)
-        done.set_result([WriteResult(item.index, tensors[item.index.fqn].nbytes, file) for item in plan.items])
-        return done
-
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """The coordinator, when all ranks have written: `checkpoint.json`, and the folder's own name."""
-        files: dict[str, dict[str, Any]] = {}
-        pieces: dict[str, list[dict[str, Any]]] = {}
-        for result in (result for of_rank in results for result in of_rank):
-            files[result.storage_data["name"]] = result.storage_data
-            stored = metadata.state_dict_metadata[result.index.fqn]
-            assert isinstance(stored, TensorStorageMetadata)
-            offsets = list(result.index.offset or [0] * len(stored.size))
-            sizes = next(chunk.sizes for chunk in stored.chunks if list(chunk.offsets) == offsets)
-            pieces.setdefault(result.index.fqn, []).append(_piece(result.storage_data["name"], offsets, sizes))
-        described = {}
-        for name, stored in metadata.state_dict_metadata.items():
-            assert isinstance(stored, TensorStorageMetadata)
-            described[name] = _described(stored.properties.dtype, stored.size, pieces[name])
-        _commit(self.folder, described, list(files.values()), self.facts())
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
-        """Folders only."""
-        return "://" not in str(checkpoint_id)
-
-    def storage_meta(self) -> StorageMeta | None:
-        """Nothing that a checkpoint of plain tensors needs."""
-        return None
-
-
-class Reader(StorageReader):
-    """Reads a checkpoint whose manifest `read_manifest` has accepted."""
-
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.metadata = _metadata(manifest["tensors"])
-
-    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
-        """A reader is of one folder."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """From the manifest."""
-        return self.metadata
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Nothing to set up."""
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """As planned."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As planned."""
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Every planned part of a tensor, from the file that holds it; files are mapped, so only that is read."""
-        safe_open = _safetensors().safe_open
-        by_file: dict[str, list[Any]] = {}
-        for item in plan.items:
-            by_file.setdefault(self.metadata.storage_data[item.storage_index], []).append(item)
-        for name, items in by_file.items():
-            with safe_open(self.folder / name, framework="pt") as file:
-                for item in items:
-                    where = tuple(
-                        slice(offset, offset + length)
-                        for offset, length in zip(item.storage_offsets, item.lengths, strict=True)
-                    )
-                    fqn = item.storage_index.fqn
-                    part = file.get_slice(fqn)[where] if where else file.get_tensor(fqn)
-                    target = planner.resolve_tensor(item).detach()
-                    target.copy_(part)
-                    planner.commit_tensor(item, target)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
-        """Folders only."""
-        return "://" not in str(checkpoint_id)
+    temporary = begin(folder)
+    file = write_tensors(temporary, 0, tensors)
+    pieces = {name: [piece(file["name"], [0] * tensor.ndim, tensor.shape)] for name, tensor in tensors.items()}
+    descriptions = {name: description(tensor.dtype, tensor.shape, pieces[name]) for name, tensor in tensors.items()}
+    commit(folder, descriptions, [file], facts())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -206,21 +75,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _temporary(folder: Path) -> Path:
+def temporary_of(folder: Path) -> Path:
+    """Where a checkpoint is until it is whole."""
     return folder.with_name(f".{folder.name}.writing")
 
 
-def _begin(folder: Path) -> Path:
+def begin(folder: Path) -> Path:
     """An empty folder under the temporary name, whatever a process that was killed has left there."""
-    temporary = _temporary(folder)
+    temporary = temporary_of(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
 
 
-def _commit(folder: Path, tensors: Mapping[str, Any], files: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+def commit(folder: Path, tensors: Mapping[str, Any], files: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
     """Write the manifest and give the folder its name: the moment from which the checkpoint exists."""
-    temporary = _temporary(folder)
+    temporary = temporary_of(folder)
     manifest = {**facts, "format": FORMAT, "files": files, "tensors": dict(tensors)}
     write_atomic(temporary / MANIFEST, json.dumps({**manifest, "seal": _seal(manifest)}))
     if folder.exists():  # one that was refused: there was no use in it
@@ -229,9 +99,9 @@ def _commit(folder: Path, tensors: Mapping[str, Any], files: list[dict[str, Any]
     sync_folder(folder.parent)
 
 
-def _write_tensors(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def write_tensors(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Write a rank's tensors; the file's name, length and hash."""
-    _safetensors()
+    needed_safetensors()
     from safetensors.torch import save
 
     data = save(dict(tensors))
@@ -241,7 +111,8 @@ def _write_tensors(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> di
     return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _safetensors() -> Any:
+def needed_safetensors() -> Any:
+    """The library, or an ImportError that says how to have it."""
     try:
         import safetensors
     except ImportError:
@@ -249,27 +120,14 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _piece(file: str, offsets: list[int], sizes: torch.Size) -> dict[str, Any]:
+def piece(file: str, offsets: list[int], sizes: torch.Size) -> dict[str, Any]:
+    """A part of a tensor, as the manifest names it."""
     return {"file": file, "offsets": list(offsets), "sizes": list(sizes)}
 
 
-def _described(dtype: torch.dtype, shape: torch.Size, pieces: list[dict[str, Any]]) -> dict[str, Any]:
+def description(dtype: torch.dtype, shape: torch.Size, pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """A whole tensor, as the manifest describes it."""
     return {"dtype": str(dtype).removeprefix("torch."), "shape": list(shape), "pieces": pieces}
-
-
-def _metadata(tensors: Mapping[str, Any]) -> Metadata:
-    """DCP's own description of the stored tensors; `storage_data` says in which file a piece is."""
-    stored: dict[str, Any] = {}
-    files = {}
-    for name, tensor in tensors.items():
-        stored[name] = TensorStorageMetadata(
-            TensorProperties(dtype=getattr(torch, tensor["dtype"])),
-            torch.Size(tensor["shape"]),
-            [ChunkStorageMetadata(torch.Size(p["offsets"]), torch.Size(p["sizes"])) for p in tensor["pieces"]],
-        )
-        for piece in tensor["pieces"]:
-            files[MetadataIndex(name, piece["offsets"])] = piece["file"]
-    return Metadata(stored, storage_data=files)
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
