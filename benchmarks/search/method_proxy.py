@@ -5,8 +5,8 @@
 The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabulary 1,024, trained for 1,000 steps of
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
 paper; the searched arms have the same method and the same budget, but that of the embedding alone begins with the
-default's larger moves. The search changes two settings beside the ratios; the preset and the embedding multiplier are
-measured with those as well, so that what the ratios gain is seen alone. Can be killed and started again: finished runs
+default's larger moves. A search changes two settings beside the ratios; the preset and the embedding multiplier are
+measured with those of the first as well, so that what the ratios gain is seen alone. Can be killed and started again: finished runs
 are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json, where `--arms` leaves the
 other arms as they are; trials of designs that were given up are in method_proxy_given_up.jsonl.
 """
@@ -49,7 +49,9 @@ BUDGET, POINTS, SEEDS = 28, 3, 2
 FIRST_MOVE = 0.4
 """Natural log, of the search of all ratios: the preset is near its best, and moves by 0.6 cost up to half a nat."""
 SETTINGS = {"beta1": 0.9, "warmup_fraction": 0.01}
-"""What is searched beside the ratios, and where it starts."""
+"""What is searched beside the ratios, and where it starts: as published."""
+SECOND = {"beta1": 0.8, "warmup_fraction": 0.03}
+"""Where they start in the second search, which differs in nothing else."""
 WITH = "with the search's settings"
 PAPER = Ratios.preset("paper-moe")
 BY_HAND = Ratios(
@@ -72,14 +74,14 @@ def fixed(name: str, value: float) -> Parameter:
     return Parameter(name, value, value, value, fixed=True)
 
 
-def space_of(components: tuple[str, ...]) -> Space:
+def space_of(components: tuple[str, ...], start: Mapping[str, float] = SETTINGS) -> Space:
     """A start and an end ratio of these components, from where the paper has them, and settings; or the base rate."""
     ratios = {c: PAPER.get(c, BASE) for c in components}
     ends = [parameter(f"{c}.{end}", getattr(ratio, end)) for c, ratio in ratios.items() for end in ("start", "end")]
     # With a ratio for every component, the base rate would be one parameter too many.
     settings = [parameter("lr", LR)]
     if components == SEARCHED:
-        settings = [fixed("lr", STABLE_LR), *(parameter(name, start) for name, start in SETTINGS.items())]
+        settings = [fixed("lr", STABLE_LR), *(parameter(name, value) for name, value in start.items())]
     return Space([*settings, fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
@@ -88,6 +90,7 @@ def methods(seed: int = 0) -> dict[str, tuple[Method, Ratios]]:
     searches = {
         "embedding only": response_surface(space_of(("embedding",)), budget=BUDGET, seed=seed),
         "search": response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed, first_move=FIRST_MOVE),
+        "second search": response_surface(space_of(SEARCHED, SECOND), budget=BUDGET, seed=seed, first_move=FIRST_MOVE),
     }
     return {
         "uniform": (bracket("lr", LR, factor=2**0.5, budget=6), Ratios({})),

@@ -35,7 +35,8 @@ REACH = 0.4
 def trials_of(names: set[str]) -> tuple[list[dict[str, float]], list[float]]:
     """Points and scores of the whole runs on the searches' seed that differ in these parameters alone."""
     lines = [*map(json.loads, (RESULTS / "method_proxy_given_up.jsonl").read_text().splitlines())]
-    lines += json.loads((RESULTS / "method_proxy.json").read_text())["arms"]["search"]["trials"]
+    arms = json.loads((RESULTS / "method_proxy.json").read_text())["arms"]
+    lines += [*arms["search"]["trials"], *arms["second search"]["trials"]]
     points, scores = [], []
     for line in lines:
         at = line["params"]
