@@ -6,9 +6,9 @@ The proxy is a mixture of experts of 4 blocks, d=64, 8 experts (top-1), vocabula
 16 x 128 tokens of the default corpus: about two minutes of a core per run. Every arm has the final fraction of the
 paper; the searched arms have the same method and the same budget, but that of the embedding alone begins with the
 default's larger moves. A search changes two settings beside the ratios; the preset and the embedding multiplier are
-measured with those of the first as well, so that what the ratios gain is seen alone. Can be killed and started again: finished runs
-are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json, where `--arms` leaves the
-other arms as they are; trials of designs that were given up are in method_proxy_given_up.jsonl.
+measured with those of the first search as well, so that what the ratios gain is seen alone. Can be killed and started
+again: finished runs are kept in the folder. What is finished goes to benchmarks/search/results/method_proxy.json, where
+`--arms` leaves the other arms as they are; trials of designs that were given up are in method_proxy_given_up.jsonl.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ training: {score_steps: 5, eval_tokens: 512, checkpoint_every: 5, log_every: 5, 
 proxy: {model: {d_model: 16, n_layers: 1, n_heads: 2, n_experts: 2}, steps: 40, batch_size: 4}
 target: {model: {d_model: 32, n_layers: 2, n_heads: 2, n_experts: 4}, steps: 30, batch_size: 4}
 search: {trials: 200, multipliers: [0.5, 2], lr: 8e-3}
+comparison: {arms: [uniform, rlrs]}
 processes: 1
 """
 
