@@ -9,7 +9,7 @@ demo: .venv/.study ## the main job: ratios found on a small model, proven on a l
 	$(BIN)/rlrs run configs/demo.yaml --out $(OUT)
 
 test: .venv/.dev ## all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev ## format, lint, types
 	$(BIN)/ruff format --check .
