@@ -59,7 +59,7 @@ def test_the_core_imports_torch_numpy_and_yaml_only(path):
 
 def test_importing_the_package_loads_no_extra():
     extras = ["optuna", "pydantic", "tokenizers", "typer", "rich", "plotly", "jinja2", "scipy", "transformers"]
-    # A worker of a search imports the trainer too; the planner of checkpoints would add half as much again.
+    # A worker of a search imports the trainer too; the planner of checkpoints is slow to import.
     slow = ["torch.distributed.checkpoint", "torch.distributed.tensor"]
     code = f"import sys, rlrs; print([m for m in {extras} if m in sys.modules])\n"
     code += f"import rlrs.search; print([m for m in {slow} if m in sys.modules])"

@@ -93,7 +93,8 @@ class FidelityConfig(Settings):
     width: Count | None = None
     """Model width of a cheap run, a multiple of the head size; the proxy's own if not set."""
     verify: Count = 4
-    """Points that are trained whole when the cheap runs end; the start is before."""
+    """Points that are trained whole when the cheap runs end. The start is before: with other methods than the response
+    surface it is one of them, and they are two at least."""
 
 
 class RetestConfig(Settings):

@@ -156,7 +156,7 @@ class Checkpoints:
                 f"{folder}: {name} has the shape {stored.get(name, 'of nothing')} there and "
                 f"{here.get(name, 'of nothing')} here; delete {self.folder} to start the run again"
             )
-        from rlrs.training.planned import load_planned  # takes a second to import, and most runs load nothing
+        from rlrs.training.planned import load_planned  # slow to import, and most runs load nothing
 
         load_planned(folder, manifest, tensors, self.world)
 

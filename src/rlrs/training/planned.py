@@ -1,7 +1,7 @@
 """Checkpoints of several ranks, and of any number read by any other: planned by `torch.distributed.checkpoint`.
 
 DCP's own file format has a pickle in it, and reading one can run code; these are its storage over the files of
-`rlrs.training.storage`. Apart from it, since importing DCP takes a second.
+`rlrs.training.storage`. Apart from it, since DCP is slow to import.
 """
 
 from __future__ import annotations
