@@ -34,6 +34,10 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
         ("search: {trails: 4}", "unknown key 'search.trails'; did you mean 'trials'?"),
         ("serch: {}", "unknown key 'serch'; did you mean 'search'?"),
         ("proxy: {model: {d_modle: 3}, steps: 1, batch_size: 1}", "'proxy.model.d_modle'; did you mean 'd_model'?"),
+        (
+            "search: {fidelity: {verify: 2}}",
+            "search.fidelity: its runs are whole ones: should have steps below 1, not 1",
+        ),
         ("search: {zzz: 4}", "unknown key 'search.zzz'; known here: fidelity, lr, max_flops, "),
         ("search: {lr: fast}", "search.lr: should be a number, not 'fast'"),
         ("search: {lr: -0.1}", "search.lr: input should be greater than 0 (got -0.1)"),

@@ -96,6 +96,12 @@ class FidelityConfig(Settings):
     """Points that are trained whole when the cheap runs end. The start is before: with other methods than the response
     surface it is one of them, and they are two at least."""
 
+    @model_validator(mode="after")
+    def _cheaper(self) -> Self:
+        if self.steps == 1 and self.width is None:
+            raise ValueError(f"its runs are whole ones: should have steps below 1, not {self.steps:g}, or a width")
+        return self
+
 
 class RetestConfig(Settings):
     """The best points tested again on new seeds, so that a point that was lucky on one seed does not win.
