@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from benchmarks.pairs import RESULTS, write
-from rlrs.config import DataConfig, ModelConfig, SearchConfig, TrainingConfig
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.ratios import Ratios
 from rlrs.search import Engine, Processes, Proposal, Ray, Search, Space, Trials, method_of, run_of, start_point, tune
+from rlrs.settings import DataConfig, ModelConfig, SearchConfig, TrainingConfig
 from rlrs.training import RunResult, RunSpec, train
 
 COMPONENTS = ("embedding", "attention", "experts", "router", "unembedding")

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import paired, summary, write
-from rlrs.config import ModelConfig, TrainingConfig
 from rlrs.data import TokenData
+from rlrs.settings import ModelConfig, TrainingConfig
 from rlrs.training import RunSpec, StopFlag, World
 from rlrs.training.loop import Run
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pairs import paired, summary, write
-from rlrs.config import DataConfig
 from rlrs.data import TokenData, prepare
 from rlrs.data.order import TABLE, window_order
 from rlrs.data.sources import find_files
 from rlrs.data.tokenizer import learn
+from rlrs.settings import DataConfig
 
 MEGABYTES = (25, 100, 400)
 FILE_MEGABYTES = 25
@@ -33,7 +33,7 @@ SETTINGS = {"vocab_size": 1024, "vocab_sample": 8_000_000}
 
 PREPARE = """
 import json, sys
-from rlrs.config import DataConfig
+from rlrs.settings import DataConfig
 import rlrs.data, tokenizers, torch
 def peak():  # of this program alone; getrusage begins with what the parent had
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])

@@ -12,10 +12,10 @@ LAYERS = [
     {"files", "schedules", "ratios", "components", "slices"},
     {"param_groups", "lr_scheduler"},
     {"integrations"},
-    {"config", "models", "data", "training", "inspection", "environment"},
+    {"settings", "models", "data", "training", "inspection", "environment"},
     {"search", "comparison"},
     {"report"},
-    {"pipeline"},
+    {"study"},
     {"cli", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

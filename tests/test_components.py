@@ -20,8 +20,8 @@ from rlrs.components import (
     suggest_rule,
     undecayed,
 )
-from rlrs.config import ModelConfig
 from rlrs.models import Transformer
+from rlrs.settings import ModelConfig
 
 # Component -> the names of its parameters, layers as `N`, `{a,b}` for either; `.bias` beside a `.weight` is implied.
 QKVO = "model.layers.N.self_attn.{q,k,v,o}_proj.weight"

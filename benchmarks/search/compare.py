@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks.search.cache import CachedEngine
 from benchmarks.search.proxies import FRESH, PROXIES, TRAINING, Proxy, prepared
-from rlrs.config import SearchConfig
 from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.search import Feedback, Method, Processes, Search, Space, Stop, Trials, Tried, method_of, tune
+from rlrs.settings import SearchConfig
 
 RESULTS = Path(__file__).parent / "results"
 CHECKPOINTS = (4, 9, 16, 24, 32, 40, 45, 48, 57, 64, 80, 96, 144)

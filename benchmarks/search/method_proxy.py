@@ -22,7 +22,6 @@ from typing import Any
 
 from benchmarks.search.cache import CachedEngine
 from benchmarks.search.compare import RESULTS
-from rlrs.config import DataConfig, ModelConfig, TrainingConfig
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.files import write_atomic
@@ -32,6 +31,7 @@ from rlrs.search.methods import bracket
 from rlrs.search.methods.response_surface import response_surface
 from rlrs.search.space import Parameter, parameter, run_of
 from rlrs.search.verification import retested
+from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
 DATA = DataConfig(vocab_size=1024, sequence_length=128)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlrs.components import partition
-from rlrs.config import DataConfig, ModelConfig, TrainingConfig
 from rlrs.data import TokenData, prepare
 from rlrs.inspection import meta_model
 from rlrs.ratios import BASE, Ratios
 from rlrs.search import SEARCHED, Point, ratios_of, start_point
+from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
 DATA = DataConfig(vocab_size=512, sequence_length=64, max_bytes=4_000_000)

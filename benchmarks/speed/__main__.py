@@ -21,8 +21,8 @@ from benchmarks.pairs import write
 from benchmarks.speed.document import DOCUMENT, document, result_name
 from benchmarks.speed.rounds import take_turns
 from benchmarks.speed.shapes import LENGTH, SHAPES, VOCABULARY
-from rlrs.config import DataConfig
 from rlrs.data import prepare
+from rlrs.settings import DataConfig
 
 ROUNDS, SECONDS = 10, 60
 OTHERS = ("transformers", "Lightning", "plain loop")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rlrs.config import ModelConfig
+from rlrs.settings import ModelConfig
 
 VOCABULARY, LENGTH = 1_024, 128
 LEARNING_RATE, WEIGHT_DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)

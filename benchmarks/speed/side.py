@@ -73,7 +73,7 @@ class Rounds:
 
 def rlrs_trainer(shape: Shape, data: TokenData, pause: Pause, *, compile: bool = False) -> None:
     """Our trainer with files, its lines of metrics.jsonl among them."""
-    from rlrs.config import TrainingConfig
+    from rlrs.settings import TrainingConfig
     from rlrs.training import RunSpec, train
 
     spec = RunSpec(

@@ -110,7 +110,7 @@ def dashboard(
     storage: Annotated[str | None, typer.Option("--storage", help="The database URL of a shared study.")] = None,
 ) -> None:
     """Watch a study's trials in the browser (optuna-dashboard, on this machine alone) until Ctrl-C."""
-    from rlrs.pipeline.dashboard import serve
+    from rlrs.study.dashboard import serve
 
     serve(folder, port, storage, lambda url: out.print(f"dashboard {url}  (Ctrl-C ends it)", highlight=False))
 
@@ -146,8 +146,8 @@ def train(
     Under `torchrun -m rlrs.cli train ...` all ranks train it together. SIGTERM or Ctrl-C: the step is finished, the
     state saved, and the exit code 75.
     """
-    from rlrs.config import load_study
-    from rlrs.pipeline import train_one
+    from rlrs.settings import load_study
+    from rlrs.study import train_one
     from rlrs.training import EXIT_CODE, Stopped, stop_on_signals, world
 
     settings = load_study(study)
@@ -184,8 +184,8 @@ def train(
 @app.command(epilog="Example: `rlrs data configs/demo.yaml`")
 def data(study: StudyFile, folder: Out = None) -> None:
     """Prepare a study's tokens alone, ahead of the runs; started again, it goes on."""
-    from rlrs.config import load_study
-    from rlrs.pipeline import prepared
+    from rlrs.settings import load_study
+    from rlrs.study import prepared
 
     settings = load_study(study)
     where = folder or Path("runs") / settings.name
@@ -228,7 +228,7 @@ def ladder(
     factors: Annotated[list[float], typer.Argument(metavar="FACTOR...", help="Times the proxy's parameters.")],
 ) -> None:
     """Show a study's proxy at other sizes, with its head size and aspect ratio; nothing is trained."""
-    from rlrs.config import load_study
+    from rlrs.settings import load_study
 
     print_ladder(load_study(study), factors)
 
@@ -309,8 +309,8 @@ def _study(
     address: str | None = None,
     storage: str | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    from rlrs import pipeline
-    from rlrs.config import EngineConfig, load_study
+    from rlrs import study as studies
+    from rlrs.settings import EngineConfig, load_study
 
     study = load_study(path)
     where = folder or Path("runs") / study.name
@@ -323,15 +323,15 @@ def _study(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
     try:
         with Watch() as bars:
-            return pipeline.run(study, where, bars, until=until), where
+            return studies.run(study, where, bars, until=until), where
     except KeyboardInterrupt:  # typer would end without a word
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
 
 
 def _plan(path: Path, processes: int | None) -> None:
-    from rlrs.config import load_study
-    from rlrs.pipeline import growth, plan
+    from rlrs.settings import load_study
+    from rlrs.study import growth, plan
 
     study = load_study(path)
     table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
@@ -373,12 +373,12 @@ def main() -> None:
 def _stage_errors() -> tuple[type[Exception], ...]:
     """Errors that are meant for the user; evaluated only when one is raised."""
     from rlrs.components import PartitionError
-    from rlrs.config import ConfigError
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
-    from rlrs.pipeline import StudyError
     from rlrs.report import ReportError
     from rlrs.search import EngineError, StorageError
+    from rlrs.settings import ConfigError
+    from rlrs.study import StudyError
     from rlrs.training import CheckpointError
 
     return (

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from rlrs.components import Partition, partition, refine, undecayed
-from rlrs.config import HubConfig, ModelConfig, StudyConfig, load_study
 from rlrs.data import vocabulary_size
 from rlrs.models import (
     LanguageModel,
@@ -23,6 +22,7 @@ from rlrs.models import (
     ladder,
     training_flops,
 )
+from rlrs.settings import HubConfig, ModelConfig, StudyConfig, load_study
 
 
 class InspectionError(ValueError):

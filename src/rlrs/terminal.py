@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from rlrs.config import StudyConfig
+    from rlrs.settings import StudyConfig
 
 out = Console()
 err = Console(stderr=True)

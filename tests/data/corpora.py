@@ -7,8 +7,8 @@ import numpy as np
 import zstandard
 from tokenizers import Tokenizer
 
-from rlrs.config import DataConfig
 from rlrs.data.tokenizer import END_OF_TEXT
+from rlrs.settings import DataConfig
 
 
 def config(source, **settings):

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from corpora import both, config, documents_of, write_jsonl, write_parquet
 
-from rlrs.config import ConfigError
 from rlrs.data import prepare
+from rlrs.settings import ConfigError
 
 datasets = pytest.importorskip("datasets")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from corpora import both, config, documents_of, write_jsonl, write_packed, write_parquet
 
-from rlrs.config import ConfigError
 from rlrs.data import TokenData, prepare, shards
+from rlrs.settings import ConfigError
 
 preparation = sys.modules["rlrs.data.prepare"]
 
@@ -216,7 +216,7 @@ def test_a_preparation_that_ends_at_any_moment_goes_on_and_gives_the_same_files(
 def test_a_killed_process_loses_seconds_and_not_the_preparation(tmp_path, stories):
     write_jsonl(tmp_path / "a.jsonl", stories * 50)
     code = (
-        "import sys, time; from rlrs.data import prepare, shards; from rlrs.config import DataConfig\n"
+        "import sys, time; from rlrs.data import prepare, shards; from rlrs.settings import DataConfig\n"
         "p = sys.modules['rlrs.data.prepare']; p.COMMIT_TOKENS, shards.SHARD_TOKENS = 5_000, 100_000\n"
         f"prepare(DataConfig(source='files:{tmp_path}/a.jsonl', vocab_size=300, sequence_length=16), sys.argv[1],"
         " lambda done, total: (time.sleep(float(sys.argv[2])), print(done, flush=True)))"

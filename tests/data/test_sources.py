@@ -3,11 +3,11 @@
 import pytest
 from corpora import config, write_jsonl, write_packed, write_parquet
 
-from rlrs.config import ConfigError, DataConfig
 from rlrs.data import reading
 from rlrs.data.sources import find_files
 from rlrs.data.split import is_valid, labelled, split_files
 from rlrs.data.stock import Notes, take_stock
+from rlrs.settings import ConfigError, DataConfig
 
 
 def write(folder, **texts):

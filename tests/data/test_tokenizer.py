@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from rlrs.config import ConfigError, DataConfig
 from rlrs.data import reading, vocabulary_size
 from rlrs.data.tokenizer import END_OF_TEXT, from_path, identity, learn, of_bytes
+from rlrs.settings import ConfigError, DataConfig
 
 TEXTS = ["the cat sat on the mat", "äöü 漢字 \U0001f600", f"a {END_OF_TEXT} b", "", " \n\n\t x"]
 

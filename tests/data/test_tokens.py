@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlrs.config import ConfigError
 from rlrs.data import TokenData
+from rlrs.settings import ConfigError
 
 
 def counting(tokens=101, valid=41, length=4):

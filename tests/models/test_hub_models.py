@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rlrs.components import partition
-from rlrs.config import ConfigError, HubConfig, TrainingConfig, load_study
 from rlrs.data import TokenData
 from rlrs.inspection import describe
 from rlrs.models import build_model, count_parameters, router_statistics, training_flops
+from rlrs.settings import ConfigError, HubConfig, TrainingConfig, load_study
 from rlrs.training import RunSpec, train
 
 pytest.importorskip("transformers")

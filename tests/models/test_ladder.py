@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rlrs.config import ConfigError, HubConfig, ModelConfig, load_study
 from rlrs.models import build_model, count_parameters, ladder
+from rlrs.settings import ConfigError, HubConfig, ModelConfig, load_study
 
 PAPER = ModelConfig(d_model=512, n_layers=8, n_heads=8, n_experts=8)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from rlrs.components import partition
-from rlrs.config import ModelConfig
 from rlrs.models import Transformer, count_parameters, training_flops
 from rlrs.models.attention import rotary_table, rotate
 from rlrs.models.feed_forward import FeedForward
 from rlrs.models.loss import CHUNK, projected_cross_entropy
 from rlrs.models.norm import RMSNorm
+from rlrs.settings import ModelConfig
 
 V = 300
 DENSE = ModelConfig(d_model=16, n_layers=2, n_heads=2, d_ff=24)

@@ -308,8 +308,8 @@ def test_the_four_lines_run(page: Page, folder: Path, monkeypatch: pytest.Monkey
 
 
 def _moe():
-    from rlrs.config import ModelConfig
     from rlrs.models import Transformer
+    from rlrs.settings import ModelConfig
 
     return Transformer(ModelConfig(d_model=16, n_layers=1, n_heads=2, n_experts=2), 300)
 

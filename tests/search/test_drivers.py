@@ -11,7 +11,7 @@ import optuna
 import postgresql
 import pytest
 from sqlalchemy import event
-from test_study import Engine, history, searches
+from test_driver import Engine, history, searches
 
 from rlrs.search import StorageError, Trials, tune
 from rlrs.search.claims import Claims

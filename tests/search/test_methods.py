@@ -8,11 +8,11 @@ import sys
 import pytest
 from driving import drive
 
-from rlrs.config import ConfigError, SearchConfig
 from rlrs.search import METHODS, Feedback, Proposal, Space, Stop, method_of
 from rlrs.search.methods import ended
 from rlrs.search.pruning import LEAST_RUNS, late_only, margins, pruned
 from rlrs.search.verification import cheap, retested
+from rlrs.settings import ConfigError, SearchConfig
 
 START = {"lr": 8e-3, "final_fraction": 0.05, "embedding.start": 5.0, "embedding.end": 0.5, "router.start": 1.0}
 BEST = {"lr": 4e-3, "final_fraction": 0.08, "embedding.start": 24.0, "embedding.end": 2.0, "router.start": 2.0}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rlrs.config import DataConfig, ModelConfig, TrainingConfig
 from rlrs.data import prepare
 from rlrs.search import EngineError, Processes
 from rlrs.search.engines.engine import Job, Patience
 from rlrs.search.engines.processes import _devices
+from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
 from rlrs.training import Pruning, RunSpec, train
 
 

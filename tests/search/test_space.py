@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlrs.config import ConfigError, ModelConfig, TrainingConfig
 from rlrs.search import Space, ratios_of, read_space, run_of
+from rlrs.settings import ConfigError, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
 START = {

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rlrs.config import ModelConfig, TrainingConfig
 from rlrs.data import TokenData
+from rlrs.settings import ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
 CLOCK = {"seconds", "tokens_per_second", "flops_per_second"}

@@ -10,8 +10,8 @@ from small import CLOCK, make_data, make_spec
 
 import rlrs
 from rlrs.models import build_model, training_flops
-from rlrs.pipeline.directory import StudyError
-from rlrs.pipeline.precision import settled
+from rlrs.study.directory import StudyError
+from rlrs.study.dtype import settled
 from rlrs.training import faster_dtype, train
 from rlrs.training.distributed import World
 from rlrs.training.state import TrainState
@@ -99,7 +99,7 @@ def test_a_run_does_not_choose_its_dtype_itself():
 
 
 def study(tmp_path, dtype):
-    from rlrs.config import load_study
+    from rlrs.settings import load_study
 
     size = "{model: {d_model: 16, n_layers: 1, n_heads: 2}, steps: 4, batch_size: 4}"
     (tmp_path / "study.yaml").write_text(f"name: s\ntraining: {{dtype: {dtype}}}\nproxy: {size}\ntarget: {size}\n")

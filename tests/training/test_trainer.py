@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import rlrs
-from rlrs.config import TrainingConfig
 from rlrs.models import Transformer
+from rlrs.settings import TrainingConfig
 from rlrs.training import evaluate, train
 from rlrs.training.loop import evaluation_steps
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrs.config import Arm
 from rlrs.ratios import Ratios
 from rlrs.search import SEARCHED
+from rlrs.settings import Arm
 
 DESCRIPTIONS: dict[Arm, str] = {
     "uniform": "one rate for all components; its base rate and final fraction are tuned",

@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrs.config import ConfigError, DataConfig
 from rlrs.data import shards
-from rlrs.data.hub import is_local, open_hub
+from rlrs.data.hub_datasets import is_local, open_hub
 from rlrs.data.reading import DamagedError
 from rlrs.data.shards import STREAMS, ShardWriter, digests, read_facts, write_facts
 from rlrs.data.sources import HUB, Part, find_files, hash_order
@@ -30,6 +29,7 @@ from rlrs.data.stock import Entry, Notes, Stock, take_stock
 from rlrs.data.tokenizer import BPE, BYTES, Encoder, encoder_of, from_path, identity, learn, of_bytes
 from rlrs.data.tokens import TokenData
 from rlrs.files import write_atomic
+from rlrs.settings import ConfigError, DataConfig
 
 log = logging.getLogger("rlrs.data")
 

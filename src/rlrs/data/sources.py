@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rlrs.config import ConfigError, DataConfig
 from rlrs.data.reading import BadLine, Hash, format_of, read_jsonl, read_parquet, read_text
+from rlrs.settings import ConfigError, DataConfig
 
 STDLIB = "stdlib"
 FILES = "files:"

@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlrs.config import DataConfig
 from rlrs.data.reading import DamagedError, pieces_of
 from rlrs.data.sources import Part, hash_order
 from rlrs.data.stock import Entry, Stock
+from rlrs.settings import DataConfig
 
 
 @dataclass(frozen=True)

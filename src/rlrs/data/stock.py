@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlrs.config import ConfigError, DataConfig
 from rlrs.data.reading import DamagedError, is_compressed
 from rlrs.data.sources import STDLIB, FilePart, Part, hash_order
 from rlrs.files import write_atomic
+from rlrs.settings import ConfigError, DataConfig
 
 log = logging.getLogger("rlrs.data")
 

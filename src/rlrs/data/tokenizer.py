@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlrs.config import ConfigError, DataConfig
+from rlrs.settings import ConfigError, DataConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlrs.config import ConfigError
 from rlrs.data.order import window_order
 from rlrs.data.shards import open_shards, read_facts
+from rlrs.settings import ConfigError
 
 
 class TokenData:

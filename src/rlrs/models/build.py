@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rlrs.config import HubConfig, ModelConfig
 from rlrs.models.language_model import LanguageModel
 from rlrs.models.transformer import Transformer
+from rlrs.settings import HubConfig, ModelConfig
 
 
 def build_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageModel:
@@ -20,7 +20,7 @@ def build_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageMod
         ConfigError: a model of transformers that cannot be built; the message says why.
     """
     if isinstance(config, HubConfig):
-        from rlrs.models.hub import HubTransformer
+        from rlrs.models.hub_models import HubTransformer
 
         return HubTransformer(config, vocab_size)
     return Transformer(config, vocab_size)

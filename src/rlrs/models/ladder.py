@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rlrs.config import ConfigError, HubConfig, ModelConfig
 from rlrs.models.build import build_model
 from rlrs.models.counts import count_parameters
+from rlrs.settings import ConfigError, HubConfig, ModelConfig
 
 ANY_VOCABULARY = 512
 """Of models that are built to be counted without their tables."""

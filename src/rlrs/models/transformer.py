@@ -11,13 +11,13 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from rlrs.config import ModelConfig
 from rlrs.models.attention import Attention, rotary_table
 from rlrs.models.feed_forward import FeedForward
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import MoE, Routing
 from rlrs.models.norm import RMSNorm
+from rlrs.settings import ModelConfig
 
 NORM_EPS = 1e-6
 """Chosen here, not studied."""

@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from rlrs.files import write_atomic
 from rlrs.ratios import Ratio, Ratios
-from rlrs.report import figures, palette, text, trials, tuning
+from rlrs.report import figures, palette, text, trial_figures, tuning
 from rlrs.report.drawing import KINDS
 from rlrs.report.results import read_curves, read_results
 from rlrs.schedules import BaseSchedule, warmup_steps
@@ -154,20 +154,20 @@ def _report(results: Mapping[str, Any], curves: Sequence[Any]) -> dict[str, Any]
 
 def _trial_panels(search: Mapping[str, Any]) -> dict[str, Any]:
     """The pictures of the rlrs arm's trials, parameter by parameter; empty where there are too few."""
-    tried = trials.tried(search)
+    tried = trial_figures.tried(search)
     if tried is None:
         return {
             "trial_panels": [],
             "u_panels": [],
             "trial_notes": ["There are too few whole trials for pictures of each parameter."],
         }
-    importance = trials.importance_panel(tried)
+    importance = trial_figures.importance_panel(tried)
     notes = (
         tried.notes if importance else [*tried.notes, "Importance was not computed: there were too few whole trials."]
     )
     return {
-        "trial_panels": [panel for panel in (importance, trials.parallel_panel(tried)) if panel],
-        "u_panels": trials.u_panels(tried),
+        "trial_panels": [panel for panel in (importance, trial_figures.parallel_panel(tried)) if panel],
+        "u_panels": trial_figures.u_panels(tried),
         "trial_notes": notes,
         "kinds": KINDS,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrs.search.study import Tried
+from rlrs.search.driver import Tried
 
 FEWEST = 20
 """Whole trials with a score below which an importance says nothing. Chosen here, on quadratics with noise."""

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrs.config import ConfigError, TrainingConfig
 from rlrs.data import TokenData
 from rlrs.models import ModelOutput, training_flops
+from rlrs.settings import ConfigError, TrainingConfig
 from rlrs.training.checkpoint import CheckpointError, Checkpoints
 from rlrs.training.distributed import World, gradients_kept_local
 from rlrs.training.evaluate import evaluate
-from rlrs.training.metrics import ComponentProbe, MetricsFile, TensorBoard, router_line
+from rlrs.training.metrics import ComponentProbe, MetricsFile, TensorBoardFile, router_line
 from rlrs.training.spec import Pruning, RunResult, RunSpec
 from rlrs.training.state import TrainState
 from rlrs.training.stopping import StopFlag, Stopped
 
-Progress = Callable[[int, float], object]
+OnStep = Callable[[int, float], object]
 """Called with the steps done and the mean training loss since the last call, nats per token."""
 
 LOSS_LIMIT = 1.5
@@ -85,7 +85,7 @@ class Run:
         if folder is not None:
             self._restore(folder)
 
-    def train(self, progress: Progress | None) -> RunResult:
+    def train(self, progress: OnStep | None) -> RunResult:
         """Take all steps that are left.
 
         Raises:
@@ -289,7 +289,7 @@ class Run:
             try:
                 self.metrics = MetricsFile(folder / "metrics.jsonl", length)
                 if self.spec.training.tensorboard:
-                    self.metrics.also = TensorBoard(folder / "tensorboard", self.step)
+                    self.metrics.also = TensorBoardFile(folder / "tensorboard", self.step)
             except ValueError as error:
                 raise CheckpointError(f"{error}; delete {folder / 'checkpoints'} to start the run again") from None
 

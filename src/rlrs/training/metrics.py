@@ -30,7 +30,7 @@ class MetricsFile:
             raise ValueError(f"{path}: has {there} bytes of the {length} that the checkpoint goes with")
         self._file = open(path, "ab")  # noqa: SIM115  closed by close()
         self._file.truncate(length)
-        self.also: TensorBoard | None = None
+        self.also: TensorBoardFile | None = None
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one object as a line."""
@@ -54,7 +54,7 @@ class MetricsFile:
             self.also.close()
 
 
-class TensorBoard:
+class TensorBoardFile:
     """Lines of metrics.jsonl as scalars: `loss`, `components/embedding/lr`, `router/load/0` (the busiest expert).
 
     Args:

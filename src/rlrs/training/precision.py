@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rlrs.config import HubConfig, ModelConfig
 from rlrs.models import build_model
+from rlrs.settings import HubConfig, ModelConfig
 
 ROUNDS, STEPS = 5, 2
 MARGIN = 0.95

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rlrs.config import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig
 from rlrs.ratios import Ratios
 from rlrs.schedules import warmup_steps
+from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from rlrs.data import TokenData
 from rlrs.files import naming, write_atomic
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.distributed import World
-from rlrs.training.loop import Progress, Run
+from rlrs.training.loop import OnStep, Run
 from rlrs.training.spec import Pruning, RunResult, RunSpec
 from rlrs.training.stopping import StopFlag
 
@@ -27,7 +27,7 @@ def train(
     data: TokenData,
     folder: str | Path | None = None,
     *,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
     resume: bool = True,
     validate: bool = True,
     keep_weights: bool = True,

@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from rlrs.components import Partition, partition, refine
-from rlrs.integrations.export import deepspeed, megatron, nanotron, olmo_core, torchtitan
+from rlrs.integrations.export import _deepspeed, _megatron, _nanotron, _olmo_core, _torchtitan
 from rlrs.integrations.export._plan import ExportError, Plan, make_plan
 from rlrs.ratios import Ratios
 from rlrs.schedules import BaseSchedule
@@ -32,11 +32,11 @@ from rlrs.schedules import BaseSchedule
 __all__ = ["TARGETS", "ExportError", "Exported", "components_for", "export"]
 
 _WRITERS: dict[str, Callable[[Plan], str]] = {
-    "megatron": megatron.write,
-    "torchtitan": torchtitan.write,
-    "olmo-core": olmo_core.write,
-    "deepspeed": deepspeed.write,
-    "nanotron": nanotron.write,
+    "megatron": _megatron.write,
+    "torchtitan": _torchtitan.write,
+    "olmo-core": _olmo_core.write,
+    "deepspeed": _deepspeed.write,
+    "nanotron": _nanotron.write,
 }
 TARGETS = tuple(_WRITERS)
 """Stacks that `export` writes for."""

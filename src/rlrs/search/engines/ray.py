@@ -19,12 +19,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from rlrs.config import ConfigError
 from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.files import write_atomic
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
 from rlrs.search.engines.ranks import Ranks
+from rlrs.settings import ConfigError
 from rlrs.training import Pruning, RunResult, RunSpec
 
 MARK = ".ray-driver"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rlrs.config import ConfigError, FidelityConfig, SearchConfig
 from rlrs.search.methods.bayesian import bayesian
 from rlrs.search.methods.bracket import bracket
 from rlrs.search.methods.cma_es import cma_es
@@ -19,6 +18,7 @@ from rlrs.search.methods.trust_region import trust_region
 from rlrs.search.pruning import pruned
 from rlrs.search.space import Space
 from rlrs.search.verification import cheap, retested
+from rlrs.settings import ConfigError, FidelityConfig, SearchConfig
 
 __all__ = [
     "METHODS",

@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from rlrs.config import ConfigError
 from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
 from rlrs.search.space import Space
+from rlrs.settings import ConfigError
 
 BATCH = 4
 """Proposals at a time, whatever the number of workers."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrs.config import ScaleConfig, StudyConfig
 from rlrs.data import TokenData
 from rlrs.inspection import describe
-from rlrs.pipeline.stages import Arms
 from rlrs.ratios import Ratios
 from rlrs.search import Outcome, importance, ratios_of
+from rlrs.settings import ScaleConfig, StudyConfig
+from rlrs.study.stages import Arms
 
 UNFINISHED = "unfinished_search"
 """Key of a ratios.yaml's provenance that says that its search was stopped."""

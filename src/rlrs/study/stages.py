@@ -12,11 +12,8 @@ import torch
 import rlrs
 from rlrs.comparison import held_at_start, measure, searched_components
 from rlrs.components import partition
-from rlrs.config import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
-from rlrs.pipeline.budget import budgets, flops_of
-from rlrs.pipeline.directory import Progress, StudyError
 from rlrs.ratios import BASE, PRESETS, Ratios
 from rlrs.search import (
     SEARCHED,
@@ -37,6 +34,9 @@ from rlrs.search import (
     tune,
 )
 from rlrs.search.space import bounds
+from rlrs.settings import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
+from rlrs.study.budget import budgets, flops_of
+from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.training import RunResult, RunSpec
 
 
@@ -81,7 +81,7 @@ class Stages:
     """The stages that train, on one engine."""
 
     def __init__(
-        self, study: StudyConfig, folder: Path, data: TokenData, engine: Engine, trials: Trials, progress: Progress
+        self, study: StudyConfig, folder: Path, data: TokenData, engine: Engine, trials: Trials, progress: StudyProgress
     ) -> None:
         self.study, self.folder, self.data = study, folder, data
         self.engine, self.trials, self.progress = engine, trials, progress

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlrs.comparison import searched_components
-from rlrs.config import ScaleConfig, StudyConfig
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.models import count_parameters, training_flops
+from rlrs.settings import ScaleConfig, StudyConfig
 
 
 @dataclass(frozen=True)

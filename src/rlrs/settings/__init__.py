@@ -4,11 +4,11 @@ Every unknown key, wrong type and value out of range is a `ConfigError` of one l
 value and what would be right.
 """
 
-from rlrs.config.base import ConfigError, Settings
-from rlrs.config.data import DataConfig
-from rlrs.config.model import AnyModelConfig, HubConfig, ModelConfig
-from rlrs.config.reading import CHANGES_NO_RESULT, changing, fingerprint, load_study
-from rlrs.config.study import (
+from rlrs.settings.base import ConfigError, Settings
+from rlrs.settings.data import DataConfig
+from rlrs.settings.loading import CHANGES_NO_RESULT, changing, fingerprint, load_study
+from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
+from rlrs.settings.study import (
     Arm,
     ComparisonConfig,
     EngineConfig,

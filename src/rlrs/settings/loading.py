@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rlrs.config.base import ConfigError, Settings
-from rlrs.config.model import TAGGED
-from rlrs.config.study import StudyConfig
+from rlrs.settings.base import ConfigError, Settings
+from rlrs.settings.model import TAGGED
+from rlrs.settings.study import StudyConfig
 
 CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rlrs.config import ConfigError
 from rlrs.search.space import Parameter, Point, Space, bounds, parameter, progress_of
+from rlrs.settings import ConfigError
 
 _TIE = re.compile(r"=\s*(?:(?P<factor>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_*][\w.%*]*)")
 _CONDITION = re.compile(r"(?P<name>[A-Za-z_][\w.%]*)\s*(?P<sign>[<>])\s*(?P<value>[0-9.eE+-]+)")

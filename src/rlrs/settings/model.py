@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from rlrs.config.base import Count, NonNegative, Positive, Settings
+from rlrs.settings.base import Count, NonNegative, Positive, Settings
 
 
 class ModelConfig(Settings):
@@ -119,7 +119,7 @@ class HubConfig(Settings):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        from rlrs.models.hub import transformers_config
+        from rlrs.models.hub_models import transformers_config
 
         transformers_config(self)
         return self
@@ -130,20 +130,20 @@ class HubConfig(Settings):
         Raises:
             ValueError: a width at which heads would not be whole.
         """
-        from rlrs.models.hub import overrides_at_width
+        from rlrs.models.hub_models import overrides_at_width
 
         return self.model_copy(update={"overrides": {**self.overrides, **overrides_at_width(self, d_model)}})
 
     def at_depth(self, n_layers: int) -> Self:
         """The same model with another number of layers."""
-        from rlrs.models.hub import transformers_config
+        from rlrs.models.hub_models import transformers_config
 
         name = transformers_config(self).attribute_map.get("num_hidden_layers", "num_hidden_layers")
         return self.model_copy(update={"overrides": {**self.overrides, name: n_layers}})
 
     def size_steps(self) -> tuple[int, int, int]:
         """The steps that the width has now, the width of one (the least that keeps heads whole), and the layers."""
-        from rlrs.models.hub import transformers_config
+        from rlrs.models.hub_models import transformers_config
 
         settings = transformers_config(self)
         heads = settings.num_attention_heads

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rlrs.config import SearchConfig
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
 from rlrs.models import training_flops
 from rlrs.search import Budget
+from rlrs.settings import SearchConfig
 from rlrs.training import RunSpec
 
 

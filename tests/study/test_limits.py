@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 from benchmarks.killed_study import same_end
-from test_pipeline import STUDY
+from test_runner import STUDY
 
 from rlrs.cli import main
 from rlrs.data import TokenData
-from rlrs.pipeline import study
+from rlrs.study import study
 from rlrs.training import train
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from rlrs.config.base import Count, Fraction, NonNegative, Positive, Settings, number
-from rlrs.config.data import DataConfig
-from rlrs.config.model import AnyModelConfig
+from rlrs.settings.base import Count, Fraction, NonNegative, Positive, Settings, number
+from rlrs.settings.data import DataConfig
+from rlrs.settings.model import AnyModelConfig
 
 Arm = Literal["uniform", "embedding_only", "constant", "rlrs"]
 """One side of a comparison: see `rlrs.comparison.arms`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from rlrs.pipeline.directory import StudyError
+from rlrs.study.directory import StudyError
 
 
 def serve(folder: Path, port: int, storage: str | None, ready: Callable[[str], None]) -> None:

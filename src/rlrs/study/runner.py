@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlrs.components import partition
-from rlrs.config import CHANGES_NO_RESULT, StudyConfig, fingerprint
 from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.inspection import meta_model
-from rlrs.pipeline.directory import Progress, StudyError, prepared
-from rlrs.pipeline.precision import settled
-from rlrs.pipeline.record import cost, histories, model_section, save_best_so_far, save_ratios
-from rlrs.pipeline.stages import Arms, Stages, run_spec
 from rlrs.ratios import Ratios
 from rlrs.report import write_report
 from rlrs.search import Engine, Interrupted, Processes, Ray, Trials
+from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
+from rlrs.study.directory import StudyError, StudyProgress, prepared
+from rlrs.study.dtype import settled
+from rlrs.study.record import cost, histories, model_section, save_best_so_far, save_ratios
+from rlrs.study.stages import Arms, Stages, run_spec
 from rlrs.training import RunResult, RunSpec, StopFlag, World, train
 
 RESULTS_SCHEMA = 1
 """Version of results.json, which `rlrs.report` reads."""
 
 
-def run(study: StudyConfig, folder: Path, progress: Progress, *, until: str = "report") -> dict[str, Any]:
+def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str = "report") -> dict[str, Any]:
     """Run a study, or go on with it, up to and including a stage; its results, as in results.json.
 
     Args:
@@ -115,7 +115,7 @@ def _trials(study: StudyConfig, folder: Path) -> Trials:
 def train_one(
     study: StudyConfig,
     folder: Path,
-    progress: Progress,
+    progress: StudyProgress,
     *,
     model: Literal["proxy", "target"],
     ratios: Ratios,
@@ -162,7 +162,7 @@ def train_one(
 
 
 @contextmanager
-def _prepared_by_first(study: StudyConfig, folder: Path, progress: Progress, world: World) -> Iterator[TokenData]:
+def _prepared_by_first(study: StudyConfig, folder: Path, progress: StudyProgress, world: World) -> Iterator[TokenData]:
     """`prepared` by rank 0, which holds the directory for all ranks; the others open its data."""
     with ExitStack() as stack:
         world.from_first(lambda: stack.enter_context(prepared(study, folder, progress)) and None)

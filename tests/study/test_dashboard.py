@@ -109,7 +109,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import optuna_dashboard
-from rlrs.pipeline.dashboard import serve
+from rlrs.study.dashboard import serve
 
 def slow(environ, respond):
     print("asked", flush=True)

@@ -5,7 +5,6 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 
-from rlrs.config import ModelConfig, SearchConfig, TrainingConfig
 from rlrs.search import (
     Budget,
     Interrupted,
@@ -19,6 +18,7 @@ from rlrs.search import (
     method_of,
     tune,
 )
+from rlrs.settings import ModelConfig, SearchConfig, TrainingConfig
 from rlrs.training import Pruning, RunResult, RunSpec
 
 

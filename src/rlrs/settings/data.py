@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from rlrs.config.base import Count, Settings, number
+from rlrs.settings.base import Count, Settings, number
 
 
 class DataConfig(Settings):

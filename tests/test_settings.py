@@ -1,6 +1,6 @@
 import pytest
 
-from rlrs.config import CHANGES_NO_RESULT, ConfigError, ModelConfig, StudyConfig, fingerprint, load_study
+from rlrs.settings import CHANGES_NO_RESULT, ConfigError, ModelConfig, StudyConfig, fingerprint, load_study
 
 MINIMAL = """
 name: tiny

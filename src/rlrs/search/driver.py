@@ -13,7 +13,7 @@ from typing import Any
 from rlrs.search.engines import Engine
 from rlrs.search.methods import Feedback, Method, Proposal, Stop, ended
 from rlrs.search.space import Point
-from rlrs.search.trials import StorageError, Trials
+from rlrs.search.store import StorageError, Trials
 from rlrs.training import RunResult, RunSpec
 
 POLL = 0.5

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlrs.config import StudyConfig
 from rlrs.data import TokenData
 from rlrs.files import write_atomic
-from rlrs.pipeline.directory import StudyError
+from rlrs.settings import StudyConfig
+from rlrs.study.directory import StudyError
 from rlrs.training import faster_dtype
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrs.config import ConfigError, DataConfig
 from rlrs.data.reading import BadLine, DamagedError, Hash
 from rlrs.data.sources import HUB
+from rlrs.settings import ConfigError, DataConfig
 
 ROWS = 256
 """Rows read at once."""

@@ -11,17 +11,17 @@ from typing import Protocol
 
 import yaml
 
-from rlrs.config import StudyConfig, changing
 from rlrs.data import TokenData, prepare
 from rlrs.files import write_atomic
 from rlrs.search import Tried, first_difference
+from rlrs.settings import StudyConfig, changing
 
 
 class StudyError(ValueError):
     """A run directory that cannot be used for this study."""
 
 
-class Progress(Protocol):
+class StudyProgress(Protocol):
     """What the pipeline tells about its course."""
 
     def stage(self, name: str, steps: int, unit: str = "steps", searches: Mapping[str, int] | None = None) -> None:
@@ -42,7 +42,7 @@ class Progress(Protocol):
 
 
 @contextmanager
-def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[TokenData]:
+def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Iterator[TokenData]:
     """Hold a run directory for one process and one study only, with the study's data in it."""
     path, mine = folder / "study.yaml", changing(study)
     if folder.exists() and not folder.is_dir():
@@ -76,7 +76,7 @@ def prepared(study: StudyConfig, folder: Path, progress: Progress) -> Iterator[T
         yield data
 
 
-def _in_megabytes(progress: Progress) -> Callable[[int, int | None], None]:
+def _in_megabytes(progress: StudyProgress) -> Callable[[int, int | None], None]:
     """Tells how far text is made into tokens; of tokens that are there already, nothing."""
     begun = False
 

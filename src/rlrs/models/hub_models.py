@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlrs.config import ConfigError, HubConfig
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
+from rlrs.settings import ConfigError, HubConfig
 
 
 class HubTransformer(LanguageModel):

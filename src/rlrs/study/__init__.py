@@ -1,0 +1,7 @@
+"""A study, stage by stage, each resumable."""
+
+from rlrs.study.directory import StudyError, StudyProgress, prepared
+from rlrs.study.plan import PlanRow, growth, plan
+from rlrs.study.runner import run, train_one
+
+__all__ = ["PlanRow", "StudyError", "StudyProgress", "growth", "plan", "prepared", "run", "train_one"]
