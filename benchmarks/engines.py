@@ -27,9 +27,10 @@ from benchmarks.pairs import RESULTS, write
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.ratios import Ratios
+from rlrs.records import RunResult
 from rlrs.search import Engine, Processes, Proposal, Ray, Search, Space, Trials, method_of, run_of, start_point, tune
 from rlrs.settings import DataConfig, ModelConfig, SearchConfig, TrainingConfig
-from rlrs.training import RunResult, RunSpec, train
+from rlrs.training import RunSpec, train
 
 COMPONENTS = ("embedding", "attention", "experts", "router", "unembedding")
 SMALL = ModelConfig(d_model=32, n_layers=2, n_heads=2, n_experts=4)

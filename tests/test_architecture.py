@@ -12,7 +12,7 @@ LAYERS = [
     {"files", "schedules", "ratios", "components", "slices"},
     {"param_groups", "lr_scheduler"},
     {"integrations"},
-    {"settings", "models", "data", "training", "inspection", "environment"},
+    {"settings", "records", "models", "data", "training", "inspection", "environment"},
     {"search", "comparison"},
     {"report"},
     {"study"},

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from rlrs.records import RunResult
 from rlrs.search import Proposal, Tried
-from rlrs.training import RunResult
 from rlrs.watching import Watch
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
+from rlrs.records import Pruning, RunResult
 from rlrs.search import Processes
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.training import RunSpec
 
 EVERY = 4
 """Steps between the windowed losses that are kept of a run."""

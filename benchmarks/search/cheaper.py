@@ -26,10 +26,10 @@ from benchmarks.search.compare import RESULTS, trials_file
 from benchmarks.search.proxies import PROXIES, TRAINING, Proxy, prepared
 from rlrs.environment import environment
 from rlrs.files import write_atomic
+from rlrs.records import Pruning, RunResult
 from rlrs.search import Processes, Proposal
 from rlrs.search.methods import Feedback
 from rlrs.search.pruning import SHARES, Judge
-from rlrs.training import Pruning, RunResult
 
 ERRORS = (0.02, 0.05, 0.1, 0.2)
 CHEAP = ((0.125, None), (0.25, None), (0.5, None), (1.0, 16), (0.25, 16))

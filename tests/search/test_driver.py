@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 
+from rlrs.records import Pruning, RunResult
 from rlrs.search import (
     Budget,
     Interrupted,
@@ -19,7 +20,7 @@ from rlrs.search import (
     tune,
 )
 from rlrs.settings import ModelConfig, SearchConfig, TrainingConfig
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.training import RunSpec
 
 
 def spec_of(point):

@@ -126,8 +126,8 @@ def test_a_claim_is_one_drivers_until_its_beat_stops(tmp_path):
 
 
 def test_a_driver_taken_for_dead_does_not_count_its_run_a_second_time(tmp_path):
+    from rlrs.records import RunResult
     from rlrs.search import Proposal
-    from rlrs.training import RunResult
 
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     late, other = (Trials(url, study="s", lapse=0.1) for _ in range(2))

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from rlrs.data import prepare
+from rlrs.records import Pruning
 from rlrs.search import EngineError, Processes
 from rlrs.search.engines.engine import Job, Patience
 from rlrs.search.engines.processes import _devices
 from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
-from rlrs.training import Pruning, RunSpec, train
+from rlrs.training import RunSpec, train
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from rlrs.training import Pruning, RunResult, train
+from rlrs.records import Pruning, RunResult
+from rlrs.training import train
 
 
 def every_loss(spec, data):

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrs.comparison.statistics import Interval, SpeedUp, Verdict, interval, speed_up, verdict
-from rlrs.training import RunResult, RunSpec
+from rlrs.records import RunResult
+from rlrs.training import RunSpec
 
 Runs = Mapping[tuple[str, int, float], tuple[RunSpec, RunResult]]
 """(arm, seed, horizon) -> run; horizon 1.0 is the full length."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlrs.records import RunResult
 from rlrs.search.engines import Engine
 from rlrs.search.methods import Feedback, Method, Proposal, Stop, ended
 from rlrs.search.space import Point
 from rlrs.search.store import StorageError, Trials
-from rlrs.training import RunResult, RunSpec
+from rlrs.training import RunSpec
 
 POLL = 0.5
 """Seconds between looks at what other drivers have finished. Chosen here, not studied."""

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from rlrs.records import Pruning
 from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
 from rlrs.search.space import Point
-from rlrs.training import Pruning
 
 SHARES = (0.25, 0.4, 0.55, 0.7, 0.85)
 """Rungs, as shares of a run."""

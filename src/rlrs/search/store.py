@@ -25,10 +25,11 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from rlrs.records import Pruning, RunResult
 from rlrs.search.claims import Claims
 from rlrs.search.methods import Proposal
 from rlrs.search.space import bounds
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.training import RunSpec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

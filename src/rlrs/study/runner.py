@@ -18,6 +18,7 @@ from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.inspection import meta_model
 from rlrs.ratios import Ratios
+from rlrs.records import RunResult
 from rlrs.report import write_report
 from rlrs.search import Engine, Interrupted, Processes, Ray, Trials
 from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
@@ -25,7 +26,7 @@ from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.record import cost, histories, model_section, save_best_so_far, save_ratios
 from rlrs.study.stages import Arms, Stages, run_spec
-from rlrs.training import RunResult, RunSpec, StopFlag, World, train
+from rlrs.training import RunSpec, StopFlag, World, train
 
 RESULTS_SCHEMA = 1
 """Version of results.json, which `rlrs.report` reads."""

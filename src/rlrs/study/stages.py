@@ -15,6 +15,7 @@ from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
 from rlrs.ratios import BASE, PRESETS, Ratios
+from rlrs.records import RunResult
 from rlrs.search import (
     SEARCHED,
     Engine,
@@ -37,7 +38,7 @@ from rlrs.search.space import bounds
 from rlrs.settings import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.study.budget import budgets, flops_of
 from rlrs.study.directory import StudyError, StudyProgress
-from rlrs.training import RunResult, RunSpec
+from rlrs.training import RunSpec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from rlrs.training.checkpoint import CheckpointError, CheckpointWarning
 from rlrs.training.distributed import World, world
 from rlrs.training.evaluate import evaluate
 from rlrs.training.precision import faster_dtype
-from rlrs.training.spec import Pruning, RunResult, RunSpec
+from rlrs.training.spec import RunSpec
 from rlrs.training.stopping import EXIT_CODE, StopFlag, Stopped, stop_on_signals
 from rlrs.training.trainer import train
 
@@ -12,8 +12,6 @@ __all__ = [
     "EXIT_CODE",
     "CheckpointError",
     "CheckpointWarning",
-    "Pruning",
-    "RunResult",
     "RunSpec",
     "StopFlag",
     "Stopped",

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from rlrs.data import TokenData
 from rlrs.models import ModelOutput, training_flops
+from rlrs.records import Pruning, RunResult
 from rlrs.settings import ConfigError, TrainingConfig
 from rlrs.training.checkpoint import CheckpointError, Checkpoints
 from rlrs.training.distributed import World, gradients_kept_local
 from rlrs.training.evaluate import evaluate
 from rlrs.training.metrics import ComponentProbe, MetricsFile, TensorBoardFile, router_line
-from rlrs.training.spec import Pruning, RunResult, RunSpec
+from rlrs.training.spec import RunSpec
 from rlrs.training.state import TrainState
 from rlrs.training.stopping import StopFlag, Stopped
 

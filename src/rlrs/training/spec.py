@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from rlrs.ratios import Ratios
 from rlrs.schedules import warmup_steps
@@ -89,75 +88,3 @@ class RunSpec:
             del plain["training"][name]
         text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruning:
-    """When to end a run early: at a rung where its training loss is above the rung's limit.
-
-    What is compared is the mean over the last `window` steps up to the rung (all steps, where there are fewer).
-
-    Args:
-        rungs: pairs (step, limit in nats per token), steps increasing and from 1. At a rung without a limit (None)
-            the loss is only kept, in `RunResult.rungs`.
-        window: steps.
-
-    Raises:
-        ValueError: rungs or a window out of range.
-    """
-
-    rungs: tuple[tuple[int, float | None], ...]
-    window: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rungs", tuple((step, limit) for step, limit in self.rungs))  # lists, from JSON
-        steps = [step for step, _ in self.rungs]
-        if steps != sorted(set(steps)) or min(steps, default=1) < 1:
-            raise ValueError(f"the steps of rungs should increase, from 1 on, not {steps}")
-        if self.window < 1:
-            raise ValueError(f"window should be 1 step or more, not {self.window!r}")
-
-    def loss(self, losses: Sequence[float], step: int) -> float:
-        """The windowed loss at a rung, from the losses of all steps."""
-        window = losses[max(0, step - self.window) : step]
-        return math.fsum(window) / len(window)
-
-    def to_plain(self) -> dict[str, Any]:
-        """All fields as JSON would hold them."""
-        return {"rungs": [list(rung) for rung in self.rungs], "window": self.window}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """How a run ended.
-
-    Args:
-        status: "finished"; "diverged" when a loss was not a number or above the limit; "pruned" when a loss was above
-            the limit of a rung; "failed" when an engine gave it up (crashed, hung or lost with its machine too often).
-        steps: optimizer steps done.
-        score: training loss averaged over the last `score_steps` steps, nats per token; None if not finished.
-        valid_loss: on the fixed validation sample after the last step, nats per token; None if not finished or not
-            wanted.
-        tokens: tokens trained on.
-        seconds: of training and evaluation, all sessions of a resumed run together.
-        diverged_at: the step, counted from 1, that could not be used; None if finished.
-        reason: why it diverged or was pruned, in words; None if finished.
-        rungs: pairs (step, windowed training loss) of the rungs that the run came to; see `Pruning`.
-    """
-
-    status: Literal["finished", "diverged", "pruned", "failed"]
-    steps: int
-    score: float | None
-    valid_loss: float | None
-    tokens: int
-    seconds: float
-    diverged_at: int | None = None
-    reason: str | None = None
-    rungs: tuple[tuple[int, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rungs", tuple((step, loss) for step, loss in self.rungs))  # lists, from JSON
-
-    def to_plain(self) -> dict[str, Any]:
-        """All fields as JSON would hold them."""
-        return json.loads(json.dumps(asdict(self)))

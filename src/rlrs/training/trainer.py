@@ -7,18 +7,20 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from rlrs.data import TokenData
 from rlrs.files import naming, write_atomic
+from rlrs.records import Pruning, RunResult
+from rlrs.records.base import first_problem
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.distributed import World
 from rlrs.training.loop import OnStep, Run
-from rlrs.training.spec import Pruning, RunResult, RunSpec
+from rlrs.training.spec import RunSpec
 from rlrs.training.stopping import StopFlag
 
 
@@ -108,10 +110,15 @@ def _enter(folder: Path, spec: RunSpec, resume: bool) -> RunResult | None:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     _read_json(folder / "run.json", spec.id, frozenset())
-    names = frozenset(field.name for field in fields(RunResult))
-    result = _read_json(folder / "result.json", spec.id, names)
+    result = _read_json(folder / "result.json", spec.id, frozenset(RunResult.model_fields))
     if result is not None:
-        return RunResult(**{name: result[name] for name in names})
+        try:
+            return RunResult(**{name: value for name, value in result.items() if name != "id"})
+        except ValidationError as error:
+            damage = first_problem(error)
+            raise CheckpointError(
+                f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
+            ) from None
     write_atomic(folder / "run.json", json.dumps({"id": spec.id, **spec.to_plain()}, indent=1) + "\n")
     return None
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.records import Pruning, RunResult
+from rlrs.training import RunSpec
 
 ATTEMPTS = 2
 """Times that a run is tried whose worker crashes or hangs. Chosen here, not studied."""

@@ -19,9 +19,10 @@ from typing import Any, Self
 
 from rlrs.data import TokenData
 from rlrs.environment import cores
+from rlrs.records import Pruning, RunResult
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
 from rlrs.search.engines.ranks import Ranks
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.training import RunSpec
 
 STARTS = 3
 """Workers that may die while they start, one after another, before the engine gives up. Chosen here, not studied."""

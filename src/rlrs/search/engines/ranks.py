@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from rlrs.data import TokenData
-from rlrs.training import RunResult, World, train, world
+from rlrs.records import RunResult
+from rlrs.training import World, train, world
 
 FOLLOW = "import sys; from rlrs.search.engines.ranks import follow; follow(sys.argv[1])"
 

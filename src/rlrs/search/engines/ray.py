@@ -22,10 +22,11 @@ import numpy as np
 from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.files import write_atomic
+from rlrs.records import Pruning, RunResult
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
 from rlrs.search.engines.ranks import Ranks
 from rlrs.settings import ConfigError
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.training import RunSpec
 
 MARK = ".ray-driver"
 """A file beside the data by which a worker knows that it writes to the driver's own file system."""

@@ -12,7 +12,8 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from rlrs.training import Pruning, RunResult, RunSpec
+from rlrs.records import Pruning, RunResult
+from rlrs.training import RunSpec
 
 
 @dataclass(frozen=True)
