@@ -5,7 +5,7 @@ from driving import drive
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlrs.search import Space, local_search
+from rlrs.search import LocalSearch, Space
 
 MULTIPLIERS = (0.2, 2 / 3, 1.5, 5.0)
 
@@ -15,7 +15,7 @@ def bowl(optimum):
 
 
 def search(start, budget=1000, sweeps=30, seed=0, multipliers=MULTIPLIERS):
-    return local_search(Space.around(start), multipliers=multipliers, sweeps=sweeps, budget=budget, seed=seed)
+    return LocalSearch(Space.around(start), multipliers, sweeps, budget, seed)
 
 
 def test_the_first_batch_is_the_start_and_one_parameter_at_each_multiple():
@@ -27,7 +27,7 @@ def test_the_first_batch_is_the_start_and_one_parameter_at_each_multiple():
 def test_a_sweep_without_a_change_stops():
     batches, stop = drive(search({"a.start": 1.0, "a.end": 1.0}), bowl({"a.start": 1.0, "a.end": 1.0}))
     assert stop.reason == "a whole sweep changed nothing"
-    assert stop.sweeps == 1
+    assert stop.rounds == 1
     assert sum(map(len, batches)) == 9
 
 
@@ -70,5 +70,5 @@ def test_values_stay_in_bounds_and_out_of_bounds_moves_cost_nothing():
 
 def test_when_every_run_diverges_the_score_says_so():
     _, stop = drive(search({"lr": 1.0}, budget=3), lambda p: math.inf)
-    assert stop.score == math.inf
+    assert stop.score is None
     assert stop.best == pytest.approx({"lr": 1.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from pydantic import Field
 
@@ -17,11 +18,11 @@ class Proposal(Record):
     """Parameter -> value, fixed and tied ones included: `lr`, `final_fraction`, `COMPONENT.start` and so on."""
     move: str
     """What led to it, in words."""
-    steps: int | None = Field(None, ge=1)
+    steps: Annotated[int, Field(ge=1)] | None = None
     """Of a shorter run with its own full schedule; None for as many as the scale has."""
-    width: int | None = Field(None, ge=1)
+    width: Annotated[int, Field(ge=1)] | None = None
     """Model width of a narrower run, with the scale's head size; None for the scale's own."""
-    seed: int | None = Field(None, ge=0)
+    seed: Annotated[int, Field(ge=0)] | None = None
     """Of weights and data order; None for the search's."""
     prune: Pruning | None = None
     """When to end the run early; None to train it to its end."""

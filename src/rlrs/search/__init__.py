@@ -1,42 +1,43 @@
 """Search for ratios and base rates: methods, engines, and the driver between them."""
 
-from rlrs.search.driver import Budget, Interrupted, Outcome, Search, Tried, tune
+from rlrs.search.driver import Budget, Interrupted, OnTrial, SearchTask, tune
 from rlrs.search.engines import Engine, EngineError, Processes, Ray
 from rlrs.search.importance import importance
-from rlrs.search.methods import METHODS, Feedback, Method, Proposal, Stop, bracket, local_search, method_of
-from rlrs.search.space import SEARCHED, Parameter, Point, Space, ratios_of, run_of, start_point
+from rlrs.search.making import METHODS, make_method
+from rlrs.search.method import History, Method
+from rlrs.search.methods import Bracket, LocalSearch, ResponseSurface
+from rlrs.search.space import SEARCHED, Parameter, Point, Space, ratios_at, run_at, run_for, start_point
 from rlrs.search.space_settings import read_space
-from rlrs.search.store import StorageError, Trials, first_difference
+from rlrs.search.store import StorageError, TrialStore, first_difference
 
 __all__ = [
     "METHODS",
     "SEARCHED",
+    "Bracket",
     "Budget",
     "Engine",
     "EngineError",
-    "Feedback",
+    "History",
     "Interrupted",
+    "LocalSearch",
     "Method",
-    "Outcome",
+    "OnTrial",
     "Parameter",
     "Point",
     "Processes",
-    "Proposal",
     "Ray",
-    "Search",
+    "ResponseSurface",
+    "SearchTask",
     "Space",
-    "Stop",
     "StorageError",
-    "Trials",
-    "Tried",
-    "bracket",
+    "TrialStore",
     "first_difference",
     "importance",
-    "local_search",
-    "method_of",
-    "ratios_of",
+    "make_method",
+    "ratios_at",
     "read_space",
-    "run_of",
+    "run_at",
+    "run_for",
     "start_point",
     "tune",
 ]

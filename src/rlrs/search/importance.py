@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrs.search.driver import Tried
+from rlrs.records import Trial
 
 FEWEST = 20
 """Whole trials with a score below which an importance says nothing. Chosen here, on quadratics with noise."""
 
 
-def importance(tried: Sequence[Tried]) -> dict[str, float]:
+def importance(trials: Sequence[Trial]) -> dict[str, float]:
     """Share of the variation of the scores that each moved parameter explains, the largest first; they add up to 1.
 
     fANOVA (Hutter et al., 2014) by Optuna: a forest of trees fitted to the whole trials, marginals over the region
     that they cover, in logarithms. Empty where there are fewer than 20 of those, or where nothing varies.
     """
-    whole = [(t.proposal.params, t.score) for t in tried if t.proposal.whole and t.result.score is not None]
+    whole = [(trial.params, trial.score) for trial in trials if trial.whole and trial.measured]
     if len(whole) < FEWEST:
         return {}
     import optuna

@@ -8,14 +8,13 @@ stated share were closer than that at the rung.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from rlrs.records import Pruning
-from rlrs.search.methods.method import Feedback, Method, Proposal, Stop
+from rlrs.records import Prediction, Proposal, Pruning, SearchResult, Trial
+from rlrs.search.method import History, Method
 from rlrs.search.space import Point
 
 SHARES = (0.25, 0.4, 0.55, 0.7, 0.85)
@@ -53,51 +52,67 @@ def late_only(point: Point, best: Point) -> bool:
     return all(name == "final_fraction" or name.endswith(".end") for name in moved)
 
 
-def pruned(method: Method, *, steps: int, window: int, budget: int, error: float) -> Method:
-    """The method, with limits at rungs on the trials that it proposes.
+@dataclass(frozen=True)
+class Pruned:
+    """A method with limits at rungs on the whole runs that it proposes.
 
-    What a pruned trial would have scored is predicted from its last rung, by least squares over the runs trained to
-    their end; the method is told that, with the standard deviation of the prediction.
+    What a pruned trial would have scored is predicted from its last rung, by least squares over the runs that were
+    trained to their end before it; the method is told that, with the standard deviation of the prediction.
 
     Args:
-        method: proposes whole runs; may want more than the budget, it is stopped there.
+        method: proposes whole runs.
         steps: of a whole run.
         window: steps over which losses are averaged at a rung.
         budget: steps that all trials may take together, in whole runs.
         error: chance that a trial is pruned which would have ended better than the best before it, from 0 to 1.
     """
-    state = Judge(tuple(sorted({max(1, round(share * steps)) for share in SHARES})), window, error)
-    batch, spent, proposed = next(method), 0, 0
-    while True:
-        asked = []
-        for proposal in batch:
-            proposed += 1
-            asked.append(state.limited(proposal, control=proposed % CONTROL == 0) if proposal.whole else proposal)
-        told = yield asked
-        spent += sum(feedback.steps for feedback in told)
-        answers = [state.learn(p, f) if p.whole else f for p, f in zip(asked, told, strict=True)]
-        if spent >= budget * steps and state.best is not None:
-            method.close()
-            return Stop(
-                state.best.params, state.score, 1, f"the budget of {budget} runs' steps is spent{state.words()}"
-            )
-        try:
-            batch = method.send(answers)
-        except StopIteration as end:
-            stop: Stop = end.value
-            return replace(stop, reason=stop.reason + state.words())
+
+    method: Method
+    steps: int
+    window: int
+    budget: int
+    error: float
+
+    def ask(self, history: History) -> list[Proposal] | SearchResult:
+        """What the method asks for, with limits; see `Method.ask`."""
+        judge = self._judge(history)
+        spent = sum(trial.result.steps for trial in history if trial.result is not None)
+        if spent >= self.budget * self.steps and judge.best is not None:
+            reason = f"the budget of {self.budget} runs' steps is spent"
+            return self.method.result(judge.told, reason + judge.words())
+        asked = self.method.ask(judge.told)
+        if isinstance(asked, SearchResult):
+            return asked.model_copy(update={"reason": asked.reason + judge.words()})
+        return [
+            judge.limited(proposal, control=(len(history) + n) % CONTROL == 0) if proposal.whole else proposal
+            for n, proposal in enumerate(asked, 1)
+        ]
+
+    def result(self, history: History, reason: str) -> SearchResult:
+        """The method's own answer."""
+        judge = self._judge(history)
+        return self.method.result(judge.told, reason + judge.words())
+
+    def _judge(self, history: History) -> _Judge:
+        rungs = tuple(sorted({max(1, round(share * self.steps)) for share in SHARES}))
+        judge = _Judge(rungs, self.window, self.error)
+        for trial in history:
+            judge.learn(trial)
+        return judge
 
 
-class Judge:
+class _Judge:
     """What pruning knows: the best trial so far, and all that were trained to their end."""
 
     def __init__(self, rungs: tuple[int, ...], window: int, error: float) -> None:
         self.rungs, self.window, self.error = rungs, window, error
         self.curves: list[tuple[float, ...]] = []
         self.scores: list[float] = []
-        self.best: Proposal | None = None
-        self.score, self.curve = math.inf, ()
-        self.trials = self.ended = 0
+        self.told: list[Trial] = []
+        """The history with predictions."""
+        self.best: Trial | None = None
+        self.curve: tuple[float, ...] = ()
+        self.whole = self.pruned = 0
 
     def limited(self, proposal: Proposal, *, control: bool) -> Proposal:
         """The proposal with its rungs; a control has no limits, nor has one before margins are known."""
@@ -112,33 +127,39 @@ class Judge:
                 if step >= first * self.rungs[-1] / SHARES[-1]
             }
         rungs = tuple((step, limits.get(step)) for step in self.rungs)
-        return replace(proposal, prune=Pruning(rungs=rungs, window=self.window))
+        return proposal.model_copy(update={"prune": Pruning(rungs=rungs, window=self.window)})
 
-    def learn(self, proposal: Proposal, feedback: Feedback) -> Feedback:
-        """Note a result; what the method is told of it."""
-        self.trials += 1
-        if feedback.status == "pruned":
-            self.ended += 1
-            return self._predicted(feedback)
-        if feedback.status == "finished" and len(feedback.rungs) == len(self.rungs):
-            self.curves.append(feedback.rungs)
-            self.scores.append(feedback.score)
-            if feedback.score < self.score:
-                self.best, self.score, self.curve = proposal, feedback.score, feedback.rungs
-        return feedback
+    def learn(self, trial: Trial) -> None:
+        """Note a trial that has ended."""
+        result = trial.result
+        assert result is not None, "a history holds trials that have ended"
+        if trial.whole:
+            self.whole += 1
+            if result.status == "pruned":
+                self.pruned += 1
+                trial = self._predicted(trial, tuple(loss for _, loss in result.rungs))
+            elif trial.measured and len(result.rungs) == len(self.rungs):
+                self.curves.append(tuple(loss for _, loss in result.rungs))
+                self.scores.append(trial.score)
+                if self.best is None or trial.score < self.best.score:
+                    self.best, self.curve = trial, self.curves[-1]
+        self.told.append(trial)
 
-    def _predicted(self, feedback: Feedback) -> Feedback:
-        last = len(feedback.rungs) - 1
+    def _predicted(self, trial: Trial, rungs: tuple[float, ...]) -> Trial:
+        if self.best is None or not rungs:
+            return trial
+        last = len(rungs) - 1
         gap_N = np.array([curve[last] - self.curve[last] for curve in self.curves])
-        end_N = np.array(self.scores) - self.score
+        end_N = np.array(self.scores) - self.best.score
         design = np.stack([np.ones_like(gap_N), gap_N], 1)
         # A touch of ridge: the slope is 1 where all gaps are alike.
         weights = np.linalg.solve(design.T @ design + 1e-6 * np.eye(2), design.T @ end_N + 1e-6 * np.array([0.0, 1.0]))
         rest = end_N - design @ weights
-        gap = feedback.rungs[last] - self.curve[last]
-        score = self.score + max(0.0, float(weights @ np.array([1.0, gap])))
-        return replace(feedback, score=score, error=float(np.sqrt(np.mean(rest**2))))
+        gap = rungs[last] - self.curve[last]
+        score = self.best.score + max(0.0, float(weights @ np.array([1.0, gap])))
+        prediction = Prediction(score=score, error=float(np.sqrt(np.mean(rest**2))))
+        return trial.model_copy(update={"prediction": prediction})
 
     def words(self) -> str:
-        """How many trials were ended, for a reason to stop."""
-        return f"; {self.ended} of {self.trials} trials ended at a rung"
+        """How many trials were ended early, for a reason to stop."""
+        return f"; {self.pruned} of {self.whole} trials ended at a rung"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlrs.ratios import BASE, Ratios
+from rlrs.records import Proposal
 from rlrs.training import RunSpec
 
 Point = Mapping[str, float]
@@ -66,17 +67,17 @@ def start_point(lr: float, final_fraction: float, ratios: Ratios, components: It
     return point
 
 
-def ratios_of(point: Point) -> Ratios:
+def ratios_at(point: Point) -> Ratios:
     """The ratios in a point."""
     knots: dict[str, list[tuple[float, float]]] = {}
     for name, value in point.items():
         component, _, part = name.rpartition(".")
-        if component and (progress := progress_of(part)) is not None:
+        if component and (progress := knot_progress(part)) is not None:
             knots.setdefault(component, []).append((progress, value))
     return Ratios({component: sorted(pairs) for component, pairs in knots.items()})
 
 
-def progress_of(part: str) -> float | None:
+def knot_progress(part: str) -> float | None:
     """Progress from 0 to 1 of a ratio's knot; None for what is no knot."""
     if part in ("start", "end"):
         return float(part == "end")
@@ -84,7 +85,7 @@ def progress_of(part: str) -> float | None:
     return float(knot[1]) / 100 if knot else None
 
 
-def run_of(point: Point, spec: RunSpec) -> RunSpec:
+def run_at(point: Point, spec: RunSpec) -> RunSpec:
     """The run of a point: `spec` with everything that the point names in the place of what `spec` has.
 
     Another batch size trains on the same number of tokens, in as many steps as that takes. A point without ratios
@@ -108,7 +109,7 @@ def run_of(point: Point, spec: RunSpec) -> RunSpec:
     if "batch_size" in point:
         changes["batch_size"] = size = round(point["batch_size"])
         changes["steps"] = max(1, round(spec.steps * spec.batch_size / size))
-    ratios = ratios_of(point)
+    ratios = ratios_at(point)
     return replace(
         spec,
         lr=point.get("lr", spec.lr),
@@ -121,6 +122,20 @@ def run_of(point: Point, spec: RunSpec) -> RunSpec:
         model=spec.model.model_copy(update=model),
         **changes,
     )
+
+
+def run_for(proposal: Proposal, spec: RunSpec) -> RunSpec:
+    """The run of a proposal, from the whole run that its params stand for (`run_at`).
+
+    The score's window shrinks with the steps, so that a shorter run is scored on the same share of its schedule.
+    """
+    if proposal.steps is not None and proposal.steps != spec.steps:
+        window = max(1, round(spec.training.score_steps * proposal.steps / spec.steps))
+        training = spec.training.model_copy(update={"score_steps": window})
+        spec = replace(spec, steps=proposal.steps, training=training)
+    if proposal.width is not None:
+        spec = replace(spec, model=spec.model.at_width(proposal.width))
+    return spec if proposal.seed is None else replace(spec, seed=proposal.seed)
 
 
 @dataclass(frozen=True)
@@ -227,7 +242,7 @@ def parameter(name: str, start: float, low: float | None = None, high: float | N
     """A free parameter within its reach of `start`, or within the bounds given."""
     least, most = bounds(name)
     kind = name.rpartition(".")[2]
-    reach = _REACH.get(name, _RATIO_REACH if progress_of(kind) is not None else _OTHER_REACH)
+    reach = _REACH.get(name, _RATIO_REACH if knot_progress(kind) is not None else _OTHER_REACH)
     if name in ("beta1", "beta2"):
         near, far = 1 - (1 - start) * reach, 1 - (1 - start) / reach
     else:

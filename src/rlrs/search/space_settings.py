@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rlrs.search.space import Parameter, Point, Space, bounds, parameter, progress_of
+from rlrs.search.space import Parameter, Point, Space, bounds, knot_progress, parameter
 from rlrs.settings import ConfigError
 
 _TIE = re.compile(r"=\s*(?:(?P<factor>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_*][\w.%*]*)")
@@ -51,7 +51,7 @@ def read_space(
             continue
         for name in _matching(key, parameters, components, defaults):
             if value == "exclude":
-                if progress_of(name.rpartition(".")[2]) is None:
+                if knot_progress(name.rpartition(".")[2]) is None:
                     raise ConfigError(f"search.space.{key}: only ratios can be excluded; write fixed, or a number")
                 parameters.pop(name, None)
                 continue
@@ -78,7 +78,7 @@ def _matching(
         pattern = re.compile(re.escape(key).replace(r"\*", "(.+)"))
         found = [name for name in parameters if pattern.fullmatch(name)]
         component, _, part = key.rpartition(".")
-        if not found and component == "*" and (part == "weight_decay" or progress_of(part) is not None):
+        if not found and component == "*" and (part == "weight_decay" or knot_progress(part) is not None):
             found = [f"{c}.{part}" for c in dict.fromkeys(n.rpartition(".")[0] for n in parameters if "." in n)]
     elif key in parameters or key in defaults:
         found = [key]
@@ -86,8 +86,10 @@ def _matching(
         found = [n for n in parameters if n.rpartition(".")[0] == key] or [f"{key}.start", f"{key}.end"]
     else:
         component, _, part = key.rpartition(".")
-        new = component in components and (part == "weight_decay" or 0 <= (progress_of(part) or 0 if part else -1) <= 1)
-        known = part == "weight_decay" or progress_of(part) is not None
+        new = component in components and (
+            part == "weight_decay" or 0 <= (knot_progress(part) or 0 if part else -1) <= 1
+        )
+        known = part == "weight_decay" or knot_progress(part) is not None
         found = [key] if new and known else []
     if not found:
         options = [*parameters, *defaults, *components]
@@ -104,7 +106,7 @@ def _matching(
 def _first(name: str, parameters: Mapping[str, Parameter], defaults: Mapping[str, float]) -> float:
     """Where a parameter starts that the paper's space does not have."""
     component, _, part = name.rpartition(".")
-    if (progress := progress_of(part)) is None:
+    if (progress := knot_progress(part)) is None:
         return defaults[part if component else name]
     start, end = (parameters.get(f"{component}.{p}") for p in ("start", "end"))
     # A new knot starts between its neighbours, on the logarithmic line from start to end.
@@ -175,7 +177,7 @@ def _check(parameters: Mapping[str, Parameter]) -> None:
                     f"search.space.{name}: {what} names {other!r}, which is tied itself; name what it is tied to"
                 )
         component, _, part = name.rpartition(".")
-        progress = progress_of(part)
+        progress = knot_progress(part)
         if component and progress is not None:
             if not 0 <= progress <= 1:
                 raise ConfigError(f"search.space.{name}: a knot should be between 0% and 100%")
@@ -193,7 +195,7 @@ def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:
 
     def key(name: str) -> tuple[int, float]:
         component, _, part = name.rpartition(".")
-        return (order.index(component), -1 if (p := progress_of(part)) is None else p)
+        return (order.index(component), -1 if (p := knot_progress(part)) is None else p)
 
     order = list(dict.fromkeys(name.rpartition(".")[0] for name in ["lr", *parameters]))
     return sorted(parameters.values(), key=lambda p: key(p.name))

@@ -1,21 +1,21 @@
-"""Finished runs of searches, in a database by Optuna: read once, written as runs end, shared where wanted."""
+"""The record of searches: their trials in a database by Optuna, written before they are trained and when they end."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 from sqlalchemy.exc import (
     ArgumentError,
     IntegrityError,
@@ -25,11 +25,10 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from rlrs.records import Pruning, RunResult
+from rlrs.records import Proposal, RunResult, SearchResult, Trial
+from rlrs.records.base import first_problem
 from rlrs.search.claims import Claims
-from rlrs.search.methods import Proposal
 from rlrs.search.space import bounds
-from rlrs.training import RunSpec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -41,24 +40,25 @@ BUSY = 60.0
 LAPSE = 60.0
 """Seconds without a beat after which another driver's claim may be taken over. Chosen here, not studied."""
 
-_STATES = {
-    "finished": TrialState.COMPLETE,
-    "diverged": TrialState.FAIL,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
+_STATES = {"finished": TrialState.COMPLETE, "diverged": TrialState.FAIL, "pruned": TrialState.PRUNED}
+_PLAN = "plan"
+"""Name of the claim on a search's next batch."""
 
 
 class StorageError(ValueError):
     """A database that cannot be used, or that belongs to another study."""
 
 
-class Trials:
-    """Finished runs of searches, one Optuna study per search.
+class TrialStore:
+    """Trials of searches, one Optuna study per search, one row per run.
 
-    A run is known by `RunSpec.id`, which is a hash of everything that decides its numbers, and by its pruning, which
-    decides where it ends. Without `study` the database is one driver's own, a file in its run directory. With `study`
-    any number of drivers share it: each claims the runs that it trains and reads what the others finish.
+    A batch is written as waiting trials before any of it is trained. A row is running while a driver trains it, and
+    complete, pruned or failed (diverged) when it has a result. A run that an engine gave up waits again: the next start
+    of the study tries it again.
+
+    Without `study` the database is one driver's own, a file in its run directory. With `study` any number of drivers
+    share it: one at a time writes a search's next batch, each claims the runs that it trains, and reads what the others
+    finish.
 
     Args:
         where: a SQLite file, made if missing; or a database URL as SQLAlchemy takes it (`postgresql+psycopg://...`;
@@ -91,7 +91,13 @@ class Trials:
         self._beat = time.monotonic()
         self._beat_every = lapse / 6
         self._studies: dict[str, int] = {}
-        self._finished: dict[tuple[str, str], RunResult] = {}
+        self._rows: dict[str, list[int]] = {}
+        """Of a search: Optuna's id of each trial, by the trial's number."""
+        self._trials: dict[str, list[Trial]] = {}
+        self._sizes: dict[str, dict[int, int]] = {}
+        """Of a search: how many trials each batch has when it is whole."""
+        self.running: set[tuple[str, int]] = set()
+        """Trials that this driver has begun."""
 
     @property
     def shared(self) -> bool:
@@ -99,69 +105,145 @@ class Trials:
         return self._claims is not None
 
     def open(self, search: str, identity: Mapping[str, Any] | None = None) -> None:
-        """Read what is finished of a search.
+        """Read what is recorded of a search.
 
         Args:
             search: its name.
-            identity: what decides the search's course, as plain data.
+            identity: what decides the search's course, as plain data; not what may grow.
 
         Raises:
-            StorageError: the search in the database has another identity; the message says where they differ.
+            StorageError: the search in the database has another identity (the message says where they differ), or is
+                damaged.
         """
         with self._errors():
             study = self._study_id(self._prefix + search)
             self._studies[search] = study
             self._check(search, study, dict(identity or {}))
         self.refresh(search)
-        # Runs given up say nothing of their points while none has ended: they are tried again.
-        mine = {key: result for key, result in self._finished.items() if key[0] == search}
-        if all(result.status == "failed" for result in mine.values()):
-            self._finished = {key: result for key, result in self._finished.items() if key not in mine}
+        if not self.shared:
+            self._take_up(search)
+
+    def trials(self, search: str) -> list[Trial]:
+        """All trials of a search in order, ended or not, as last read."""
+        return list(self._trials[search])
 
     def refresh(self, search: str) -> None:
-        """Read what other drivers have finished since."""
-        with self._errors():
-            for trial in self._storage.get_all_trials(self._studies[search], deepcopy=False):
-                if "result" in trial.user_attrs and trial.state.is_finished():
-                    key = (search, trial.user_attrs["run"])
-                    if key not in self._finished:
-                        self._finished[key] = RunResult(**trial.user_attrs["result"])
+        """Read what other drivers have written since.
 
-    def finished(self, search: str, spec: RunSpec, prune: Pruning | None = None) -> RunResult | None:
-        """The result of a run of this search, if it is finished (or was pruned, diverged, or was given up)."""
-        return self._finished.get((search, _key(spec, prune)))
-
-    def begin(self, search: str, spec: RunSpec, prune: Pruning | None = None) -> bool:
-        """Claim a run; False if another driver has it, or has finished it since."""
-        key = _key(spec, prune)
-        with self._errors():
-            if self._claims is None:
-                return True
-            if not self._claims.take(self._prefix + search, key):
-                return False
-            self.refresh(search)
-            if (search, key) in self._finished:  # by whoever had the claim until just now
-                self._claims.drop(self._prefix + search, key)
-                return False
-            return True
-
-    def end(self, search: str, proposal: Proposal, spec: RunSpec, result: RunResult) -> RunResult | None:
-        """Keep a finished run; the result that counts, or None if another driver has taken the run over.
-
-        One that diverged is kept as failed, one that was pruned as pruned, with its result. A trial is written once,
-        whole: a kill leaves none that is half there.
+        Raises:
+            StorageError: a row that is not what this class writes.
         """
-        key = _key(spec, proposal.prune)
+        known = self._trials.get(search, [])
+        rows, trials, sizes = [], [], self._sizes.setdefault(search, {})
+        with self._errors(), self._intact(search):
+            frozen = self._storage.get_all_trials(self._studies[search], deepcopy=False)
+        for number, row in enumerate(frozen):
+            old = known[number] if number < len(known) else None
+            trials.append(old if old is not None and old.result is not None else self._read(search, number, row))
+            sizes[trials[-1].batch] = row.user_attrs["batch_size"]
+            rows.append(row._trial_id)
+        self._rows[search], self._trials[search] = rows, trials
+
+    def missing(self, search: str) -> int:
+        """How many trials of the last batch are not written: a kill in the middle of writing it leaves a part."""
+        trials = self._trials[search]
+        if not trials:
+            return 0
+        batch = trials[-1].batch
+        return self._sizes[search][batch] - sum(trial.batch == batch for trial in trials)
+
+    def add_batch(self, search: str, proposals: Sequence[Proposal], runs: Sequence[str]) -> None:
+        """Write a batch as waiting trials, or what is missing of the last one.
+
+        Args:
+            search: its name.
+            proposals: of the whole batch.
+            runs: ids of their runs.
+        """
+        there, missing = self._trials[search], self.missing(search)
+        batch = there[-1].batch + (not missing) if there else 0
+        self._sizes[search][batch] = len(proposals)
+        for proposal, run in list(zip(proposals, runs, strict=True))[-missing:]:
+            trial = Trial(**dict(proposal), number=len(there), batch=batch, run=run)
+            with self._errors():
+                row = self._storage.create_new_trial(self._studies[search], _row(trial, len(proposals)))
+            self._rows[search].append(row)
+            there.append(trial)
+
+    def plan(self, search: str) -> bool:
+        """Claim the writing of the next batch; False while another driver has it, or has written it since."""
+        if self._claims is None:
+            return True
+        before = len(self._trials[search])
+        with self._errors():
+            if not self._claims.take(self._prefix + search, _PLAN):
+                return False
+        self.refresh(search)
+        if len(self._trials[search]) > before:
+            self.planned(search)
+            return False
+        return True
+
+    def planned(self, search: str) -> None:
+        """Let go of the claim of `plan`."""
+        if self._claims is not None:
+            with self._errors():
+                self._claims.drop(self._prefix + search, _PLAN)
+
+    def begin(self, search: str, trial: Trial) -> bool:
+        """Claim a trial and mark it as running; False if another driver has it, or has finished it since."""
+        with self._errors():
+            if self._claims is not None:
+                if not self._claims.take(self._prefix + search, str(trial.number)):
+                    return False
+                self.refresh(search)
+                if self._trials[search][trial.number].result is not None:  # by whoever had the claim until just now
+                    self._claims.drop(self._prefix + search, str(trial.number))
+                    return False
+            self._storage.set_trial_state_values(self._rows[search][trial.number], TrialState.RUNNING)
+        self.running.add((search, trial.number))
+        return True
+
+    def end(self, search: str, trial: Trial, result: RunResult) -> Trial | None:
+        """Keep a result; the trial with the result that counts, or None if another driver has taken it over."""
+        key = str(trial.number)
+        self.running.discard((search, trial.number))
         with self._errors():
             if self._claims is not None and not self._claims.hold(self._prefix + search, key):
                 # This driver was taken for dead: what it has is the other's by now, and counts once.
                 self.refresh(search)
-                return self._finished.get((search, key))
-            self._storage.create_new_trial(self._studies[search], _trial(proposal, spec, result))
+                found = self._trials[search][trial.number]
+                return found if found.result is not None else None
+            if result.status == "failed":
+                self._wait_again([(search, trial.number)])
+            else:
+                self._write_result(self._rows[search][trial.number], result)
             if self._claims is not None:
                 self._claims.drop(self._prefix + search, key)
-        self._finished[search, key] = result
-        return result
+        ended = trial.model_copy(update={"result": result})
+        if result.status != "failed":
+            self._trials[search][trial.number] = ended
+        return ended
+
+    def answer(self, search: str, limits: Mapping[str, Any]) -> SearchResult | None:
+        """What the search ended with, if it has ended within these limits and no trial was added or ended since."""
+        with self._errors(), self._intact(search):
+            kept = self._storage.get_study_user_attrs(self._studies[search]).get("answer")
+        if kept is None:
+            return None
+        try:
+            if kept["limits"] != json.loads(json.dumps(dict(limits))) or kept["seen"] != self._seen(search):
+                return None
+            return SearchResult.model_validate(kept["result"])
+        except (KeyError, TypeError, ValidationError):
+            raise self._damaged(search, "its answer is not one") from None
+
+    def keep_answer(self, search: str, limits: Mapping[str, Any], result: SearchResult) -> None:
+        """Write down what a search ended with: another processor does not choose again between equal points."""
+        plain = result.model_copy(update={"trials": ()}).to_plain()
+        answer = {"limits": dict(limits), "seen": self._seen(search), "result": plain}
+        with self._errors():
+            self._storage.set_study_user_attr(self._studies[search], "answer", json.loads(json.dumps(answer)))
 
     def beat(self) -> None:
         """Keep this driver's claims; called now and then, it writes only when it is time."""
@@ -173,11 +255,88 @@ class Trials:
     def leave(self) -> None:
         """Let go of this driver's claims, so that others need not wait until they lapse, and of the file."""
         with self._errors():
+            self._wait_again(sorted(self.running))
             if self._claims is not None:
                 self._claims.drop_all()
             # SQLite puts its log into the file with the last connection that closes.
             self._backend.scoped_session.remove()
             self._backend.engine.dispose()
+
+    def _take_up(self, search: str) -> None:
+        """What a driver left that is gone: trials that it had begun wait again, results that it wrote are theirs."""
+        for trial, row in zip(self._trials[search], self._rows[search], strict=True):
+            with self._errors():
+                if trial.result is None:
+                    if self._storage.get_trial(row).state == TrialState.RUNNING:
+                        self._storage.set_trial_state_values(row, TrialState.WAITING)
+                elif not self._storage.get_trial(row).state.is_finished():
+                    self._write_result(row, trial.result)
+
+    def _wait_again(self, trials: Sequence[tuple[str, int]]) -> None:
+        """Mark trials as waiting: begun, and not ended."""
+        for search, number in trials:
+            self._storage.set_trial_state_values(self._rows[search][number], TrialState.WAITING)
+            self.running.discard((search, number))
+
+    def _write_result(self, row: int, result: RunResult) -> None:
+        self._storage.set_trial_user_attr(row, "result", result.to_plain())
+        values = None if result.score is None else [result.score]
+        # It was claimed by nobody else, but one that was taken for dead may have written it a moment before.
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(row, _STATES[result.status], values)
+
+    def _seen(self, search: str) -> list[int]:
+        trials = self._trials[search]
+        return [len(trials), sum(trial.result is not None for trial in trials)]
+
+    def _read(self, search: str, number: int, row: FrozenTrial) -> Trial:
+        """A row as a trial, checked against what Optuna shows of it."""
+        attributes = row.user_attrs
+        try:
+            plain = dict(attributes["proposal"])
+            # The result is written a moment before the state.
+            ended = row.state.is_finished() or "result" in attributes
+            result = RunResult.model_validate(attributes["result"]) if ended else None
+            trial = Trial.model_validate(
+                {**plain, "number": number, "batch": attributes["batch"], "run": attributes["run"], "result": result}
+            )
+            if not isinstance(attributes["batch_size"], int) or attributes["batch_size"] < 1:
+                raise ValueError("its batch has no size")
+            if trial.params != row.params:
+                raise ValueError("its parameters are not those of its proposal")
+            shown = (row.state, row.value)
+            if row.state.is_finished() and result and shown != (_STATES.get(result.status), result.score):
+                raise ValueError("its state or value is not that of its result")
+        except ValidationError as error:
+            raise self._damaged(search, f"trial {number}: {first_problem(error)}") from None
+        except KeyError as error:
+            raise self._damaged(search, f"trial {number} lacks {error.args[0]}") from None
+        except (TypeError, ValueError) as error:
+            raise self._damaged(search, f"trial {number}: {error}") from None
+        return trial
+
+    @contextmanager
+    def _intact(self, search: str) -> Iterator[None]:
+        """Of rows that were changed, Optuna raises whatever it stumbles over."""
+        try:
+            yield
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as e:
+            what = f"{type(e).__name__}: {e}".partition("\n")[0]
+            raise self._damaged(search, f"a row cannot be read ({what[:200]})") from None
+
+    def _damaged(self, search: str, what: str) -> StorageError:
+        return StorageError(
+            f"{self.name}: search {search} is damaged, or of another version of rlrs: {what}; move the database away, "
+            "and the search begins again"
+        )
 
     def _study_id(self, name: str) -> int:
         try:
@@ -188,7 +347,8 @@ class Trials:
         return study
 
     def _check(self, search: str, study: int, mine: dict[str, Any]) -> None:
-        theirs = self._storage.get_study_user_attrs(study).get("identity")
+        with self._intact(search):
+            theirs = self._storage.get_study_user_attrs(study).get("identity")
         if theirs is None:
             self._storage.set_study_user_attr(study, "identity", json.loads(json.dumps(mine)))
         elif (difference := first_difference(theirs, json.loads(json.dumps(mine)))) is not None:
@@ -275,27 +435,17 @@ def _write_ahead(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
-def _key(spec: RunSpec, prune: Pruning | None) -> str:
-    """What a run is known by: what decides its numbers, and where it ends."""
-    if prune is None:
-        return spec.id
-    return f"{spec.id}-{hashlib.sha256(json.dumps(prune.to_plain()).encode()).hexdigest()[:12]}"
-
-
-def _trial(proposal: Proposal, spec: RunSpec, result: RunResult) -> FrozenTrial:
+def _row(trial: Trial, batch_size: int) -> FrozenTrial:
+    """A trial as a waiting one of Optuna's."""
     distributions: dict[str, BaseDistribution] = {
         name: FloatDistribution(low, high, log=low > 0)
-        for name, (low, high) in ((name, bounds(name)) for name in proposal.params)
+        for name, (low, high) in ((name, bounds(name)) for name in trial.params)
     }
-    attributes: dict[str, Any] = {"run": _key(spec, proposal.prune), "move": proposal.move}
-    if proposal.prune is not None:
-        attributes["prune"] = proposal.prune.to_plain()
-    trial = optuna.create_trial(
-        state=_STATES[result.status],
-        value=result.score,
-        params=proposal.params,
+    proposal = trial.model_dump(mode="json", include=set(Proposal.model_fields))
+    attributes = {"batch": trial.batch, "batch_size": batch_size, "run": trial.run, "proposal": proposal}
+    return optuna.create_trial(
+        state=TrialState.WAITING,
+        params=trial.params,
         distributions=distributions,
-        user_attrs=attributes | {"result": result.to_plain()},
+        user_attrs={**attributes, "move": trial.move},
     )
-    trial.datetime_start = datetime.now() - timedelta(seconds=result.seconds)
-    return trial

@@ -4,7 +4,7 @@ Near a minimum the loss is close to a parabola in the logarithm of each rate (th
 nearly separable in the rates that components really have: `lr * start` and `lr * final_fraction * end` (`Rates`). So
 that is where the prior is diagonal: slopes around 0, curvatures around a positive value, interactions small.
 
-Shapes: n trials, d coordinates, p coefficients.
+Shapes: n trials, d coordinates, p coefficients of one surface, q of cheap and whole runs together.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlrs.search.method import first_least
+
 Array = NDArray[np.float64]
 
 # Prior standard deviations per unit of natural log, in nats, before scaling. Order of magnitude from one-at-a-time
@@ -28,6 +30,8 @@ _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _NOISES = (0.001, 0.002, 0.004, 0.008, 0.016)
 _CUBIC = 0.004
 """How far the loss is from its quadratic, in nats per squared distance, before scaling."""
+TOLERANCE = 1e-7
+"""Nats, or units of log likelihood: what differs by less is equal, so that no choice hangs on rounding."""
 
 
 class Rates:
@@ -59,9 +63,9 @@ class Rates:
             start = f"{component}.start" if component else "lr"
             if is_end and start in column:
                 self._pairs.append((row, column[start]))
-        self._inverse = np.linalg.inv(self._matrix)
+        self._inverse = np.linalg.inv(self._matrix)  # of zeros and ones, triangular but for the order: exact
 
-    def of(self, logarithms_D: Array) -> Array:
+    def coordinates(self, logarithms_D: Array) -> Array:
         """Coordinates [d] of a point."""
         u_D = self._matrix @ logarithms_D
         v_D = u_D.copy()
@@ -69,7 +73,7 @@ class Rates:
             v_D[end] = np.logaddexp(u_D[end] + self._constant, math.log(self.FLOOR) + u_D[start])
         return v_D
 
-    def back(self, v_D: Array) -> Array:
+    def logarithms(self, v_D: Array) -> Array:
         """Logarithms [d] of the point at these coordinates; an end below what its floor allows is nearly zero."""
         u_D = v_D.copy()
         for end, start in self._pairs:
@@ -82,23 +86,30 @@ class Rates:
 class Surface:
     """A fitted quadratic around a centre: the posterior of its coefficients.
 
+    Everything drawn from it comes from the prior's own coordinates, which are one per coefficient, and never from an
+    eigenvector or another factor that is unique up to a sign or a rotation only: on another processor the same draws
+    give the same quadratics, up to rounding.
+
     Args:
         mean: coefficients [p]: value, slopes [d], curvatures [d], interactions of pairs.
-        root: of their covariance, [p, p]; covariance = root @ root.T.
         noise: standard deviation of one trial's score around the quadratic near the centre, nats.
         scale: of the prior, chosen by the data.
         dimensions: d.
+        fit: what the posterior was computed with.
     """
 
     mean: Array
-    root: Array
     noise: float
     scale: float
     dimensions: int
+    fit: _Fit
 
     def sample(self, generator: np.random.Generator) -> Array:
-        """Coefficients drawn from the posterior."""
-        return self.mean + self.root @ generator.standard_normal(self.root.shape[1])
+        """Coefficients drawn from the posterior [p]: a draw from the prior, corrected by what the trials say of it."""
+        fit = self.fit
+        prior_q, noise_n = generator.standard_normal(fit.weighted.shape[1]), generator.standard_normal(len(fit.sd_n))
+        misfit_n = np.linalg.solve(fit.factor, fit.weighted @ prior_q + fit.sd_n * noise_n)
+        return self.mean + fit.level @ (fit.sd_q * (prior_q - fit.whitened.T @ misfit_n))
 
     def value(self, x: Array, coefficients: Array | None = None) -> float:
         """The quadratic at one offset from the centre, nats."""
@@ -108,7 +119,9 @@ class Surface:
         """Posterior standard deviation of the difference to the centre, nats."""
         difference = _features(x[None])[0]
         difference[0] = 0.0
-        return float(np.linalg.norm(difference @ self.root))
+        weighted_q = self.fit.sd_q * (difference @ self.fit.level)
+        known_n = self.fit.whitened @ weighted_q
+        return math.sqrt(max(float(weighted_q @ weighted_q - known_n @ known_n), 0.0))
 
     def expected_gain(self, x: Array) -> float:
         """By how much a point is expected to be below the centre where it is below it, else 0, nats."""
@@ -127,13 +140,31 @@ class Surface:
         def value_and_slope(x: Array) -> tuple[float, Array]:
             return float(slope @ x + 0.5 * x @ hessian @ x), slope + hessian @ x
 
-        # A sample need not be convex: several starts, the best end.
+        # A sample need not be convex: several starts, the best end; of ends that are equal but for rounding, the first.
         starts = [np.zeros(d), np.where(slope > 0, low, high)]
         ends = [
             minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)))
             for start in starts
         ]
-        return np.asarray(min(ends, key=lambda end: float(end.fun)).x)
+        return np.asarray(ends[first_least([float(end.fun) for end in ends], TOLERANCE)].x)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Of n trials and q coefficients of cheap and whole runs together."""
+
+    level: Array
+    """[p, q]: from those to the coefficients of one surface."""
+    sd_q: Array
+    """The prior's standard deviations."""
+    sd_n: Array
+    """Standard deviations of the trials' scores."""
+    weighted: Array
+    """[n, q]: features times the prior's standard deviations."""
+    factor: Array
+    """[n, n]: Cholesky factor of the scores' covariance, which is unique."""
+    whitened: Array
+    """[n, q]: the inverse of `factor` times `weighted`."""
 
 
 def _symmetric(beta: Array, d: int) -> Array:
@@ -166,33 +197,31 @@ def fit(
     d = x_nd.shape[1]
     cheap_n1 = np.zeros((len(x_nd), 1)) if cheap_n is None else cheap_n[:, None]
     features = np.hstack([_features(x_nd), cheap_n1, cheap_n1 * x_nd])
-    p = features.shape[1]
-    q = p - 1 - d  # coefficients of one surface
-    level = np.eye(q, p)
+    q = features.shape[1]
+    p = q - 1 - d  # coefficients of one surface
+    level = np.eye(p, q)
     if of_cheap:
-        level[: d + 1, q:] = np.eye(d + 1)
+        level[: d + 1, p:] = np.eye(d + 1)
     square = (x_nd**2).sum(1)
     best: tuple[float, Surface] | None = None
     for scale, noise in itertools.product(_SCALES, _NOISES):
-        sd = np.full(p, _INTERACTION * scale)
+        sd = np.full(q, _INTERACTION * scale)
         sd[0], sd[1 : d + 1], sd[d + 1 : 2 * d + 1] = 0.05 * scale, _SLOPE * scale, _CURVATURE * scale
-        sd[q], sd[q + 1 :] = 0.1 * scale, _DIFFERENCE * scale
-        prior = np.zeros(p)
+        sd[p], sd[p + 1 :] = 0.1 * scale, _DIFFERENCE * scale
+        prior = np.zeros(q)
         prior[d + 1 : 2 * d + 1] = _CURVATURE_MEAN * scale
         # What is far away or far above says little about the quadratic here.
         far = _CUBIC * scale * square + 0.3 * np.maximum(0.0, y_n - 0.1 * scale)
         variance = noise**2 + far**2 + extra_n**2
-        weighted = features * sd  # [n, p]
+        weighted = features * sd  # [n, q]
         gram = weighted @ weighted.T + np.diag(variance)
-        factor = np.linalg.cholesky(gram)
+        factor: Array = np.asarray(np.linalg.cholesky(gram), dtype=np.float64)
         residual = np.linalg.solve(factor, y_n - features @ prior)
         likelihood = -0.5 * residual @ residual - np.log(np.diag(factor)).sum()
-        if best is None or likelihood > best[0] + 1e-9:
-            whitened = np.linalg.solve(factor, weighted)  # [n, p]
+        if best is None or likelihood > best[0] + TOLERANCE:
+            whitened: Array = np.asarray(np.linalg.solve(factor, weighted), dtype=np.float64)  # [n, q]
             mean = prior + sd * (whitened.T @ residual)
-            covariance = np.eye(p) - whitened.T @ whitened
-            values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-            root = sd[:, None] * vectors * np.sqrt(np.maximum(values, 0.0))
-            best = likelihood, Surface(level @ mean, level @ root, noise, scale, d)
+            kept = _Fit(level, sd, np.sqrt(variance), weighted, factor, whitened)
+            best = likelihood, Surface(level @ mean, noise, scale, d, kept)
     assert best is not None
     return best[1]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from rlrs.search.methods.method import EndedError, Feedback, Method, Proposal, Stop
+from rlrs.records import Proposal, SearchResult
+from rlrs.search.method import History, batches, first_least, lowest
 from rlrs.search.space import Space
-from rlrs.search.surface import Array, Rates, Surface, fit
+from rlrs.search.surface import TOLERANCE, Array, Rates, Surface, fit
 
 BATCH = 4
 """Proposals at a time, whatever the number of workers."""
@@ -31,9 +33,12 @@ LUCK = 4.0
 WORTH = 0.5
 """Least gain worth going on for, as a multiple of a trial's noise, which the fit of few trials often takes too high."""
 
+OPENING, CHEAP, VERIFICATION, WHOLE = range(4)
+"""Stages of a search, as its batches note them down."""
+
 
 @dataclass(frozen=True)
-class Cheap:
+class CheapRuns:
     """Shorter or narrower runs that a search begins with.
 
     Args:
@@ -51,9 +56,8 @@ class Cheap:
     verify: int
 
 
-def response_surface(
-    space: Space, *, budget: int, seed: int, cheap: Cheap | None = None, first_move: float = FIRST_MOVE
-) -> Method:
+@dataclass(frozen=True)
+class ResponseSurface:
     """Newton-like search: in the place of four runs per parameter and sweep, moves of all parameters at once.
 
     It starts with pairs of opposite joint moves, which tell all slopes. Then, batch by batch, a quadratic is fitted
@@ -67,186 +71,205 @@ def response_surface(
     Args:
         space: what is searched.
         budget: most runs, in whole ones.
-        seed: of the random draws.
+        seed: of the random draws; each batch has draws of its own.
         cheap: cheap runs to begin with; none if None.
         first_move: size of the first moves, natural log; half of the trust region's first half-width.
     """
-    search = _Search(space, np.random.default_rng(seed), cheap, first_move, 2 * first_move)
-    try:
-        return (yield from _course(search, budget))
-    except EndedError as early:
-        if not search.rounds:
-            raise
-        return search.stop(str(early))
 
-
-def _course(search: _Search, budget: int) -> Method:
-    cheap = search.cheap
-    told = yield (batch := search.opening(budget))
-    search.learn(batch, told)
-    while cheap is not None:
-        left = math.floor((cheap.budget - search.spent) / cheap.cost + 1e-9)
-        batch = search.moves(min(BATCH, left), cheap=True)
-        if not batch:
-            break
-        told = yield batch
-        search.learn(batch, told)
-    if cheap is not None:
-        told = yield (batch := search.verification())
-        search.learn(batch, told)
-    while (left := math.floor(budget - search.spent + 1e-9)) > 0:
-        batch = search.moves(min(BATCH, left), cheap=False)
-        if not batch:
-            return search.stop(search.reason)
-        told = yield batch
-        search.learn(batch, told)
-    return search.stop(f"the budget of {budget} runs is spent")
-
-
-@dataclass
-class _Trial:
-    point: dict[str, float]
-    offset: Array
-    cheap: bool
-    score: float
-    error: float
-    measured: bool
-
-
-@dataclass
-class _Search:
     space: Space
-    generator: np.random.Generator
-    cheap: Cheap | None
-    first_move: float
-    radius: float
-    rounds: int = 0
-    reason: str = ""
-    trials: list[_Trial] = field(default_factory=list)
-    spent: float = 0.0
-    quiet: int = 0
-    fits: dict[tuple[int, bool], Surface] = field(default_factory=dict)
+    budget: int
+    seed: int
+    cheap: CheapRuns | None = None
+    first_move: float = FIRST_MOVE
 
-    def __post_init__(self) -> None:
-        self.coordinates = Rates(self.space.names, self.space.start().get("final_fraction", 1.0))
-        self.low, self.high = map(np.array, zip(*self.space.limits(), strict=True))
+    def ask(self, history: History) -> list[Proposal] | SearchResult:
+        """The opening, or the minimum of the fitted quadratic and of drawn ones; see `Method.ask`."""
+        if not history:
+            return self._opening()
+        seen = _Seen(self, history)
+        if seen.stage in (OPENING, CHEAP) and self.cheap is not None:
+            left = math.floor((self.cheap.budget - seen.spent) / self.cheap.cost + 1e-9)
+            moves = seen.moves(left, CHEAP) if seen.has_cheap else []
+            if isinstance(moves, list) and moves:
+                return moves
+            verification = seen.verification()
+            if verification:
+                return verification
+        left = math.floor(self.budget - seen.spent + 1e-9)
+        moves = seen.moves(left, WHOLE)
+        if isinstance(moves, str):
+            return self.result(history, moves)
+        return moves or self.result(history, f"the budget of {self.budget} runs is spent")
 
-    def point(self, v: Array) -> dict[str, float]:
-        return self.space.point(np.clip(self.coordinates.back(v), self.low, self.high).tolist())
+    def result(self, history: History, reason: str) -> SearchResult:
+        """The best whole trial by the fit: the lowest score may be a lucky one."""
+        seen = _Seen(self, history)
+        if not any(trial.whole and trial.measured for trial in history):
+            return lowest(history, reason, seen.rounds)
+        best = history[seen.best(cheap=False)]
+        return SearchResult(best=best.params, score=best.score, reason=reason, rounds=seen.rounds)
 
-    def proposal(self, point: dict[str, float], move: str, *, cheap: bool) -> Proposal:
-        if cheap and self.cheap is not None:
-            return Proposal(point, f"{move}, cheap", steps=self.cheap.steps, width=self.cheap.width)
-        return Proposal(point, move)
-
-    def opening(self, budget: int) -> list[Proposal]:
+    def _opening(self) -> list[Proposal]:
         """The start, and pairs of opposite moves of all parameters together."""
+        generator, rates = np.random.default_rng([self.seed, 0]), self.rates
         start = self.space.start()
-        centre = self.coordinates.of(np.array(self.space.coordinates(start)))
-        proposals = [Proposal(start, "start")]
-        cheap = self.cheap is not None
-        if cheap:
-            proposals.append(self.proposal(start, "start", cheap=True))
+        centre = rates.coordinates(np.array(self.space.coordinates(start)))
+        memo = {"stage": float(OPENING), "radius": 2 * self.first_move, "quiet": 0.0}
+        proposals = [Proposal(params=start, move="start", memo=memo)]
+        if self.cheap is not None:
+            proposals.append(self.proposal(start, "start", memo, cheap=True))
         signs: set[tuple[float, ...]] = set()
         while len(signs) < 2 * min(PAIRS, 2 ** (len(self.space) - 1)):  # of few parameters, few moves differ
-            sign_D = self.generator.choice([-1.0, 1.0], len(self.space))
+            sign_D = generator.choice([-1.0, 1.0], len(self.space))
             if tuple(sign_D) not in signs:
                 pair = [sign_D, -sign_D]
                 signs.update(map(tuple, pair))
                 points = (self.point(centre + self.first_move * one_D) for one_D in pair)
-                proposals += [self.proposal(point, "joint move", cheap=cheap) for point in points]
-        return proposals[: 1 + math.floor((self.cheap.budget - 1) / self.cheap.cost) if self.cheap else budget]
+                proposals += [
+                    self.proposal(point, "joint move", memo, cheap=self.cheap is not None) for point in points
+                ]
+        if self.cheap is None:
+            return proposals[: self.budget]
+        return proposals[: 1 + max(0, math.floor((self.cheap.budget - 1) / self.cheap.cost + 1e-9))]
 
-    def learn(self, batch: list[Proposal], told: list[Feedback]) -> None:
-        """Note what came of a batch; the trust region follows."""
-        first = len(self.trials)
-        self.fits.clear()
-        for proposal, feedback in zip(batch, told, strict=True):
-            offset = self.coordinates.of(np.array(self.space.coordinates(proposal.params)))
-            measured = feedback.status == "finished"
-            trial = _Trial(proposal.params, offset, not proposal.whole, feedback.score, feedback.error, measured)
-            self.trials.append(trial)
-            self.spent += self.cheap.cost if trial.cheap and self.cheap else 1.0
-        self.rounds += 1
-        if first:  # the opening says nothing of the region
-            best = self.best(cheap=self.trials[-1].cheap)
+    @cached_property
+    def rates(self) -> Rates:
+        """The coordinates in which the surface is fitted."""
+        return Rates(self.space.names, self.space.start().get("final_fraction", 1.0))
+
+    @cached_property
+    def _box(self) -> tuple[Array, Array]:
+        low, high = map(np.array, zip(*self.space.limits(), strict=True))
+        return low, high
+
+    def point(self, v: Array) -> dict[str, float]:
+        """The point at the surface's coordinates, within bounds."""
+        return self.space.point(np.clip(self.rates.logarithms(v), *self._box).tolist())
+
+    def proposal(self, point: dict[str, float], move: str, memo: dict[str, float], *, cheap: bool) -> Proposal:
+        """A proposal of a whole or of a cheap run."""
+        whole = Proposal(params=point, move=move, memo=memo)
+        if not cheap or self.cheap is None:
+            return whole
+        return whole.model_copy(update={"move": f"{move}, cheap", "steps": self.cheap.steps, "width": self.cheap.width})
+
+
+class _Seen:
+    """What a search knows from its history: trials as offsets, the trust region, fits; made anew for every question."""
+
+    def __init__(self, method: ResponseSurface, history: History) -> None:
+        self.method, self.trials = method, list(history)
+        self.rounds, cost = len(batches(history)), 1.0 if method.cheap is None else method.cheap.cost
+        self.offsets = [method.rates.coordinates(np.array(method.space.coordinates(t.params))) for t in history]
+        self.spent = sum(1.0 if trial.whole else cost for trial in history)
+        self.has_cheap = any(not trial.whole for trial in history)
+        self.fits: dict[tuple[int, bool], Surface] = {}
+        last = batches(history)[-1]
+        memo = last[0].memo
+        self.stage, self.quiet = int(memo.get("stage", WHOLE)), int(memo.get("quiet", 0))
+        self.radius = memo.get("radius", 2 * method.first_move)
+        if self.stage != OPENING:  # the opening says nothing of the region
+            first = len(self.trials) - len(last)
+            best = self.best(cheap=not self.trials[-1].whole)
             # The first of a batch is the surface's own minimum: where that is best, the surface may be trusted further.
-            factor = GROW if best == first else 1.0 if best > first else SHRINK
+            factor = GROW if best == first and memo.get("minimum") else 1.0 if best >= first else SHRINK
             self.radius = min(max(self.radius * factor, RADIUS[0]), RADIUS[1])
 
     def best(self, *, cheap: bool) -> int:
         """Of the cheap or the whole trials, the index of the best by the fit: the lowest score may be a lucky one."""
-        kind = [i for i, trial in enumerate(self.trials) if trial.cheap == cheap]
-        lowest = min(kind, key=lambda i: (not self.trials[i].measured, self.trials[i].score, i))
-        if self.rounds < 2 or not self.trials[lowest].measured:
+        kind = [i for i, trial in enumerate(self.trials) if trial.whole != cheap]
+        ended = [i for i in kind if self.trials[i].measured]
+        if not ended:
+            return kind[first_least([self.trials[i].score for i in kind], 0.0)]
+        lowest = ended[first_least([self.trials[i].score for i in ended], 0.0)]
+        if self.rounds < 2:
             return lowest
-        surface, at = self.surface(lowest, of_cheap=cheap), self.trials[lowest]
-        near = at.score + LUCK * surface.noise
-        like = [i for i in kind if self.trials[i].measured and self.trials[i].score <= near]
-        return min(like, key=lambda i: (surface.value(self.trials[i].offset - at.offset), i))
+        surface, at = self.surface(lowest, cheap=cheap), self.trials[lowest]
+        like = [i for i in ended if self.trials[i].score <= at.score + LUCK * surface.noise]
+        values = [surface.value(self.offsets[i] - self.offsets[lowest]) for i in like]
+        return like[first_least(values, TOLERANCE)]
 
-    def surface(self, centre: int, *, of_cheap: bool) -> Surface:
-        """The quadratic around a trial, fitted once per batch."""
-        if (centre, of_cheap) in self.fits:
-            return self.fits[centre, of_cheap]
+    def surface(self, centre: int, *, cheap: bool) -> Surface:
+        """The quadratic around a trial, of cheap or of whole runs."""
+        if (centre, cheap) in self.fits:
+            return self.fits[centre, cheap]
         trials = self.trials
-        x = np.array([trial.offset for trial in trials]) - trials[centre].offset
+        x = np.array(self.offsets) - self.offsets[centre]
         # Cheap and whole runs each count from their own run of the start, or the first that did not diverge.
-        start = {trial.cheap: trial.score for trial in reversed(trials) if math.isfinite(trial.score)}
-        y = np.array([trial.score - start.get(trial.cheap, 0.0) for trial in trials])
+        start = {trial.whole: trial.score for trial in reversed(trials) if math.isfinite(trial.score)}
+        y = np.array([trial.score - start.get(trial.whole, 0.0) for trial in trials])
         y -= y[centre] if math.isfinite(y[centre]) else 0.0
         # A run that diverged is as bad as the worst that did not, more or less.
         worst = max(float(np.max(y[np.isfinite(y)], initial=0.0)), 0.5)
         error = np.where(np.isfinite(y), [trial.error for trial in trials], worst / 2)
-        cheap = np.array([trial.cheap for trial in trials])
-        near = np.sort(np.argsort((x**2).sum(1), kind="stable")[:NEAREST])
-        surface = fit(x[near], np.where(np.isfinite(y), y, worst)[near], error[near], cheap[near], of_cheap=of_cheap)
-        self.fits[centre, of_cheap] = surface
+        y = np.where(np.isfinite(y), y, worst)
+        kinds = np.array([not trial.whole for trial in trials])
+        distance = np.round((x**2).sum(1), 9)  # of equally far ones the earlier, whatever the rounding
+        near = np.sort(np.argsort(distance, kind="stable")[:NEAREST])
+        self.fits[centre, cheap] = surface = fit(x[near], y[near], error[near], kinds[near], of_cheap=cheap)
         return surface
 
-    def moves(self, count: int, *, cheap: bool) -> list[Proposal]:
-        """The minimum of the fitted quadratic, and minima of drawn ones; none when nothing more is to be expected."""
+    def moves(self, left: int, stage: int) -> list[Proposal] | str:
+        """The minimum of the fitted quadratic, and minima of drawn ones; why not, when nothing more is expected."""
+        count, method = min(BATCH, left), self.method
         if count < 1:
             return []
+        if self.stage != stage and stage == WHOLE and method.cheap is not None:
+            self.quiet = 0
+        cheap = stage == CHEAP
         best = self.best(cheap=cheap)
-        surface, centre = self.surface(best, of_cheap=cheap), self.trials[best].offset
-        box = np.full(len(self.space), self.radius)
+        surface, centre = self.surface(best, cheap=cheap), self.offsets[best]
+        box = np.full(len(method.space), self.radius)
         x = surface.minimum(-box, box)
         expected = surface.value(0 * x) - surface.value(x)
-        inner = DRAWN * box
-        minima = [surface.minimum(-inner, inner, surface.sample(self.generator)) for _ in range(count - 1)]
+        generator = np.random.default_rng([method.seed, self.rounds])
+        minima = [surface.minimum(-DRAWN * box, DRAWN * box, surface.sample(generator)) for _ in range(count - 1)]
         gain = max(surface.expected_gain(y) for y in (x, *minima))
         at_end = self.radius <= RADIUS[0]
-        self.quiet = self.quiet + 1 if gain < WORTH * surface.noise or at_end else 0
-        if self.quiet >= PATIENCE:
-            self.reason = (
-                f"nothing better was found within a factor of {math.exp(RADIUS[0]):.2g} of the best point"
-                if at_end
-                else f"the surface expects {gain:.4f} nats more, little beside a trial's noise of {surface.noise:.4f}"
-            )
-            return []
-        words = f"minimum of the surface, {expected:.4f} nats lower expected"
-        return [
-            self.proposal(self.point(centre + x), words, cheap=cheap),
-            *(self.proposal(self.point(centre + y), "minimum of a drawn surface", cheap=cheap) for y in minima),
+        quiet = self.quiet + 1 if gain < WORTH * surface.noise or at_end else 0
+        if quiet >= PATIENCE:
+            if at_end:
+                return f"nothing better was found within a factor of {math.exp(RADIUS[0]):.2g} of the best point"
+            return f"the surface expects {gain:.4f} nats more, little beside a trial's noise of {surface.noise:.4f}"
+        words = [
+            f"minimum of the surface, {expected:.4f} nats lower expected",
+            *["minimum of a drawn surface"] * len(minima),
         ]
+        known = [trial.params for trial in self.trials if trial.whole != cheap]
+        new: dict[int, dict[str, float]] = {}
+        for n, offset in enumerate((x, *minima)):
+            point = method.point(centre + offset)
+            if point not in known:  # the best point itself, where the fit has its minimum there
+                known.append(point)
+                new[n] = point
+        if not new:
+            return "the surface asks for nothing that was not tried"
+        memo = {"stage": stage, "radius": self.radius, "quiet": quiet, "minimum": 0 in new}
+        noted = {key: float(value) for key, value in memo.items()}
+        return [method.proposal(point, words[n], noted, cheap=cheap) for n, point in new.items()]
 
     def verification(self) -> list[Proposal]:
         """The surface's minimum for whole runs, and the best points of the cheap ones, to be trained whole."""
-        assert self.cheap is not None
-        self.quiet = 0
-        whole = [t.point for t in self.trials if not t.cheap]
-        ranked = sorted(
-            (t for t in self.trials if t.cheap and t.measured and t.point not in whole), key=lambda t: t.score
-        )
+        method, left = self.method, math.floor(self.method.budget - self.spent + 1e-9)
+        assert method.cheap is not None
+        count = min(method.cheap.verify, left)
+        if count < 1 or not self.has_cheap:
+            return []
+        memo = {
+            "stage": float(VERIFICATION),
+            "radius": max(self.radius, method.first_move),
+            "quiet": 0.0,
+            "minimum": 1.0,
+        }
         best = self.best(cheap=True)
-        surface, box = self.surface(best, of_cheap=False), np.full(len(self.space), self.radius)
-        x = surface.minimum(-box, box)
-        self.radius = max(self.radius, self.first_move)
-        chosen = [self.proposal(self.point(self.trials[best].offset + x), "minimum of the surface", cheap=False)]
-        chosen += [Proposal(t.point, f"best {n} of the cheap runs") for n, t in enumerate(ranked, 1)]
-        return chosen[: self.cheap.verify]
-
-    def stop(self, reason: str) -> Stop:
-        best = self.trials[self.best(cheap=False)]
-        return Stop(best.point, best.score, self.rounds, reason)
+        surface, box = self.surface(best, cheap=False), np.full(len(method.space), self.radius)
+        point = method.point(self.offsets[best] + surface.minimum(-box, box))
+        chosen = [method.proposal(point, "minimum of the surface", memo, cheap=False)]
+        known = [point, *(t.params for t in self.trials if t.whole)]
+        ranked = sorted((t for t in self.trials if not t.whole and t.measured), key=lambda t: (t.score, t.number))
+        for trial in ranked:
+            if trial.params not in known:
+                known.append(trial.params)
+                move = f"best {len(chosen)} of the cheap runs"
+                chosen.append(method.proposal(trial.params, move, memo, cheap=False))
+        return chosen[:count]
