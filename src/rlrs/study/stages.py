@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import rlrs
-from rlrs.comparison import held_at_start, measure, searched_components
+from rlrs.comparison import measure, searched_components
 from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
-from rlrs.ratios import BASE, PRESETS, Ratios
-from rlrs.records import RunResult
+from rlrs.ratios import PRESETS, Ratios
+from rlrs.records import ArmResult, ArmSearch, Comparison, Recipe, RunResult, SearchResult, Trial
 from rlrs.search import (
     SEARCHED,
     Engine,
@@ -27,53 +26,43 @@ from rlrs.search import (
     Trials,
     Tried,
     bracket,
+    importance,
     method_of,
-    ratios_of,
     read_space,
     run_of,
     start_point,
     tune,
 )
 from rlrs.search.space import bounds
-from rlrs.settings import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
+from rlrs.settings import CHANGES_NO_RESULT, Arm, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.study.budget import budgets, flops_of
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.training import RunSpec
-
-
-@dataclass(frozen=True)
-class Arms:
-    """What the arms have found so far: ratios, final fraction and base rate."""
-
-    ratios: dict[str, Ratios] = field(default_factory=dict)
-    final_fraction: dict[str, float] = field(default_factory=dict)
-    lr: dict[str, float] = field(default_factory=dict)
-    others: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What else a search moved, as in a point: weight decay and so on; not a batch size, which is the proxy's own."""
 
 
 def run_spec(
     study: StudyConfig,
     scale: ScaleConfig,
     data: TokenData,
-    ratios: Ratios,
+    recipe: Recipe,
     seed: int,
     *,
     lr: float,
-    final_fraction: float,
     steps: int | None = None,
 ) -> RunSpec:
-    """The run that a study's settings, a size, ratios, a seed and a base rate stand for."""
+    """The run that a study's settings, a size, what was found, a seed and a base rate stand for."""
+    model = scale.model
+    if recipe.init_scale is not None and isinstance(model, ModelConfig):  # others initialise themselves
+        model = model.model_copy(update={"init_scale": recipe.init_scale})
     return RunSpec(
-        model=scale.model,
-        training=study.training,
+        model=model,
+        training=recipe.training(study.training),
         steps=steps or scale.steps,
         batch_size=scale.batch_size,
         seed=seed,
         lr=lr,
-        final_fraction=final_fraction,
-        # A ratio of 1 is the base rate, so it is left out: equal runs have equal ids.
-        ratios={component: list(ratio.knots) for component, ratio in ratios.items() if ratio != BASE},
+        final_fraction=recipe.final_fraction,
+        ratios=recipe.run_ratios(),
         data_hash=data.hash,
     )
 
@@ -95,29 +84,23 @@ class Stages:
 
     def _tune(self, searches: Mapping[str, Search], where: str, tick: Callable[[int], None]) -> dict[str, Outcome]:
         def watch(name: str, tried: Tried, found: bool) -> None:
-            self.progress.trial(name, tried, self._flops(tried.spec, tried.result.steps), found=found)
+            self.progress.trial(name, _trial(0, tried), self._flops(tried.spec, tried.result.steps), found=found)
 
         return _by_arm(tune(searches, self.engine, self.trials, tick, watch), where)
 
-    def _spec(
-        self, scale: ScaleConfig, ratios: Ratios, seed: int, lr: float, final_fraction: float, steps: int | None = None
-    ) -> RunSpec:
-        return run_spec(self.study, scale, self.data, ratios, seed, lr=lr, final_fraction=final_fraction, steps=steps)
+    def _target_spec(self, found: ArmResult, seed: int, lr: float, steps: int | None = None) -> RunSpec:
+        """A run of the target with what an arm found."""
+        return run_spec(self.study, self.study.target, self.data, found.recipe, seed, lr=lr, steps=steps)
 
-    def _target_spec(self, arms: Arms, arm: str, seed: int, lr: float, steps: int | None = None) -> RunSpec:
-        """A run of the target with what an arm's search found on the proxy."""
-        spec = self._spec(self.study.target, arms.ratios[arm], seed, lr, arms.final_fraction[arm], steps)
-        found = {**arms.others[arm], "lr": lr, "final_fraction": arms.final_fraction[arm]}
-        return run_of(found, spec) if arms.others[arm] else spec
-
-    def search(self, arms: Arms) -> dict[str, Outcome]:
-        """Every arm's search on the proxy, side by side; their best points go into `arms`."""
+    def search(self) -> dict[Arm, ArmResult]:
+        """Every arm's search on the proxy, side by side, and what it found."""
         study, settings = self.study, self.study.search
         components = list(partition(meta_model(study.proxy.model, self.data.vocab_size)))
         start = Ratios.preset(settings.start) if settings.start in PRESETS else Ratios.load(settings.start)
         start.check_used(components, "the proxy")
 
-        whole = self._spec(study.proxy, Ratios({}), settings.seed, settings.lr, study.training.final_fraction)
+        defaults = Recipe.from_settings(study.training, settings.lr)
+        whole = run_spec(study, study.proxy, self.data, defaults, settings.seed, lr=settings.lr)
         if settings.fidelity is not None and settings.fidelity.width is not None:
             try:
                 whole.model.at_width(settings.fidelity.width)
@@ -138,19 +121,14 @@ class Stages:
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("search", sum(most.values()) * study.proxy.steps, most)
         outcomes = self._tune(searches, "on the proxy", tick)
+        found = {}
         for arm in study.comparison.arms:
-            best = outcomes["rlrs" if arm == "constant" else arm].stop.best
-            ratios = ratios_of(best)
-            arms.ratios[arm] = held_at_start(ratios) if arm == "constant" else ratios
-            arms.final_fraction[arm] = best.get("final_fraction", study.training.final_fraction)
-            arms.lr[arm] = best.get("lr", settings.lr)
-            arms.others[arm] = {
-                name: value
-                for name, value in best.items()
-                if name in ("weight_decay", "init_scale", "warmup_fraction", "beta1", "beta2")
-                or name.endswith(".weight_decay")
-            }
-        return outcomes
+            if arm == "constant":
+                found[arm] = ArmResult.from_point(arm, outcomes["rlrs"].stop.best, defaults)
+            else:
+                own = arm_search(outcomes[arm], settings.trials)
+                found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
+        return found
 
     def _space(self, start: Ratios, components: Sequence[str], moved: Sequence[str]) -> Space:
         """What the search of an arm may change: of `search.space`, what is about the components that it moves."""
@@ -175,35 +153,35 @@ class Stages:
         )
         return read_space(settings.space, first, components, defaults, only=moved)
 
-    def transfer(self, arms: Arms) -> dict[str, Outcome]:
-        """Every arm's base rate on the target, downhill from the proxy's; the best go into `arms`."""
+    def transfer(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, ArmResult]:
+        """Every arm's base rate on the target, downhill from the proxy's."""
         study, settings = self.study, self.study.transfer
         searches = {}
-        for arm in study.comparison.arms:
+        for arm, found in arms.items():
 
-            def spec(point: Point, arm: str = arm) -> RunSpec:
-                return self._target_spec(arms, arm, study.search.seed, point["lr"])
+            def spec(point: Point, found: ArmResult = found) -> RunSpec:
+                return self._target_spec(found, study.search.seed, point["lr"])
 
-            method = bracket("lr", arms.lr[arm], factor=settings.multiplier, budget=settings.trials)
-            identity = self._identity({"lr": arms.lr[arm]})
+            method = bracket("lr", found.recipe.lr, factor=settings.multiplier, budget=settings.trials)
+            identity = self._identity({"lr": found.recipe.lr})
             searches[f"target/{arm}"] = Search(method, spec, self._run_folder, identity=identity)
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("transfer", sum(most.values()) * study.target.steps, most)
         outcomes = self._tune(searches, "on the target", tick)
-        for arm, outcome in outcomes.items():
-            arms.lr[arm] = outcome.stop.best["lr"]
-        return outcomes
+        return {arm: found.with_transfer(arm_search(outcomes[arm], settings.trials)) for arm, found in arms.items()}
 
-    def comparison(self, arms: Arms) -> dict[str, Any]:
+    def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
         """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too."""
         study, target, settings = self.study, self.study.target, self.study.comparison
         seeds = [study.search.seed + 1 + k for k in range(settings.seeds)]
-        specs: dict[tuple[str, int, float], RunSpec] = {}
+        specs: dict[tuple[Arm, int, float], RunSpec] = {}
         for seed in seeds:
-            for arm in settings.arms:
+            for arm, found in arms.items():
+                rate = found.recipe.target_lr
+                assert rate is not None, "the transfer comes before"
                 for horizon in (1.0, *(settings.horizons if arm == "rlrs" else ())):
                     steps = max(1, round(horizon * target.steps))
-                    specs[arm, seed, horizon] = self._target_spec(arms, arm, seed, arms.lr[arm], steps)
+                    specs[arm, seed, horizon] = self._target_spec(found, seed, rate, steps)
         tick = self._begin("comparison", sum(spec.steps for spec in specs.values()))
         for key, spec in specs.items():
             self.engine.submit(key, spec, self._run_folder(spec))
@@ -246,3 +224,22 @@ def _by_arm(outcomes: Mapping[str, Outcome], where: str) -> dict[str, Outcome]:
                 f"start from a lower rate than search.lr={outcome.tried[0].spec.lr:g}"
             )
     return {name.partition("/")[2]: outcome for name, outcome in outcomes.items()}
+
+
+def arm_search(outcome: Outcome, budget: int) -> ArmSearch:
+    """A search's outcome as it is kept."""
+    trials = tuple(_trial(number, tried) for number, tried in enumerate(outcome.tried))
+    stop = outcome.stop
+    result = SearchResult(
+        best=dict(stop.best),
+        score=stop.score if stop.score < float("inf") else None,
+        reason=stop.reason,
+        rounds=stop.sweeps,
+        trials=trials,
+    )
+    return ArmSearch.from_result(result, budget, importance(outcome.tried))
+
+
+def _trial(number: int, tried: Tried) -> Trial:
+    proposal = {name: value for name, value in vars(tried.proposal).items() if name in Trial.model_fields}
+    return Trial(**proposal, number=number, batch=number, run=tried.spec.id, result=tried.result)
