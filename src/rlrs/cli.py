@@ -238,9 +238,13 @@ def plot(
     html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
 ) -> None:
     """Draw the schedules of a ratios.yaml as a page that opens offline."""
+    from rlrs.records import RecordError
     from rlrs.report import write_ratios_page
 
-    write_ratios_page(_ratios(ratios), html)
+    try:
+        write_ratios_page(_ratios(ratios), html)
+    except RecordError as error:
+        raise RecordError(f"{ratios}: {error}") from None
     out.print(f"page    {html}", highlight=False)
 
 

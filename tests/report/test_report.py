@@ -192,6 +192,13 @@ def test_page_refers_to_nothing_but_itself_and_the_ratios_beside_it(page: Page) 
     assert not re.search(r"@import|url\(", page.source[: page.source.index("</style>")])
 
 
+def test_the_bundle_is_of_the_plotly_js_that_plotly_emits_figures_for(page: Page) -> None:
+    from plotly.offline import get_plotlyjs_version
+
+    assert f"plotly.js (basic - minified) v{get_plotlyjs_version()}" in page.source
+    assert "Licensed under the MIT license" in page.source
+
+
 def test_plotly_is_inlined_once(page: Page) -> None:
     assert page.source.count("plotly.js (basic - minified) v") == 1
     assert page.source.count("</script>") == page.source.count("<script")

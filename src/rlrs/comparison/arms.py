@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrs.search import SEARCHED
 from rlrs.settings import Arm
 
 DESCRIPTIONS: dict[Arm, str] = {
@@ -20,6 +19,8 @@ def searched_components(arm: Arm, components: Sequence[str]) -> list[str] | None
 
     None for an arm that has no search of its own: `constant` is derived from what `rlrs` found.
     """
+    from rlrs.search import SEARCHED  # late: reading results needs no search and no trainer
+
     if arm == "constant":
         return None
     wanted = {"uniform": (), "embedding_only": ("embedding",), "rlrs": SEARCHED}[arm]
