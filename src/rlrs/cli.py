@@ -154,7 +154,8 @@ def train(
     recipe = _recipe(ratios, Recipe.from_settings(settings.training, settings.search.lr))
     with warnings_shown(), world() as ranks, stop_on_signals() as stop, Watch(quiet=ranks.rank > 0) as bars:
         out.quiet = ranks.rank > 0
-        for change in recipe.changes(settings.training):
+        scale = settings.proxy if model == "proxy" else settings.target
+        for change in recipe.changes(settings.training, scale.model):
             out.print(f"from {ratios}: {change}", highlight=False, markup=False, soft_wrap=True)
         try:
             spec, result = train_one(

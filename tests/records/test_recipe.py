@@ -1,5 +1,7 @@
 """What a search found, as one record: everything of a point, from and to a ratios.yaml."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rlrs.ratios import Ratios
@@ -98,6 +100,9 @@ def test_a_constant_schedule_ends_at_its_peak():
 def test_what_a_recipe_changes_in_a_study_is_said():
     said = DEFAULTS.at({"weight_decay": 0.2, "beta2": 0.98}).changes(TRAINING)
     assert said == ["weight decay 0.2 (the study: 0.1)", "betas 0.9, 0.98 (the study: 0.9, 0.95)"]
+    found = DEFAULTS.at({"init_scale": 0.3})
+    assert found.changes(TRAINING, SimpleNamespace(init_scale=0.15)) == ["init scale 0.3 (the study: 0.15)"]
+    assert found.changes(TRAINING, SimpleNamespace()) == ["init scale 0.3 is not used: the model initialises itself"]
 
 
 def trial(number, score=None, **more):
@@ -137,5 +142,5 @@ def test_improved_are_the_whole_measured_trials_that_were_the_best_so_far():
 
 
 def test_trials_are_numbered_in_order():
-    with pytest.raises(ValueError, match="number 1 is at place 0"):
-        searched(trial(1, 3.0))
+    with pytest.raises(ValueError, match="numbered in order: 1 comes after 1"):
+        searched(trial(1, 3.0), trial(1, 3.1))

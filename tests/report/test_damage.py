@@ -21,7 +21,7 @@ from rlrs.records import Recipe, RecordError, read_metrics, write_results
 from rlrs.report import ReportError, write_report
 
 DEMO = Path(__file__).parents[2] / "benchmarks" / "results" / "demo.json"
-EXAMPLES = int(os.environ.get("RLRS_MUTATIONS", "60"))
+EXAMPLES = int(os.environ.get("RLRS_MUTATIONS", "40"))
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 0.0, -0.5, 1e300, 10**400, "", "x", "rlrs", [], {}, [[]], {"a": 1}, "\x1b[0m\n\u202e",
     "y" * 5000, [0, 1], [[0.0, 1.0]], float("nan"), float("inf"),
@@ -106,6 +106,17 @@ def test_a_mutated_results_file_says_the_same_or_is_one_line(tmp_path: Path, tod
 
 
 @mutated
+@given(seed=st.integers(0, 2**32))
+def test_a_mutated_results_file_of_schema_1_is_read_or_is_one_line(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(changed(DEMO.read_text(), seed))
+    try:
+        assert read_results(path).comparison is not None
+    except RecordError as error:
+        one_line(error, path)
+
+
+@settings(mutated, max_examples=max(6, EXAMPLES // 20))  # a page takes longer
 @given(seed=st.integers(0, 2**32))
 def test_a_mutated_results_file_of_schema_1_is_reported_on_or_is_one_line(demo: Path, seed: int) -> None:
     path = demo / "results.json"

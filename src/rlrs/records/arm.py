@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from pydantic import Field, model_validator
@@ -22,11 +23,10 @@ class ArmSearch(SearchResult):
 
     @model_validator(mode="after")
     def _in_order(self) -> ArmSearch:
-        for place, trial in enumerate(self.trials):
-            if trial.number != place:
-                raise ValueError(f"trials should be numbered in order: number {trial.number} is at place {place}")
-            if trial.result is None:
-                raise ValueError(f"trial {place} of a search that has ended has no result")
+        numbers = [trial.number for trial in self.trials]
+        for before, number in itertools.pairwise(numbers):
+            if number <= before:
+                raise ValueError(f"trials should be numbered in order: {number} comes after {before}")
         return self
 
     @classmethod

@@ -176,12 +176,24 @@ class Recipe(Record):
             words.append(f"initialisation scale {self.init_scale:g}: a standard deviation of sqrt(scale / fan_in)")
         return tuple(words)
 
-    def changes(self, settings: TrainingConfig) -> list[str]:
-        """What `training` puts in the place of a study's own settings, each in words."""
+    def changes(self, settings: TrainingConfig, model: object = None) -> list[str]:
+        """What a run with this recipe has in the place of a study's own settings, each in words.
+
+        Args:
+            settings: of the study.
+            model: its settings, for what was found about initialisation.
+        """
         found = self.training(settings)
         names = ("schedule", "warmup_fraction", "weight_decay", "component_weight_decay", "betas")
         pairs = [(name.replace("_", " "), getattr(found, name), getattr(settings, name)) for name in names]
-        return [f"{name} {_words(new)} (the study: {_words(old)})" for name, new, old in pairs if new != old]
+        said = [f"{name} {_words(new)} (the study: {_words(old)})" for name, new, old in pairs if new != old]
+        if model is not None and self.init_scale is not None:
+            own = getattr(model, "init_scale", None)
+            if own is None:
+                said.append(f"init scale {self.init_scale:g} is not used: the model initialises itself")
+            elif own != self.init_scale:
+                said.append(f"init scale {self.init_scale:g} (the study: {own:g})")
+        return said
 
 
 def _section(plain: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -113,6 +113,10 @@ class Results(Record):
                 raise ValueError(f"arms.{missing[0]} was compared without a transfer")
         return self
 
+    def to_plain(self) -> dict[str, Any]:
+        """All fields as results.json has them."""
+        return self.model_dump(mode="json", by_alias=True)
+
     @property
     def winner(self) -> ArmResult:
         """The arm that is handed out; `rlrs` where nothing was compared yet."""
@@ -121,7 +125,7 @@ class Results(Record):
 
 def write_results(path: Path, results: Results) -> None:
     """Write results.json in one step, with the checksum of its content."""
-    plain = results.model_dump(mode="json", by_alias=True)
+    plain = results.to_plain()
     plain["checksum"] = checksum(plain)
     write_atomic(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 

@@ -31,7 +31,8 @@ def history_panel(searches: Mapping[Arm, ArmSearch], method: str) -> Panel:
     every = [trial.score for trials in whole.values() for trial in trials if trial.measured]
     top = ceiling(every)
     for arm, trials in whole.items():
-        spent = _spent(searches[arm].trials)
+        every_trial = searches[arm].trials
+        spent = dict(zip((trial.number for trial in every_trial), _spent(every_trial), strict=True))
         steps = [spent[trial.number] for trial in trials]
         draw_trials(figure, steps, trials, arm_name(arm), arm_look(arm), top)
         scores = [trial.score if trial.measured else math.nan for trial in trials]
