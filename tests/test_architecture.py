@@ -72,6 +72,13 @@ def test_the_report_never_loads_a_model():
         assert not {"torch", "rlrs.models", "rlrs.training"} & set(imports(path))
 
 
+def test_the_report_and_the_reader_of_results_load_neither_trainer_nor_search():
+    code = "import sys, rlrs.report, rlrs.comparison; "
+    code += "print([m for m in ('rlrs.models', 'rlrs.training', 'rlrs.search', 'optuna') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]"]
+
+
 def test_no_two_test_files_have_one_name():
     """Pytest imports them by that name alone: of two it would run one, or none."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]

@@ -9,27 +9,26 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rlrs.records import RunResult
-from rlrs.search import Proposal, Tried
+from rlrs.records import RunResult, Trial
 from rlrs.watching import Watch
 
 
-def tried(score, move="start", status: Any = "finished", **proposal):
+def trial(score, move="start", status: Any = "finished", **proposal):
     reason = None if status == "finished" else "given up after 2 attempts: it hung"
     result = RunResult(status=status, steps=100, score=score, valid_loss=None, tokens=1, seconds=0.1, reason=reason)
-    return Tried(Proposal({"lr": 1e-3}, move, **proposal), None, result, improved=True)  # type: ignore[arg-type]
+    return Trial(params={"lr": 1e-3}, move=move, number=0, batch=0, run="", result=result, **proposal)
 
 
 def play(console):
     """A search with two trials found, a better one, a worse, a cheap, one given up; stopped by Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt), Watch(console=console) as watch:
         watch.stage("search", 4000, searches={"proxy/uniform": 20, "proxy/rlrs": 20})
-        watch.trial("proxy/rlrs", tried(4.0), 1e9, found=True)
-        watch.trial("proxy/rlrs", tried(4.1, "[bold]up"), 1e9, found=True)
+        watch.trial("proxy/rlrs", trial(4.0), 1e9, found=True)
+        watch.trial("proxy/rlrs", trial(4.1, "[bold]up"), 1e9, found=True)
         watch.tick(50)
-        watch.trial("proxy/rlrs", tried(3.9, "embedding.start 5 -> 25"), 1e9, found=False)
-        watch.trial("proxy/rlrs", tried(3.0, "cheap", steps=10), 1e9, found=False)
-        watch.trial("proxy/rlrs", tried(None, "far", status="failed"), 1e9, found=False)
+        watch.trial("proxy/rlrs", trial(3.9, "embedding.start 5 -> 25"), 1e9, found=False)
+        watch.trial("proxy/rlrs", trial(3.0, "cheap", steps=10), 1e9, found=False)
+        watch.trial("proxy/rlrs", trial(None, "far", status="failed"), 1e9, found=False)
         raise KeyboardInterrupt
 
 

@@ -6,16 +6,20 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 try:
     import typer
     from rich.table import Table
 
-    from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, warnings_shown
+    from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, print_searches, warnings_shown
     from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
+
+if TYPE_CHECKING:
+    from rlrs.ratios import Ratios
+    from rlrs.records import Recipe, Results
 
 app = typer.Typer(
     help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",
@@ -73,18 +77,7 @@ def search(
 ) -> None:
     """Find the ratios on the proxy: the first stages of `rlrs run`, with the same files."""
     results, where = _study(study, folder, processes, "search", engine, address, storage)
-    table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")
-    for arm, history in results["search"].items():
-        best = history["best"]
-        table.add_row(
-            arm,
-            str(len(history["trials"])),
-            str(history["budget"]),
-            f"{best['score']:.4f}",
-            f"{best['params']['lr']:.3g}",
-            history["stopped"],
-        )
-    out.print(table)
+    print_searches(results)
     out.print(f"ratios  {where / 'ratios.yaml'}", highlight=False)
 
 
@@ -129,9 +122,11 @@ def report(
 def train(
     study: StudyFile,
     model: Annotated[Literal["proxy", "target"], typer.Option(help="Which model of the study.")] = "proxy",
-    ratios: Annotated[str, typer.Option(help="A ratios.yaml, or a preset.")] = "uniform",
+    ratios: Annotated[
+        str, typer.Option(help="A ratios.yaml, with all that was found beside the ratios, or a preset.")
+    ] = "uniform",
     lr: Annotated[
-        float | None, typer.Option(min=0, help="Base peak rate; search.lr of the study if not given.")
+        float | None, typer.Option(min=0, help="Base peak rate; the ratios.yaml's, or else search.lr, if not given.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; those of the study if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
@@ -146,6 +141,7 @@ def train(
     Under `torchrun -m rlrs.cli train ...` all ranks train it together. SIGTERM or Ctrl-C: the step is finished, the
     state saved, and the exit code 75.
     """
+    from rlrs.records import Recipe
     from rlrs.settings import load_study
     from rlrs.study import train_one
     from rlrs.training import EXIT_CODE, Stopped, stop_on_signals, world
@@ -155,15 +151,19 @@ def train(
         training = settings.training.model_copy(update={"distributed": distributed})
         settings = settings.model_copy(update={"training": training})
     where = folder or Path("runs") / settings.name
+    recipe = _recipe(ratios, Recipe.from_settings(settings.training, settings.search.lr))
     with warnings_shown(), world() as ranks, stop_on_signals() as stop, Watch(quiet=ranks.rank > 0) as bars:
         out.quiet = ranks.rank > 0
+        scale = settings.proxy if model == "proxy" else settings.target
+        for change in recipe.changes(settings.training, scale.model):
+            out.print(f"from {ratios}: {change}", highlight=False, markup=False, soft_wrap=True)
         try:
             spec, result = train_one(
                 settings,
                 where,
                 bars,
                 model=model,
-                ratios=_ratios(ratios),
+                recipe=recipe,
                 lr=lr,
                 steps=steps,
                 seed=seed,
@@ -239,9 +239,13 @@ def plot(
     html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
 ) -> None:
     """Draw the schedules of a ratios.yaml as a page that opens offline."""
+    from rlrs.records import RecordError
     from rlrs.report import write_ratios_page
 
-    write_ratios_page(_ratios(ratios), html)
+    try:
+        write_ratios_page(_ratios(ratios), html)
+    except RecordError as error:
+        raise RecordError(f"{ratios}: {error}") from None
     out.print(f"page    {html}", highlight=False)
 
 
@@ -267,19 +271,21 @@ def export(
     from rlrs.inspection import models_of
     from rlrs.integrations.export import components_for
     from rlrs.integrations.export import export as export_ratios
+    from rlrs.records import Recipe
     from rlrs.schedules import BaseSchedule
-    from rlrs.schedules import warmup_steps as warmup_for
 
     loaded = _ratios(ratios)
-    base = loaded.provenance.get("base", {})
-    if lr is None and "lr" not in base:
+    # What a ratios.yaml does not say has the library's own defaults; its base rate has none.
+    recipe = _recipe(ratios, Recipe(lr=lr or 1.0), loaded)
+    if lr is None and "lr" not in (loaded.provenance.get("base") or {}):
         raise typer.BadParameter(f"{ratios} has no base rate of its own: give --lr")
+    found = recipe.base_schedule(steps)
     try:
         schedule = BaseSchedule(
             total_steps=steps,
-            warmup_steps=warmup_for(base.get("warmup_fraction", 0.01), steps) if warmup_steps is None else warmup_steps,
-            final_fraction=base.get("final_fraction") if final_fraction is None else final_fraction,
-            shape=base.get("schedule", "cosine"),
+            warmup_steps=found.warmup_steps if warmup_steps is None else warmup_steps,
+            final_fraction=found.final_fraction if final_fraction is None else final_fraction,
+            shape=found.shape,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -287,8 +293,10 @@ def export(
         loaded,
         to,
         schedule=schedule,
-        lr=base["lr"] if lr is None else lr,
-        weight_decay=base.get("weight_decay", 0.0),
+        lr=recipe.lr if lr is None else lr,
+        weight_decay=recipe.weight_decay,
+        weight_decays=recipe.component_weight_decay,
+        found_with=recipe.optimizer_words() if loaded.provenance.get("base") else (),
         components=components_for(list(models_of(model))[-1][1], loaded, to) if model else None,
     )
     for loss in exported.losses:
@@ -308,7 +316,7 @@ def _study(
     engine: Literal["processes", "ray"] | None = None,
     address: str | None = None,
     storage: str | None = None,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Results, Path]:
     from rlrs import study as studies
     from rlrs.settings import EngineConfig, load_study
 
@@ -345,10 +353,20 @@ def _plan(path: Path, processes: int | None) -> None:
     out.print("Nothing was trained and nothing was written.")
 
 
-def _ratios(text: str) -> Any:
+def _ratios(text: str) -> Ratios:
     from rlrs.ratios import PRESETS, Ratios
 
     return Ratios.preset(text) if text in PRESETS else Ratios.load(text)
+
+
+def _recipe(text: str, defaults: Recipe, ratios: Ratios | None = None) -> Recipe:
+    """What a ratios.yaml or a preset says, and the defaults for what it does not."""
+    from rlrs.records import Recipe, RecordError
+
+    try:
+        return Recipe.from_ratios(_ratios(text) if ratios is None else ratios, defaults)
+    except RecordError as error:
+        raise RecordError(f"{text}: {error}") from None
 
 
 def main() -> None:
@@ -375,7 +393,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.components import PartitionError
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
-    from rlrs.report import ReportError
+    from rlrs.records import RecordError
     from rlrs.search import EngineError, StorageError
     from rlrs.settings import ConfigError
     from rlrs.study import StudyError
@@ -383,7 +401,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
-        *(ReportError, StorageError, StudyError),
+        *(RecordError, StorageError, StudyError),
     )
 
 

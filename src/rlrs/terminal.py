@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rlrs.records import Results
     from rlrs.settings import StudyConfig
 
 out = Console()
@@ -34,28 +35,47 @@ def warnings_shown() -> Iterator[None]:
         yield
 
 
-def print_comparison(results: dict[str, Any]) -> None:
-    """Losses of the arms on the target, what `rlrs` gains on each, and the verdict; all seeds where there is room."""
-    comparison = results["comparison"]
-    seeds = comparison["seeds"] if out.width >= WIDE else []
-    table = Table(title=f"Validation loss on the target, nats per token, {comparison['steps']} steps")
+def print_searches(results: Results) -> None:
+    """What the arms' searches on the proxy found."""
+    table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")
+    for arm, found in results.arms.items():
+        if (search := found.search) is not None:
+            table.add_row(
+                arm,
+                str(len(search.trials)),
+                str(search.budget),
+                "" if search.score is None else f"{search.score:.4f}",
+                f"{found.recipe.lr:.3g}",
+                search.reason,
+            )
+    out.print(table)
+
+
+def print_comparison(results: Results) -> None:
+    """Losses of the arms on the target, what `rlrs` gains on each, and the decision; all seeds where there is room."""
+    comparison = results.comparison
+    assert comparison is not None
+    seeds = comparison.seeds if out.width >= WIDE else ()
+    table = Table(title=f"Validation loss on the target, nats per token, {comparison.steps} steps")
     for column in ("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval"):
         table.add_column(column, no_wrap=column in ("arm", "95 % interval"))
-    for arm, losses in comparison["losses"].items():
+    for arm, losses in comparison.losses.items():
         cells = [
             arm,
-            f"{results['base'][arm]['lr']:.3g}",
-            *(_loss(value) for value in losses["per_seed"][: len(seeds)]),
+            f"{results.arms[arm].recipe.target_lr:.3g}",
+            *(_loss(value) for value in losses.per_seed[: len(seeds)]),
         ]
-        cells.append(_loss(losses["mean"]))
-        if (difference := comparison["differences"].get(arm)) is not None:
-            cells += [f"{difference['mean']:+.3f}", f"{difference['low']:+.3f} to {difference['high']:+.3f}"]
+        cells.append(_loss(losses.mean))
+        if (difference := comparison.differences.get(arm)) is not None:
+            cells += [f"{difference.mean:+.3f}", f"{difference.low:+.3f} to {difference.high:+.3f}"]
         table.add_row(*cells)
     out.print(table)
-    out.print(comparison["verdict"]["sentence"], style="bold", highlight=False)
-    for arm, tuning in results["transfer"].items():
-        if "edge" in tuning["stopped"]:
-            out.print(f"note: base rate of {arm}: {tuning['stopped']}", highlight=False)
+    out.print(comparison.decision.sentence, style="bold", highlight=False)
+    for note in comparison.decision.notes:
+        out.print(f"note: {note}", highlight=False, markup=False)
+    for arm, found in results.arms.items():
+        if found.transfer is not None and "edge" in found.transfer.reason:
+            out.print(f"note: base rate of {arm}: {found.transfer.reason}", highlight=False)
 
 
 def _loss(value: float | None) -> str:

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rlrs.records import Trial
 from rlrs.terminal import err
 
 LAST = 4
@@ -35,8 +36,8 @@ WIDE = 80
 
 
 @dataclass
-class _Search:
-    """What is known of one search.
+class _Course:
+    """What one search has come to so far.
 
     Args:
         budget: runs' worth of training steps that it may take at most; 0 if not known.
@@ -79,7 +80,7 @@ class Watch:
         )
         self._task: Any = None
         self._before = 0
-        self._searches: dict[str, _Search] = {}
+        self._searches: dict[str, _Course] = {}
         self._last: deque[tuple[str, str, str, str]] = deque(maxlen=LAST)
         live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._live = Live(get_renderable=self._view, console=self._console, refresh_per_second=4) if live else None
@@ -98,29 +99,32 @@ class Watch:
     def stage(self, name: str, steps: int, unit: str = "steps", searches: Mapping[str, int] | None = None) -> None:
         """Begin a bar for a stage of so many steps; the bar before it is full."""
         self._close()
-        self._searches = {search: _Search(budget) for search, budget in (searches or {}).items()}
+        self._searches = {search: _Course(budget) for search, budget in (searches or {}).items()}
         self._last.clear()
         self._before = 0
         self._task = self._bars.add_task(name, total=steps or 1, unit=unit)
         if self._live is None:
             self._say(f"{name} ...")
 
-    def trial(self, search: str, tried: Any, flops: float, *, found: bool) -> None:
+    def trial(self, search: str, trial: Trial, flops: float, *, found: bool) -> None:
         """Note a trial that ended; one line for a new best of a search, and for a run that was given up."""
-        seen = self._searches.setdefault(search, _Search())
-        seen.ended, seen.steps, seen.flops = seen.ended + 1, seen.steps + tried.result.steps, seen.flops + flops
+        result = trial.result
+        assert result is not None, "a trial that ended"
+        seen = self._searches.setdefault(search, _Course())
+        seen.ended, seen.steps, seen.flops = seen.ended + 1, seen.steps + result.steps, seen.flops + flops
         if found:
-            self._before += tried.result.steps
+            self._before += result.steps
         # Against what has ended so far: within a batch the search itself waits for those before it.
-        best = tried.proposal.whole and tried.score < seen.best
-        number, move = seen.ended, tried.proposal.move
+        best = trial.whole and trial.score < seen.best
+        number, move = seen.ended, trial.move
         if best:
-            seen.best, seen.number, seen.where = tried.score, number, move
-            self._say(f"{search}, run {number}: best so far {tried.score:.4f} nats ({move})")
-        elif tried.result.status == "failed":
-            self._say(f"{search}, run {number}: {tried.result.reason}; the search goes on without it")
-        score = f"{tried.score:.4f}" if tried.result.score is not None else tried.result.status
-        kind = "best" if best else "" if tried.proposal.whole else "cheap" if _cheaper(tried.proposal) else "new seed"
+            seen.best, seen.number, seen.where = trial.score, number, move
+            self._say(f"{search}, run {number}: best so far {trial.score:.4f} nats ({move})")
+        elif result.status == "failed":
+            self._say(f"{search}, run {number}: {result.reason}; the search goes on without it")
+        score = f"{trial.score:.4f}" if trial.measured else result.status
+        cheaper = trial.steps is not None or trial.width is not None
+        kind = "best" if best else "" if trial.whole else "cheap" if cheaper else "new seed"
         self._last.append((f"{search} {number}", score, kind, move))
 
     def tick(self, steps: int) -> None:
@@ -150,7 +154,7 @@ class Watch:
             parts.append(self._latest(last))
         return Group(*parts)
 
-    def _table(self, searches: Mapping[str, _Search], width: int) -> Table:
+    def _table(self, searches: Mapping[str, _Course], width: int) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("search", no_wrap=True)
         for column in ("best, nats", "runs", "steps", "FLOPs"):
@@ -158,7 +162,7 @@ class Watch:
         if width >= WIDE:
             table.add_column("best found by", no_wrap=True, overflow="ellipsis")
         rows = [(name, seen, self._found_by(seen)) for name, seen in searches.items()]
-        total = _Search(ended=sum(s.ended for _, s, _ in rows), steps=sum(s.steps for _, s, _ in rows))
+        total = _Course(ended=sum(s.ended for _, s, _ in rows), steps=sum(s.steps for _, s, _ in rows))
         total.flops = sum(s.flops for _, s, _ in rows)
         for name, seen, where in [*rows, ("all", total, "")] if len(rows) > 1 else rows:
             best = f"{seen.best:.4f}" if math.isfinite(seen.best) else ""
@@ -168,7 +172,7 @@ class Watch:
         return table
 
     @staticmethod
-    def _found_by(seen: _Search) -> str:
+    def _found_by(seen: _Course) -> str:
         return f"run {seen.number}: {seen.where}" if seen.number else ""
 
     @staticmethod
@@ -179,7 +183,3 @@ class Watch:
         for cells in last:
             table.add_row(*(Text(cell) for cell in cells), style="bold" if cells[2] == "best" else None)
         return table
-
-
-def _cheaper(proposal: Any) -> bool:
-    return proposal.steps is not None or proposal.width is not None

@@ -1,4 +1,4 @@
-"""A small hand-made study on disk, as a finished `rlrs run` leaves it: results.json, run metrics, ratios.yaml."""
+"""A small hand-made study on disk, as a finished `rlrs run` of 0.1 left it (schema 1), or as one of today does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import math
 from pathlib import Path
 from typing import Any, Literal
+
+from rlrs.comparison import read_results
+from rlrs.records import write_results
 
 STEPS = 1000
 SEEDS = (101, 102, 103)
@@ -29,25 +32,24 @@ RATIOS = {
         "unembedding": {"start": 1.5, "end": 1.333},
     },
 }
-Kind = Literal["gain", "gain_is_embedding", "no_transferable_gain"]
+Kind = Literal["gain", "gain_is_embedding", "worse_than_embedding", "no_transferable_gain"]
 SAVED: dict[str, dict[str, float]] = {
     "gain": {"uniform": 0.412, "embedding_only": 0.121},
     "gain_is_embedding": {"uniform": 0.343, "embedding_only": -0.002},
-    "no_transferable_gain": {"uniform": -0.015, "embedding_only": -0.2},
+    "worse_than_embedding": {"uniform": 0.343, "embedding_only": -0.2},
+    "no_transferable_gain": {"uniform": -0.015, "embedding_only": -0.015},
 }
 """Mean saved share against each control; below zero the control's loss is not reached."""
-SENTENCES = {
-    "gain": "Relative rates reach the tuned baseline's final loss with 41% fewer steps (95% interval 39% to 44%), "
-    "on 3 paired seeds; a tuned embedding multiplier alone is 0.059 nats behind.",
-    "gain_is_embedding": "Relative rates reach the tuned baseline's final loss with 34% fewer steps (95% interval "
-    "32% to 37%), on 3 paired seeds, but not measurably more than a tuned embedding multiplier alone gives.",
-    "no_transferable_gain": "No transferable gain: on the target, the ratios found on the proxy change the tuned "
-    "baseline's final loss by +0.006 nats (95% interval -0.006 to +0.018; 3 paired seeds).",
+WINNERS = {
+    "gain": "rlrs",
+    "gain_is_embedding": "embedding_only",
+    "worse_than_embedding": "embedding_only",
+    "no_transferable_gain": "uniform",
 }
 
 
-def write_sample(folder: Path, kind: Kind = "gain", name: str = "sample-moe") -> Path:
-    """Write the sample study into a folder and return the folder."""
+def write_sample(folder: Path, kind: Kind = "gain", name: str = "sample-moe", schema: Literal[1, 2] = 1) -> Path:
+    """Write the sample study into a folder and return the folder: results.json, metrics of its runs, ratios.yaml."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     runs = _runs(kind)
     for run in runs:
@@ -90,10 +92,11 @@ def write_sample(folder: Path, kind: Kind = "gain", name: str = "sample-moe") ->
             "search": {"steps": 38_000, "tokens": 77_824_000},
             "transfer": {"steps": 12_000, "tokens": 24_576_000},
             "comparison": {"steps": 13_200, "tokens": 27_033_600},
-            "seconds": 341.2,
         },
     }
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    if schema == 2:
+        write_results(folder / "results.json", read_results(folder / "results.json"))
     (folder / "ratios.yaml").write_text(
         json.dumps({"schema": 1, "ratios": RATIOS["rlrs"], "provenance": {"study": name}}), encoding="utf-8"
     )
@@ -272,7 +275,7 @@ def _comparison(kind: Kind, runs: list[dict[str, Any]]) -> dict[str, Any]:
         "losses": losses,
         "differences": differences,
         "speed_up": speed_up,
-        "verdict": {"kind": kind, "sentence": SENTENCES[kind]},
+        "verdict": {"kind": kind, "sentence": "What rlrs 0.1 said."},
     }
 
 
@@ -280,3 +283,14 @@ def _interval(per_seed: list[float]) -> dict[str, Any]:
     mean = sum(per_seed) / 3
     half = HALF_WIDTH * (max(per_seed) - min(per_seed)) / 0.02
     return {"mean": mean, "low": mean - half, "high": mean + half, "level": 0.95, "per_seed": per_seed}
+
+
+def write_committed(results: Path, folder: Path) -> Path:
+    """A study's folder from a committed results.json, with loss curves that go to its runs' final losses."""
+    folder.mkdir(exist_ok=True)
+    (folder / "runs").mkdir()
+    found = json.loads(results.read_text())
+    (folder / "results.json").write_text(json.dumps(found))
+    for run in found["comparison"]["runs"]:
+        _write_metrics(folder / "runs" / run["id"], run)
+    return folder

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sample import write_sample
+from sample import write_committed, write_sample
 
 from rlrs.report import write_report
 
@@ -37,7 +37,7 @@ def browser() -> Iterator[sync_api.Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(write_sample(tmp_path_factory.mktemp("study")))
+    return write_report(write_sample(tmp_path_factory.mktemp("study"), schema=2))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -79,3 +79,25 @@ def test_copy_button_takes_the_four_lines(browser: sync_api.Browser, report: Pat
     assert copied.startswith("ratios = rlrs.Ratios.load(")
     assert copied == page.inner_text("#snippet")
     context.close()
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_smaller_budget"])
+def test_every_figure_of_committed_results_draws_without_a_complaint(
+    browser: sync_api.Browser, tmp_path: Path, name: str
+) -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / f"{name}.json"
+    report = write_report(write_committed(results, tmp_path / name))
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(report.as_uri())
+    plots = page.locator(".plot").count()
+    assert plots > 10
+    page.wait_for_function("document.querySelectorAll('.plot.js-plotly-plot').length === " + str(plots))
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('.trace path, .point path')).length"
+    )
+    assert drawn == plots
+    assert problems == []
+    page.close()

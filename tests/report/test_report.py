@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sample import RATIOS, SEEDS, write_sample
+from sample import RATIOS, SEEDS, WINNERS, write_committed, write_sample
 
 from rlrs.ratios import Ratios
 from rlrs.report import ReportError, palette, plot_ratios, text, write_ratios_page, write_report
@@ -46,9 +48,9 @@ class Page(HTMLParser):
                 self.by_id[id_] = self.by_id.get(id_, "") + data
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sample(tmp_path_factory.mktemp("study"))
+@pytest.fixture(scope="module", params=[1, 2], ids=["schema 1", "schema 2"])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return write_sample(tmp_path_factory.mktemp("study"), schema=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,13 @@ def words(folder: Path) -> str:
 
 def test_verdict_and_saved_steps_come_first_and_sections_keep_their_order(page: Page) -> None:
     landmarks = (
-        "with 41% fewer steps (95% interval",  # the verdict
+        "with 41% fewer steps (95% interval",  # the decision in one sentence
+        "Decision Give every component a learning-rate schedule of its own.",
+        "What is saved 41% of the steps",
+        "How sure 3 paired seeds",
+        "What it costs",
+        "What could go wrong",
+        "Next step Copy ratios.yaml",
         "fewer steps than one rate for the whole model",
         "fewer steps than a rate of its own for the embedding only",
         "How fast each component should learn",
@@ -110,6 +118,46 @@ def test_gain_that_is_the_embeddings_is_shown_without_the_colour_of_a_gain(tmp_p
     assert not re.search(r'class="saving[^"]*\bgain\b', source)
 
 
+def test_where_the_embedding_is_better_the_page_says_worse(tmp_path: Path) -> None:
+    source = write_report(write_sample(tmp_path, "worse_than_embedding")).read_text(encoding="utf-8")
+    assert re.findall(r'class="big">([^<]*)<', source) == ["34%", "Worse"]
+    said = " ".join(Page(source).text.split())
+    assert "relative schedules are measurably worse than it (+0.090 nats; 95% interval" in said
+    assert "Worse than a rate of its own for the embedding only" in said
+
+
+@pytest.mark.parametrize("kind", WINNERS)
+def test_rates_lines_and_head_are_the_winners(tmp_path: Path, kind: Any) -> None:
+    source = write_report(write_sample(tmp_path, kind, schema=2)).read_text(encoding="utf-8")
+    winner, page = WINNERS[kind], Page(source)
+    assert re.findall(r'data-decision="(\w+)"', source) == [winner]
+    shown = re.findall(r'<tr data-component="(\w+)">', source[: source.index('id="loss"')])
+    assert shown == list(RATIOS[winner])
+    rate, fraction = {"uniform": (0.004, 0.0444), "embedding_only": (0.008, 0.0444), "rlrs": (0.008, 0.0296)}[winner]
+    assert f"lr={rate}, weight_decay=0.1), betas=(0.9, 0.95))" in page.by_id["snippet"]
+    assert f"final_fraction={fraction})" in page.by_id["snippet"]
+
+
+def test_what_it_costs_counts_search_and_transfer(folder: Path) -> None:
+    # Tokens times active parameters: search 77.8 M on the proxy, transfer 24.6 M on the target, a run 2.05 M.
+    # proxy: 64 wide, 278,720 active; target: 192 wide, 1,922,880 active: (77.824 x 0.2787 / 1.9229 + 24.576) / 2.048
+    proxy, target = (2 * 1024 * d + 4 * 4 * d * d + 4 * 8 * d * d + 4 * 8 * d + 9 * d for d in (64, 192))
+    runs = (77.824 * proxy / target + 24.576) / 2.048
+    said = words(folder)
+    assert (
+        f"as much arithmetic as {runs:.2g} runs of the target. It pays off after {math.ceil(runs / 0.412)} runs" in said
+    )
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_other_processor", "demo_smaller_budget"])
+def test_committed_results_of_schema_1_are_reported_on(tmp_path: Path, name: str) -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / f"{name}.json"
+    path = write_report(write_committed(results, tmp_path / name))
+    assert path.stat().st_size < 1_500_000
+    winner = {"demo_smaller_budget": "embedding_only"}.get(name, "rlrs")
+    assert f'data-decision="{winner}"' in path.read_text(encoding="utf-8")
+
+
 def test_censored_saving_is_marked_as_a_lower_bound(tmp_path: Path) -> None:
     write_sample(tmp_path)
     edit(tmp_path, lambda r: r["comparison"]["speed_up"]["uniform"].update(bound="lower"))
@@ -144,8 +192,15 @@ def test_page_refers_to_nothing_but_itself_and_the_ratios_beside_it(page: Page) 
     assert not re.search(r"@import|url\(", page.source[: page.source.index("</style>")])
 
 
+def test_the_bundle_is_of_the_plotly_js_that_plotly_emits_figures_for(page: Page) -> None:
+    from plotly.offline import get_plotlyjs_version
+
+    assert f"plotly.js (basic - minified) v{get_plotlyjs_version()}" in page.source
+    assert "Licensed under the MIT license" in page.source
+
+
 def test_plotly_is_inlined_once(page: Page) -> None:
-    assert page.source.count("plotly.js v") == 1
+    assert page.source.count("plotly.js (basic - minified) v") == 1
     assert page.source.count("</script>") == page.source.count("<script")
 
 
@@ -277,14 +332,14 @@ def test_markup_in_a_studys_text_stays_text(tmp_path: Path) -> None:
 
     def spread(results) -> None:
         results["search"]["rlrs"]["trials"][0]["move"] = evil
-        results["comparison"]["verdict"]["sentence"] = evil
+        results["search"]["rlrs"]["stopped"] = evil
         results["data"]["source"] = evil
         results["models"]["target"]["components"][0]["component"] = evil
 
     edit(tmp_path, spread)
     source = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<script>alert" not in source
-    assert "<img" not in source[: source.index("plotly.js v")]
+    assert "<img" not in source[: source.index("plotly.js (basic")]
     assert evil in Page(source).text
 
 
@@ -324,18 +379,30 @@ def test_missing_results_name_the_file_and_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
-        ("[]", "has schema None, this version of rlrs reads 1"),
-        ('{"schema": 2}', "has schema 2, this version of rlrs reads 1"),
-        ('{"schema": 1}', "lacks study"),
-        ('{"schema": 1, "study": {"name": "x"}}', r"lacks study\.config"),
+        ("", "damaged: Expecting value"),
+        ("{", "damaged: Expecting property name"),
+        ("\xff", "damaged: not UTF-8 at byte 0"),
+        ("[" * 100_000, "damaged: more than 32 levels"),
+        ('{"schema": 1, "a": ' + "[" * 40 + "]" * 40 + "}", "damaged: more than 32 levels"),
+        ('{"schema": 1, "schema": 1}', "damaged: the key 'schema' twice"),
+        ('{"schema": 1, "a": NaN}', "damaged: NaN is not a number of JSON"),
+        ('{"schema": 1, "a": ' + "9" * 5000 + "}", "damaged: Exceeds the limit"),
+        ("[]", "has schema None, this version of rlrs reads 1 and 2"),
+        ('{"schema": 3}', "has schema 3, this version of rlrs reads 1 and 2"),
+        ('{"schema": true}', "has schema True"),
+        ('{"schema": "' + "x" * 100_000 + '"}', "has schema 'xxx"),
+        ('{"schema": 1}', "damaged: study: Field required"),
+        ('{"schema": 1, "study": {"name": "x"}}', r"damaged: study\.config: Field required"),
+        ('{"schema": 2}', "damaged: study: Field required"),
     ],
 )
 def test_unusable_results_are_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "results.json").write_text(content)
+    (tmp_path / "results.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ReportError, match=message) as error:
         write_report(tmp_path)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    assert str(tmp_path / "results.json") in str(error.value)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -350,7 +417,7 @@ def test_a_broken_line_of_metrics_is_named_by_number(tmp_path: Path) -> None:
     write_sample(tmp_path)
     path = tmp_path / "runs" / "rlrs-102-600" / "metrics.jsonl"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(ReportError, match=r"metrics\.jsonl, line 11: not a line of metrics"):
+    with pytest.raises(ReportError, match=r"metrics\.jsonl, line 11: not a line of metrics: .*remove the run's folder"):
         write_report(tmp_path)
 
 
@@ -397,6 +464,7 @@ def test_constant_arm_is_listed_with_the_search_that_it_shares(tmp_path: Path) -
         for part in ("transfer", "base"):
             results[part]["constant"] = results[part]["rlrs"]
         results["ratios"]["constant"] = {"embedding": {"start": 15.0, "end": 15.0}}
+        results["comparison"]["losses"]["constant"] = results["comparison"]["losses"]["uniform"]
 
     edit(tmp_path, add)
     said = words(tmp_path)

@@ -9,6 +9,7 @@ import yaml
 from benchmarks.killed_study import run_killed, same_end
 
 from rlrs.cli import main
+from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
 
 STUDY = """
@@ -56,45 +57,49 @@ def tiny(tmp_path_factory):
 
 
 def results(folder):
-    return json.loads((folder / "results.json").read_text())
+    return read_results(folder / "results.json")
 
 
 def test_a_study_ends_with_ratios_results_and_a_page(tiny):
     _, folder, done = tiny
     ratios = Ratios.load(folder / "ratios.yaml")
-    assert set(ratios) == {"embedding", "attention", "experts", "router", "unembedding"}
+    got = results(folder)
+    assert ratios == got.winner.recipe.relative_rates()
+    assert set(got.arms["rlrs"].recipe.ratios) == {"embedding", "attention", "experts", "router", "unembedding"}
     assert ratios.provenance["search"]["runs"] == 8
+    assert ratios.provenance["arm"] == ratios.provenance["decision"]["winner"] == got.comparison.decision.winner
     assert (folder / "report.html").stat().st_size > 100_000
-    assert results(folder)["comparison"]["verdict"]["sentence"] in " ".join(done.stdout.split())
+    assert got.comparison.decision.sentence in " ".join(done.stdout.split())
 
 
 def test_every_arm_has_the_same_budget_and_the_baseline_is_tuned_too(tiny):
-    got = results(tiny[1])
-    assert {history["budget"] for history in got["search"].values()} == {8}
-    assert {history["budget"] for history in got["transfer"].values()} == {3}
-    assert all(len(history["trials"]) <= history["budget"] for history in got["search"].values())
-    assert set(got["search"]["uniform"]["best"]["params"]) == {"lr", "final_fraction"}
-    assert set(got["search"]["embedding_only"]["best"]["params"]) >= {"embedding.start", "embedding.end"}
+    arms = results(tiny[1]).arms
+    searches = [arm.search for arm in arms.values() if arm.search]
+    assert {search.budget for search in searches} == {8}
+    assert {arm.transfer.budget for arm in arms.values()} == {3}
+    assert all(len(search.trials) <= search.budget for search in searches)
+    assert set(arms["uniform"].search.best) == {"lr", "final_fraction"}
+    assert set(arms["embedding_only"].search.best) >= {"embedding.start", "embedding.end"}
 
 
 def test_the_constant_arm_holds_what_rlrs_found_at_the_start(tiny):
-    got = results(tiny[1])["ratios"]
-    assert got["constant"] == {c: {"start": r["start"], "end": r["start"]} for c, r in got["rlrs"].items()}
+    held, moving = (results(tiny[1]).arms[arm].recipe.relative_rates() for arm in ("constant", "rlrs"))
+    assert {c: (r.start, r.end) for c, r in held.items()} == {c: (r.start, r.start) for c, r in moving.items()}
 
 
 def test_seeds_are_paired_and_none_was_searched_on(tiny):
-    comparison = results(tiny[1])["comparison"]
-    assert comparison["seeds"] == [1, 2]  # the search's seed is 0
-    full = {(run["arm"], run["seed"]) for run in comparison["runs"] if run["horizon"] == 1.0}
+    comparison = results(tiny[1]).comparison
+    assert comparison.seeds == (1, 2)  # the search's seed is 0
+    full = {(run.arm, run.seed) for run in comparison.runs if run.horizon == 1.0}
     assert full == {(arm, seed) for arm in ("uniform", "embedding_only", "constant", "rlrs") for seed in (1, 2)}
 
 
 def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny):
     path, folder, _ = tiny
-    before = (folder / "ratios.yaml").read_bytes(), results(folder)["comparison"]
+    before = (folder / "ratios.yaml").read_bytes(), results(folder).comparison
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
     assert command("run", path, "--out", folder).returncode == 0
-    assert ((folder / "ratios.yaml").read_bytes(), results(folder)["comparison"]) == before
+    assert ((folder / "ratios.yaml").read_bytes(), results(folder).comparison) == before
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
 
 
@@ -180,8 +185,8 @@ def test_training_with_found_ratios_takes_their_base_rate(command, tiny, tmp_pat
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     spec = json.loads((folder / "run.json").read_text())
-    assert spec["lr"] == results(tiny[1])["base"]["rlrs"]["lr"]
-    assert spec["final_fraction"] == results(tiny[1])["base"]["rlrs"]["final_fraction"]
+    recipe = results(tiny[1]).winner.recipe
+    assert (spec["lr"], spec["final_fraction"]) == (recipe.target_lr, recipe.final_fraction)
 
 
 def test_a_rate_that_cannot_be_is_one_line(command, tiny, tmp_path):
@@ -240,7 +245,8 @@ def test_the_stages_have_commands_of_their_own(command, tiny, tmp_path):
     done = command("search", path, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run" / "results.json").exists()
-    assert Ratios.load(tmp_path / "run" / "ratios.yaml") == Ratios.load(folder / "ratios.yaml")
+    found = results(folder).arms["rlrs"].recipe.relative_rates()
+    assert Ratios.load(tmp_path / "run" / "ratios.yaml") == found  # nothing is decided yet
     done = command("compare", path, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "run" / "report.html").exists()
@@ -253,7 +259,7 @@ def test_the_stages_have_commands_of_their_own(command, tiny, tmp_path):
 def test_plot_writes_a_page(command, tiny, tmp_path):
     done = command("plot", tiny[1] / "ratios.yaml", "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
-    assert "experts" in (tmp_path / "page.html").read_text()
+    assert "<h1>tiny</h1>" in (tmp_path / "page.html").read_text()
 
 
 def test_export_takes_base_rate_and_schedule_from_the_file_and_says_what_is_lost(command, tiny, tmp_path):

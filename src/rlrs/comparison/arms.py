@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrs.ratios import Ratios
-from rlrs.search import SEARCHED
 from rlrs.settings import Arm
 
 DESCRIPTIONS: dict[Arm, str] = {
@@ -21,12 +19,9 @@ def searched_components(arm: Arm, components: Sequence[str]) -> list[str] | None
 
     None for an arm that has no search of its own: `constant` is derived from what `rlrs` found.
     """
+    from rlrs.search import SEARCHED  # late: reading results needs no search and no trainer
+
     if arm == "constant":
         return None
     wanted = {"uniform": (), "embedding_only": ("embedding",), "rlrs": SEARCHED}[arm]
     return [component for component in components if component in wanted]
-
-
-def held_at_start(ratios: Ratios) -> Ratios:
-    """The start ratios, held to the end: what *changing* the ratios is worth is the difference to this."""
-    return Ratios({component: ratio.start for component, ratio in ratios.items()})

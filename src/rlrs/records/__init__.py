@@ -1,18 +1,54 @@
-"""What rlrs writes down of runs and searches: typed, validated, one shape for each thing, one reader and one writer."""
+"""What rlrs writes down of runs, searches and studies: typed, validated, one shape, reader and writer for each."""
 
+from rlrs.records.arm import ArmResult, ArmSearch
 from rlrs.records.base import Record, RecordError, read_record, write_record
+from rlrs.records.measured import (
+    ArmLosses,
+    Comparison,
+    ComparisonRun,
+    Decision,
+    Interval,
+    SpeedUp,
+    Standing,
+)
+from rlrs.records.metrics_line import ComponentMetrics, MetricsLine, RouterMetrics, read_metrics
+from rlrs.records.provenance import Provenance
+from rlrs.records.recipe import Recipe
+from rlrs.records.results import Cost, Models, ModelSize, Results, Spent, StudyIdentity, write_results
 from rlrs.records.run import Pruning, RunResult
 from rlrs.records.trial import Prediction, Proposal, SearchResult, Trial
 
 __all__ = [
+    "ArmLosses",
+    "ArmResult",
+    "ArmSearch",
+    "Comparison",
+    "ComparisonRun",
+    "ComponentMetrics",
+    "Cost",
+    "Decision",
+    "Interval",
+    "MetricsLine",
+    "ModelSize",
+    "Models",
     "Prediction",
     "Proposal",
+    "Provenance",
     "Pruning",
+    "Recipe",
     "Record",
     "RecordError",
+    "Results",
+    "RouterMetrics",
     "RunResult",
     "SearchResult",
+    "SpeedUp",
+    "Spent",
+    "Standing",
+    "StudyIdentity",
     "Trial",
+    "read_metrics",
     "read_record",
     "write_record",
+    "write_results",
 ]

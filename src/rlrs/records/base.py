@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlrs.files import write_atomic
 
 T = TypeVar("T", bound="Record")
+
+MOST = 10**15
+"""Largest count in a record: beyond any run, and far from where floats lose whole numbers. Chosen here."""
+DEEPEST = 32
+"""Lists and mappings within each other in a file of ours. Chosen here."""
+
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+"""A count: steps, tokens, parameters."""
+Loss = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""Nats per token, or a difference of such."""
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+"""A learning rate."""
+Value = Annotated[float, Field(ge=-1e12, le=1e12)]
+"""Of a searched parameter."""
 
 
 class RecordError(ValueError):
@@ -27,11 +42,17 @@ class Record(BaseModel):
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, as `where: what`, in one line."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ").partition("\n")[0]
+    """The first thing that is wrong, as `where: what`, in one short line."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(shown(part) for part in problem["loc"])
+    message = shown(problem["msg"].removeprefix("Value error, ").partition("\n")[0], 200)
     return f"{where}: {message}" if where else message
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """Text for a message: what does not print is escaped, and what is long is cut."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[: longest + 1])
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def read_record(path: Path, kind: type[T], remedy: str) -> T:
@@ -50,6 +71,43 @@ def read_record(path: Path, kind: type[T], remedy: str) -> T:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RecordError(f"{path}: damaged: {first_problem(error)}; {remedy}") from None
+
+
+def read_plain(data: bytes) -> Any:
+    """What JSON holds, with nothing that our own files never have.
+
+    Raises:
+        ValueError: not JSON, or NaN, a key twice, too many levels, a number of too many digits; one line.
+    """
+    try:
+        plain = json.loads(data.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError(f"more than {DEEPEST} levels of lists and mappings") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    level = [plain]
+    for _ in range(DEEPEST):
+        level = [
+            part
+            for value in level
+            if isinstance(value, dict | list)
+            for part in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise ValueError(f"more than {DEEPEST} levels of lists and mappings")
+    return plain
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shown(next(n for n in names if names.count(n) > 1))!r} twice")
+    return found
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 from pydantic import Field
 
@@ -18,11 +17,11 @@ class Proposal(Record):
     """Parameter -> value, fixed and tied ones included: `lr`, `final_fraction`, `COMPONENT.start` and so on."""
     move: str
     """What led to it, in words."""
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: int | None = Field(default=None, ge=1)
     """Of a shorter run with its own full schedule; None for as many as the scale has."""
-    width: Annotated[int, Field(ge=1)] | None = None
+    width: int | None = Field(default=None, ge=1)
     """Model width of a narrower run, with the scale's head size; None for the scale's own."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: int | None = Field(default=None, ge=0)
     """Of weights and data order; None for the search's."""
     prune: Pruning | None = None
     """When to end the run early; None to train it to its end."""

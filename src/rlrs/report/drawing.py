@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from rlrs.records import Trial
 from rlrs.report.palette import GRID, INK, MUTED, Look
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
@@ -135,7 +136,7 @@ def markers(
 def draw_trials(
     figure: go.Figure,
     x: Sequence[float],
-    trials: Sequence[Mapping[str, Any]],
+    trials: Sequence[Trial],
     name: str,
     look: Look,
     top: float,
@@ -145,12 +146,22 @@ def draw_trials(
     """One marker per trial, as `KINDS` says; those without a score, and those above `top`, stand there."""
     y, symbols, hover = [], [], []
     for trial in trials:
-        score, state = trial["score"], trial["state"]
+        score, state = trial.score if trial.measured else None, ended(trial)
         y.append(top if score is None else min(score, top))
         symbols.append(_SYMBOLS.get(state, "x") if score is None else "triangle-up" if score > top else "circle")
-        result = _STATES.get(state, state) if score is None else f"{score:.3f} nats"
-        hover.append(html.escape(f"{name}, trial {trial['number']}: {result}; {trial.get('move', '')}"))
+        hover.append(html.escape(f"{name}, trial {trial.number}: {outcome(trial)}; {trial.move}"))
     markers(figure, x, y, name, look, hover=hover, opacity=0.6, style={"symbol": symbols, **(style or {})})
+
+
+def ended(trial: Trial) -> str:
+    """How a trial's run ended: `finished`, `diverged`, `pruned` or `failed`."""
+    return "failed" if trial.result is None else trial.result.status
+
+
+def outcome(trial: Trial) -> str:
+    """A trial's measured score, or how its run ended, in words."""
+    state = ended(trial)
+    return f"{trial.score:.3f} nats" if trial.measured else _STATES.get(state, state)
 
 
 def frame(figure: go.Figure, scores: Sequence[float], top: float) -> None:
@@ -174,3 +185,16 @@ def ceiling(scores: Sequence[float]) -> float:
 def positive(values: Any) -> list[float | None]:
     """Values for a log axis or a line with gaps: what is not above zero, or not finite, is left out."""
     return [float(v) if math.isfinite(v) and v > 0 else None for v in values]
+
+
+def plain(panel: Panel) -> Any:
+    """A figure as plotly.js takes it, with no more digits than a screen has: they are most of the page's own size."""
+    return _rounded(panel.figure.to_plotly_json())
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value

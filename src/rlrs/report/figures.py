@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from rlrs.ratios import BASE, Ratio
+from rlrs.records import Comparison
+from rlrs.report.curves import LossCurve
 from rlrs.report.drawing import Panel, line, markers, plot, positive
 from rlrs.report.palette import MUTED, Look, arm_look, arm_name, component_look, component_name
-from rlrs.report.results import LossCurve
 from rlrs.report.text import TIMES
 from rlrs.schedules import BaseSchedule, relative_factor
 
@@ -104,30 +104,31 @@ def loss_panel(curves: Sequence[LossCurve], arms: Sequence[str]) -> Panel:
     )
 
 
-def horizon_panel(comparison: Mapping[str, Any]) -> Panel:
+def horizon_panel(comparison: Comparison) -> Panel:
     """Final loss of the rlrs arm against the length of its run, and where it meets the controls' final losses."""
     figure = plot("steps of the whole run")
-    runs = [r for r in comparison["runs"] if r["arm"] == "rlrs" and r["status"] == "finished"]
-    lengths = sorted({r["steps"] for r in runs})
-    means = [float(np.mean([r["valid_loss"] for r in runs if r["steps"] == n])) for n in lengths]
-    reach = [0.94 * (lengths[0] if lengths else comparison["steps"]), 1.02 * comparison["steps"]]
+    runs = [r for r in comparison.runs if r.arm == "rlrs" and r.valid_loss is not None]
+    lengths = sorted({r.steps for r in runs})
+    losses = [(r.steps, r.valid_loss) for r in runs if r.valid_loss is not None]
+    means = [float(np.mean([loss for steps, loss in losses if steps == n])) for n in lengths]
+    reach = [0.94 * (lengths[0] if lengths else comparison.steps), 1.02 * comparison.steps]
     rlrs = arm_look("rlrs")
     legend = [(arm_name("rlrs"), rlrs)]
     crossings = []
-    for control, speed_up in comparison["speed_up"].items():
-        loss = comparison["losses"][control]["mean"]
-        if loss is None or not math.isfinite(loss):  # it diverged
+    for control, speed_up in comparison.speed_up.items():
+        loss = comparison.losses[control].mean
+        if loss is None:  # it diverged
             continue
         look, name = arm_look(control), arm_name(control)
         legend.append((f"{name}, full length", look))
         line(figure, reach, [loss, loss], f"{name}, full length", look, width=1.5, hover="%{y:.3f} nats")
-        if speed_up["bound"] == "none":
-            needed = float(np.mean(speed_up["steps_needed"]))
+        if speed_up.bound == "none":
+            needed = float(np.mean(speed_up.steps_needed))
             crossings.append(f"the {name} control's after {needed:,.0f} steps")
             style = {"symbol": "circle-open", "size": 13, "line_width": 2.5}
             hover = f"meets {html.escape(name)} after {needed:,.0f} steps"
             markers(figure, [needed], [loss], name, look, hover=hover, style=style)
-    markers(figure, [r["steps"] for r in runs], [r["valid_loss"] for r in runs], "seed", rlrs, opacity=0.45)
+    markers(figure, [steps for steps, _ in losses], [loss for _, loss in losses], "seed", rlrs, opacity=0.45)
     line(figure, lengths, means, arm_name("rlrs"), rlrs, width=2.5, hover="%{y:.3f} nats after %{x:,} steps")
     figure.update_xaxes(range=reach, tickformat=",d")
     figure.update_yaxes(tickformat=".2f")

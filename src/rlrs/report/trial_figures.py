@@ -10,11 +10,11 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
-from rlrs.report.drawing import Panel, ceiling, draw_trials, frame, line, markers, plot
+from rlrs.records import ArmSearch, Trial
+from rlrs.report.drawing import Panel, ceiling, draw_trials, ended, frame, line, markers, outcome, plot
 from rlrs.report.palette import EARLY, INK, RANKS, WRONG, Look, arm_look, parameter_look, parameter_name
 from rlrs.report.text import TIMES, plural
 
@@ -29,65 +29,68 @@ REACH = 64.0
 
 
 @dataclass(frozen=True)
-class Tried:
-    """The trials of a search that compare with each other, and which parameters they moved.
+class Drawn:
+    """The trials of a search that are drawn, and the parameters that they moved.
 
     Args:
         trials: at full length and width, on the search's seed.
         best: the one that the search ended with.
+        improved: numbers of those that were the best so far.
         names: moved parameters, the most important first where that is known, else as in the search's space.
         notes: what is not drawn, in sentences.
         importance: share of the scores' variation that a parameter explains, by name; empty if not known.
         scored: number of trials with a score, before any were left out.
     """
 
-    trials: list[Mapping[str, Any]]
-    best: Mapping[str, Any]
+    trials: list[Trial]
+    best: Trial
+    improved: frozenset[int]
     names: list[str]
     notes: list[str]
     importance: Mapping[str, float]
     scored: int
 
-    def multiple(self, trial: Mapping[str, Any], name: str) -> float:
+    def multiple(self, trial: Trial, name: str) -> float:
         """A trial's value over the best point's; of a beta, of its distance from 1."""
-        value, best = trial["params"][name], self.best["params"][name]
-        return (1 - value) / (1 - best) if name in ("beta1", "beta2") else value / best
+        value, best = trial.params[name], self.best.params[name]
+        above, below = (1 - value, 1 - best) if name in ("beta1", "beta2") else (value, best)
+        return above / below if below else math.nan
 
 
-def tried(search: Mapping[str, Any]) -> Tried | None:
+def drawn(search: ArmSearch) -> Drawn | None:
     """What there is to draw of a search; None where there is too little."""
-    whole = [t for t in search["trials"] if t.get("whole", True) and t["params"]]
-    scored = [t for t in whole if t["score"] is not None]
-    best = next((t for t in whole if t["number"] == search["best"]["number"]), None)
-    if best is None or len(scored) < FEWEST:
+    whole = [trial for trial in search.trials if trial.whole and trial.params]
+    others = sum(not trial.whole for trial in search.trials)
+    scored, best = [trial for trial in whole if trial.measured], search.best_trial
+    if best is None or not best.params or len(scored) < FEWEST:
         return None
-    names = [n for n in best["params"] if len({t["params"].get(n) for t in whole}) > 1]
-    whole = [t for t in whole if set(names) <= set(t["params"])]
+    names = [name for name in best.params if len({trial.params.get(name) for trial in whole}) > 1]
+    whole = [trial for trial in whole if set(names) <= set(trial.params)]
     notes, together = [], _moved_together(whole, names)
     for name, other in together.items():
         notes.append(f"{parameter_name(name)} moved with {parameter_name(other)} in every trial and is not drawn.")
-    importance = search.get("importance") or {}
-    names = sorted((n for n in names if n not in together), key=lambda n: -importance.get(n, 0.0))
+    names = sorted((n for n in names if n not in together), key=lambda n: -search.importance.get(n, 0.0))
     if len(names) > MOST_PARAMETERS:
-        which = "least important" if importance else "last"
+        which = "least important" if search.importance else "last"
         notes.append(f"The {which} {len(names) - MOST_PARAMETERS} of {len(names)} parameters are not drawn.")
         names = names[:MOST_PARAMETERS]
+    improved = search.improved
     if len(whole) > MOST_TRIALS:
-        ranked = sorted(whole, key=lambda t: (not t.get("improved"), math.inf if t["score"] is None else t["score"]))
+        ranked = sorted(whole, key=lambda t: (t.number not in improved, t.score if t.measured else math.inf))
         notes.append(f"Of {len(whole):,} trials the best {MOST_TRIALS} are drawn.")
-        whole = sorted(ranked[:MOST_TRIALS], key=lambda t: t["number"])
-    if (others := len(search["trials"]) - sum(t.get("whole", True) for t in search["trials"])) > 0:
+        whole = sorted(ranked[:MOST_TRIALS], key=lambda t: t.number)
+    if others:
         notes.append(f"{plural(others, 'trial')} of another length, width or seed do not compare, and are left out.")
-    return Tried(whole, best, names, notes, importance, len(scored)) if names else None
+    return Drawn(whole, best, improved, names, notes, search.importance, len(scored)) if names else None
 
 
-def _moved_together(trials: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+def _moved_together(trials: Sequence[Trial], names: Sequence[str]) -> dict[str, str]:
     """Parameters that were the same multiple of another in every trial: tied, or never moved apart."""
     seen: dict[tuple[str, ...], str] = {}
     together = {}
     for name in names:
-        first = trials[0]["params"][name]
-        course = tuple(f"{t['params'][name] / first if first else 0:.3g}" for t in trials)
+        first = trials[0].params[name]
+        course = tuple(f"{t.params[name] / first if first else 0:.3g}" for t in trials)
         if course in seen:
             together[name] = seen[course]
         else:
@@ -95,40 +98,40 @@ def _moved_together(trials: Sequence[Mapping[str, Any]], names: Sequence[str]) -
     return together
 
 
-def u_panels(tried: Tried) -> list[Panel]:
+def u_panels(shown: Drawn) -> list[Panel]:
     """Score against each parameter's multiple of its value at the best point."""
-    scores = [t["score"] for t in tried.trials if t["score"] is not None]
+    scores = [t.score for t in shown.trials if t.measured]
     top = ceiling(scores)
-    reach = _reach(tried)
+    reach = _reach(shown)
     panels = []
-    for number, name in enumerate(tried.names):
+    for number, name in enumerate(shown.names):
         figure, look = plot(""), parameter_look(name)
-        joined = _alone(tried.trials, name)
+        joined = _alone(shown.trials, name)
         for group in joined:
             line(
-                *(figure, [tried.multiple(t, name) for t in group], [min(t["score"], top) for t in group], ""),
+                *(figure, [shown.multiple(t, name) for t in group], [min(t.score, top) for t in group], ""),
                 Look(look.light, look.dark),
                 width=1.2,
                 opacity=0.55,
                 hover=None,
             )
         draw_trials(
-            *(figure, [tried.multiple(t, name) for t in tried.trials], tried.trials, parameter_name(name), look, top),
+            *(figure, [shown.multiple(t, name) for t in shown.trials], shown.trials, parameter_name(name), look, top),
             style={"size": 5},
         )
-        record = [t for t in tried.trials if t.get("improved")]
+        record = [t for t in shown.trials if t.number in shown.improved]
         ring, diamond = {"symbol": "circle-open", "size": 8, "line_width": 1}, {"symbol": "diamond", "size": 9}
         for kind, look, marked, style in (
             ("best so far", INK, record, ring),
-            ("best", arm_look("rlrs"), [tried.best], diamond),
+            ("best", arm_look("rlrs"), [shown.best], diamond),
         ):
-            places = [tried.multiple(t, name) for t in marked], [min(t["score"], top) for t in marked]
+            places = [shown.multiple(t, name) for t in marked], [min(t.score, top) for t in marked]
             markers(figure, *places, kind, look, hover=[_hover(t, name) for t in marked], style=style)
         frame(figure, scores, top)
         figure.update_yaxes(nticks=7)
         figure.update_xaxes(title_text=None)
         _multiples(figure, reach, few=True)
-        value = tried.best["params"][name]
+        value = shown.best.params[name]
         panels.append(
             Panel(
                 id=f"u-{number}",
@@ -143,22 +146,22 @@ def u_panels(tried: Tried) -> list[Panel]:
     return panels
 
 
-def _alone(trials: Sequence[Mapping[str, Any]], name: str) -> list[list[Mapping[str, Any]]]:
+def _alone(trials: Sequence[Trial], name: str) -> list[list[Trial]]:
     """Sets of trials that differ in one parameter only, each in the order of its values."""
-    sets: defaultdict[tuple[tuple[str, float], ...], list[Mapping[str, Any]]] = defaultdict(list)
+    sets: defaultdict[tuple[tuple[str, float], ...], list[Trial]] = defaultdict(list)
     for trial in trials:
-        if trial["score"] is not None:
-            sets[tuple((n, v) for n, v in trial["params"].items() if n != name)].append(trial)
+        if trial.measured:
+            sets[tuple((n, v) for n, v in trial.params.items() if n != name)].append(trial)
     return [
-        sorted(group, key=lambda t: t["params"][name])
+        sorted(group, key=lambda t: t.params[name])
         for group in sets.values()
-        if len({t["params"][name] for t in group}) > 1
+        if len({t.params[name] for t in group}) > 1
     ]
 
 
-def importance_panel(tried: Tried) -> Panel | None:
+def importance_panel(shown: Drawn) -> Panel | None:
     """Shares of the scores' variation that parameters explain; None where that is not known."""
-    shares = [(n, tried.importance[n]) for n in reversed(tried.names) if n in tried.importance]
+    shares = [(n, shown.importance[n]) for n in reversed(shown.names) if n in shown.importance]
     if not shares:
         return None
     figure = plot("share of the scores' variation, %")
@@ -180,27 +183,27 @@ def importance_panel(tried: Tried) -> Panel | None:
         unit="importance of each parameter, fANOVA",
         alt=f"Importance of the searched parameters, the largest first: {first}.",
         figure=figure,
-        note=f"From a forest of trees fitted to {plural(tried.scored, 'whole trial')}. It speaks of the region that "
+        note=f"From a forest of trees fitted to {plural(shown.scored, 'whole trial')}. It speaks of the region that "
         "was tried: a parameter that was hardly moved looks unimportant.",
         height=_height(len(shares)),
     )
 
 
-def parallel_panel(tried: Tried) -> Panel:
+def parallel_panel(shown: Drawn) -> Panel:
     """Every trial as a line through its parameters, the better the darker."""
     figure = plot("multiple of the best point's value")
-    rows = {name: -row for row, name in enumerate(tried.names)}
-    ranked = sorted((t for t in tried.trials if t["score"] is not None), key=lambda t: t["score"])
+    rows = {name: -row for row, name in enumerate(shown.names)}
+    ranked = sorted((t for t in shown.trials if t.measured), key=lambda t: t.score)
     parts = [ranked[k * len(ranked) // 4 : (k + 1) * len(ranked) // 4] for k in range(4)]
-    diverged = [t for t in tried.trials if t["state"] == "diverged"]
-    early = [t for t in tried.trials if t["state"] == "pruned"]
+    diverged = [t for t in shown.trials if ended(t) == "diverged"]
+    early = [t for t in shown.trials if ended(t) == "pruned"]
     names = ["best quarter", "second quarter", "third quarter", "worst quarter"]
     kinds = [*zip(names, RANKS, parts, strict=True), ("ended early", EARLY, early), ("diverged", WRONG, diverged)]
     kinds = [kind for kind in kinds if kind[2]]
     for kind, look, trials in reversed(kinds):
-        _paths(figure, tried, rows, trials, kind, look, 1.2 if kind != "best quarter" else 1.8)
-    _paths(figure, tried, rows, [tried.best], "best", arm_look("rlrs"), 3.0)
-    reach = _reach(tried)
+        _paths(figure, shown, rows, trials, kind, look, 1.2 if kind != "best quarter" else 1.8)
+    _paths(figure, shown, rows, [shown.best], "best", arm_look("rlrs"), 3.0)
+    reach = _reach(shown)
     _multiples(figure, reach)
     labels = [f"{parameter_name(n)}" for n in rows]
     figure.update_yaxes(tickvals=list(rows.values()), ticktext=labels, range=[-len(rows) + 0.5, 0.5])
@@ -220,9 +223,9 @@ def parallel_panel(tried: Tried) -> Panel:
 
 def _paths(
     figure: go.Figure,
-    tried: Tried,
+    shown: Drawn,
     rows: Mapping[str, int],
-    trials: Sequence[Mapping[str, Any]],
+    trials: Sequence[Trial],
     kind: str,
     look: Look,
     width: float,
@@ -232,7 +235,7 @@ def _paths(
     y: list[float | None] = []
     hover: list[str] = []
     for trial in trials:
-        x += [*(tried.multiple(trial, name) for name in rows), None]
+        x += [*(shown.multiple(trial, name) for name in rows), None]
         y += [*rows.values(), None]
         hover += [*(_hover(trial, name) for name in rows), ""]
     figure.add_trace(
@@ -248,16 +251,15 @@ def _paths(
     )
 
 
-def _hover(trial: Mapping[str, Any], name: str) -> str:
-    score = trial["state"] if trial["score"] is None else f"{trial['score']:.3f} nats"
-    text = f"trial {trial['number']}: {score}, {parameter_name(name)} {trial['params'][name]:.3g}"
-    return html.escape(text)
+def _hover(trial: Trial, name: str) -> str:
+    return html.escape(f"trial {trial.number}: {outcome(trial)}, {parameter_name(name)} {trial.params[name]:.3g}")
 
 
-def _reach(tried: Tried) -> tuple[float, float]:
+def _reach(shown: Drawn) -> tuple[float, float]:
     """Smallest and largest multiple in a frame that all parameters share."""
-    every = [m for t in tried.trials for n in tried.names if (m := tried.multiple(t, n)) > 0]
-    return max(min(every), 1 / REACH), min(max(every), REACH)
+    every = [m for t in shown.trials for n in shown.names if (m := shown.multiple(t, n)) > 0]
+    low, high = min(every, default=1.0), max(every, default=1.0)
+    return min(max(low, 1 / REACH), 1.0), max(min(high, REACH), 1.0)
 
 
 def _multiples(figure: go.Figure, reach: tuple[float, float], *, few: bool = False) -> None:

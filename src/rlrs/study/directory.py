@@ -13,7 +13,8 @@ import yaml
 
 from rlrs.data import TokenData, prepare
 from rlrs.files import write_atomic
-from rlrs.search import Tried, first_difference
+from rlrs.records import Trial
+from rlrs.search import first_difference
 from rlrs.settings import StudyConfig, changing
 
 
@@ -37,7 +38,7 @@ class StudyProgress(Protocol):
     def tick(self, steps: int) -> None:
         """Training steps done so far in this stage."""
 
-    def trial(self, search: str, tried: Tried, flops: float, *, found: bool) -> None:
+    def trial(self, search: str, trial: Trial, flops: float, *, found: bool) -> None:
         """A run of a search has ended, after so many FLOPs; or it was `found`, finished before or by another driver."""
 
 

@@ -1,144 +1,141 @@
-"""What a study leaves: the sections of results.json that come from searches, and ratios.yaml."""
+"""What a study leaves: the parts of results.json that are no search's, and ratios.yaml."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlrs.data import TokenData
 from rlrs.inspection import describe
-from rlrs.ratios import Ratios
-from rlrs.search import Outcome, importance, ratios_of
-from rlrs.settings import ScaleConfig, StudyConfig
-from rlrs.study.stages import Arms
-
-UNFINISHED = "unfinished_search"
-"""Key of a ratios.yaml's provenance that says that its search was stopped."""
+from rlrs.ratios import Ratios, RatiosError
+from rlrs.records import ArmResult, Comparison, Cost, ModelSize, Provenance, Recipe, Results, SearchResult, Spent
+from rlrs.records.provenance import DecisionSummary, FoundOn, Horizon, SearchSummary, TargetSummary
+from rlrs.records.results import StudyIdentity
+from rlrs.settings import Arm, ScaleConfig, StudyConfig
 
 
-def histories(outcomes: Mapping[str, Outcome], budget: int) -> dict[str, Any]:
-    """Searches by arm, as plain data."""
-    return {arm: _history(outcome, budget) for arm, outcome in outcomes.items()}
-
-
-def _history(outcome: Outcome, budget: int) -> dict[str, Any]:
-    trials = [
-        {
-            "number": number,
-            "params": tried.proposal.params,
-            "score": tried.result.score,
-            "state": tried.result.status,
-            "steps": tried.result.steps,
-            "move": tried.proposal.move,
-            "improved": tried.improved,
-            "whole": tried.proposal.whole,
-            "run": tried.spec.id,
-            **({"reason": tried.result.reason} if tried.result.status == "failed" else {}),
-        }
-        for number, tried in enumerate(outcome.tried)
-    ]
-    whole = [t for t, tried in zip(trials, outcome.tried, strict=True) if tried.proposal.whole]
-    best = next(t["number"] for t in whole if t["params"] == outcome.stop.best)
-    return {
-        "budget": budget,
-        "trials": trials,
-        "best": {"number": best, "params": outcome.stop.best, "score": outcome.stop.score},
-        "stopped": outcome.stop.reason,
-        "sweeps": outcome.stop.sweeps,
-        "steps": sum(t["steps"] for t in trials),
-        "importance": importance(outcome.tried),
-    }
-
-
-def model_section(scale: ScaleConfig, data: TokenData) -> dict[str, Any]:
+def model_size(scale: ScaleConfig, data: TokenData) -> ModelSize:
     """One size of model, with how long it is trained."""
-    return {
+    return ModelSize(
         **describe(scale.model, data.vocab_size),
-        "steps": scale.steps,
-        "batch_size": scale.batch_size,
-        "tokens": scale.steps * scale.batch_size * data.sequence_length,
-    }
+        steps=scale.steps,
+        batch_size=scale.batch_size,
+        tokens=scale.steps * scale.batch_size * data.sequence_length,
+    )
 
 
-def cost(study: StudyConfig, results: Mapping[str, Any]) -> dict[str, Any]:
+def cost(study: StudyConfig, arms: Mapping[Arm, ArmResult], comparison: Comparison) -> Cost:
     """Training steps and tokens that each stage took, runs that were killed half-way not counted."""
-    steps = {
-        "search": sum(history["steps"] for history in results["search"].values()),
-        "transfer": sum(history["steps"] for history in results["transfer"].values()),
-        "comparison": sum(run["steps"] for run in results["comparison"]["runs"]),
-    }
-    sizes = {"search": study.proxy, "transfer": study.target, "comparison": study.target}
-    return {
-        stage: {"steps": n, "tokens": n * sizes[stage].batch_size * study.data.sequence_length}
-        for stage, n in steps.items()
-    }
+    length = study.data.sequence_length
+
+    def spent(steps: int, scale: ScaleConfig) -> Spent:
+        return Spent(steps=steps, tokens=steps * scale.batch_size * length)
+
+    return Cost(
+        search=spent(sum(arm.search.steps for arm in arms.values() if arm.search), study.proxy),
+        transfer=spent(sum(arm.transfer.steps for arm in arms.values() if arm.transfer), study.target),
+        comparison=spent(sum(run.steps for run in comparison.runs), study.target),
+    )
 
 
 def save_best_so_far(
-    study: StudyConfig, results: Mapping[str, Any], so_far: Mapping[str, Outcome], folder: Path
+    study: StudyConfig,
+    identity: StudyIdentity,
+    data: Mapping[str, Any],
+    so_far: Mapping[str, SearchResult],
+    folder: Path,
 ) -> None:
     """Write ratios.yaml with the best that an unfinished search has tried, marked so; not over a finished one's."""
     found, path = so_far.get("proxy/rlrs"), folder / "ratios.yaml"
-    if found is None or math.isinf(found.stop.score):
+    if found is None or found.score is None or _keeps(path, lambda provenance: "unfinished_search" not in provenance):
         return
-    best, tried = found.stop.best, found.tried
-    if path.exists() and UNFINISHED not in Ratios.load(path).provenance:
-        return
-    note = f"stopped after {len(tried)} of at most {study.search.trials} runs; the same command goes on from there"
-    provenance: dict[str, Any] = {
-        UNFINISHED: note,
-        "study": study.name,
-        "study_hash": results["study"]["config_hash"],
-        "data": {key: results["data"][key] for key in ("source", "hash", "vocab_size")},
-        "base": {
-            "lr": best.get("lr", study.search.lr),
-            "final_fraction": best.get("final_fraction", study.training.final_fraction),
-            "warmup_fraction": study.training.warmup_fraction,
-            "schedule": study.training.schedule,
-            "weight_decay": study.training.weight_decay,
-        },
-        "search": {"runs": len(tried), "steps": sum(t.result.steps for t in tried), "score": found.stop.score},
-    }
-    Ratios(ratios_of(best), provenance).save(path)
+    trials = found.trials
+    recipe = Recipe.from_settings(study.training, study.search.lr).at(found.best)
+    steps = sum(trial.result.steps for trial in trials if trial.result is not None)
+    provenance = Provenance(
+        unfinished_search=f"stopped after {len(trials)} of at most {study.search.trials} runs; "
+        "the same command goes on from there",
+        study=identity.name,
+        study_hash=identity.config_hash,
+        data=_data(data),
+        base=recipe.base_settings(),
+        search=SearchSummary(runs=len(trials), steps=steps, score=found.score),
+    )
+    Ratios(recipe.ratios, provenance.to_plain()).save(path)
 
 
-def save_ratios(study: StudyConfig, results: Mapping[str, Any], arms: Arms, folder: Path) -> None:
-    """Write ratios.yaml: nothing in it depends on the clock, so that a study run again gives the same bytes."""
-    search, environment = results["search"]["rlrs"], results["environment"]
-    provenance: dict[str, Any] = {
-        "study": study.name,
-        "study_hash": results["study"]["config_hash"],
-        "found_on": {"model": study.proxy.model.model_dump(), "parameters": results["models"]["proxy"]["parameters"]},
-        "data": {key: results["data"][key] for key in ("source", "hash", "vocab_size")},
-        "horizon": {key: results["models"]["proxy"][key] for key in ("steps", "batch_size", "tokens")},
-        "base": {
-            "lr": search["best"]["params"]["lr"],
-            "final_fraction": arms.final_fraction["rlrs"],
-            "warmup_fraction": study.training.warmup_fraction,
-            "schedule": study.training.schedule,
-            "weight_decay": study.training.weight_decay,
-            **arms.others["rlrs"],
-        },
-        "search": {
-            "method": study.search.method,
-            "start": study.search.start,
-            "budget_runs": search["budget"],
-            "runs": len(search["trials"]),
-            "steps": search["steps"],
-            "score": search["best"]["score"],
-        },
-        "code": {key: environment[key] for key in ("rlrs", "commit", "torch")},
-    }
-    if "comparison" in results:
-        comparison = results["comparison"]
-        provenance["target"] = {
-            "model": study.target.model.model_dump(),
-            "parameters": results["models"]["target"]["parameters"],
-            "lr": arms.lr["rlrs"],
-            "steps": study.target.steps,
-            "final_losses": {arm: loss["mean"] for arm, loss in comparison["losses"].items()},
-            "verdict": comparison["verdict"]["sentence"],
-        }
-    Ratios(arms.ratios["rlrs"], provenance).save(folder / "ratios.yaml")
+def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
+    """Write ratios.yaml with the recipe of the arm that was decided for; before a comparison, of `rlrs`.
+
+    Nothing in it depends on the clock, so that a study run again gives the same bytes. What an earlier run of the same
+    study decided stays until it is decided again.
+    """
+    path, winner, comparison = folder / "ratios.yaml", results.winner, results.comparison
+    if comparison is None and _keeps(
+        path, lambda old: "decision" in old and old.get("study_hash") == results.study.config_hash
+    ):
+        return
+    # An arm without a search of its own holds what that of `rlrs` found.
+    search = winner.search or results.arms["rlrs"].search
+    assert search is not None
+    proxy, environment = results.models.proxy, results.environment
+    batch_size = round(search.best.get("batch_size", proxy.batch_size))
+    provenance = Provenance(
+        study=study.name,
+        study_hash=results.study.config_hash,
+        arm=winner.arm,
+        decision=None
+        if comparison is None
+        else DecisionSummary(
+            winner=comparison.decision.winner,
+            sentence=comparison.decision.sentence,
+            notes=comparison.decision.notes,
+        ),
+        found_on=FoundOn(model=study.proxy.model.model_dump(mode="json"), parameters=dict(proxy.parameters)),
+        data=_data(results.data),
+        horizon=Horizon(
+            steps=max(1, round(proxy.steps * proxy.batch_size / batch_size)), batch_size=batch_size, tokens=proxy.tokens
+        ),
+        base=winner.recipe.base_settings(),
+        search=SearchSummary(
+            method=study.search.method,
+            start=study.search.start,
+            budget_runs=search.budget,
+            runs=len(search.trials),
+            steps=search.steps,
+            score=search.score,
+        ),
+        code={key: environment[key] for key in ("rlrs", "commit", "torch")},
+        target=None if comparison is None else _target(study, results, comparison),
+        rlrs_ratios=None if winner.arm == "rlrs" else _plain(results.arms["rlrs"].recipe),
+    )
+    Ratios(winner.recipe.ratios, provenance.to_plain()).save(path)
+
+
+def _target(study: StudyConfig, results: Results, comparison: Comparison) -> TargetSummary:
+    rate = results.winner.recipe.target_lr
+    assert rate is not None, "an arm that was compared was transferred"
+    return TargetSummary(
+        model=study.target.model.model_dump(mode="json"),
+        parameters=dict(results.models.target.parameters),
+        lr=rate,
+        steps=study.target.steps,
+        final_losses={arm: losses.mean for arm, losses in comparison.losses.items()},
+    )
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {component: ratio.to_plain() for component, ratio in recipe.relative_rates().items()}
+
+
+def _data(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: summary[key] for key in ("source", "hash", "vocab_size")}
+
+
+def _keeps(path: Path, wanted: Any) -> bool:
+    """Whether a ratios.yaml is there, can be read, and its provenance is one that is wanted."""
+    try:
+        return path.exists() and wanted(Ratios.load(path).provenance)
+    except RatiosError:
+        return False  # damaged: it is written anew

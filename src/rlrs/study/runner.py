@@ -5,34 +5,28 @@ Every stage can be killed at any moment: the same call goes on from what is on d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.environment import environment
-from rlrs.files import write_atomic
 from rlrs.inspection import meta_model
-from rlrs.ratios import Ratios
-from rlrs.records import RunResult
+from rlrs.records import Models, Recipe, Results, RunResult, StudyIdentity, write_results
 from rlrs.report import write_report
-from rlrs.search import Engine, Interrupted, Processes, Ray, Trials
+from rlrs.search import Engine, Interrupted, Processes, Ray, TrialStore
 from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.dtype import settled
-from rlrs.study.record import cost, histories, model_section, save_best_so_far, save_ratios
-from rlrs.study.stages import Arms, Stages, run_spec
+from rlrs.study.record import cost, model_size, save_best_so_far, save_ratios
+from rlrs.study.stages import Stages, arm_search, run_spec
 from rlrs.training import RunSpec, StopFlag, World, train
 
-RESULTS_SCHEMA = 1
-"""Version of results.json, which `rlrs.report` reads."""
 
-
-def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str = "report") -> dict[str, Any]:
+def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str = "report") -> Results:
     """Run a study, or go on with it, up to and including a stage; its results, as in results.json.
 
     Args:
@@ -47,43 +41,40 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
     with prepared(study, folder, progress) as data:
-        results: dict[str, Any] = {
-            "schema": RESULTS_SCHEMA,
-            "study": {
-                "name": study.name,
-                "config": study.model_dump(mode="json"),
-                "config_hash": fingerprint(study, without=CHANGES_NO_RESULT),
-            },
-            "environment": environment(),
-            "data": data.summary,
-            "models": {
-                name: model_section(scale, data) for name, scale in (("proxy", study.proxy), ("target", study.target))
-            },
-        }
+        identity = StudyIdentity(
+            name=study.name,
+            config=study.model_dump(mode="json"),
+            config_hash=fingerprint(study, without=CHANGES_NO_RESULT),
+        )
         study = settled(study, folder, data)
-        results["environment"]["dtype"] = study.training.dtype
         with _engine(study, folder / "data") as engine:
-            stages = Stages(study, folder, data, engine, _trials(study, folder), progress)
-            results["environment"]["engine"], results["environment"]["processes"] = study.engine.kind, engine.slots
-            arms = Arms()
+            head = partial(
+                Results,
+                study=identity,
+                environment={
+                    **environment(),
+                    "dtype": study.training.dtype,
+                    "engine": study.engine.kind,
+                    "processes": engine.slots,
+                },
+                data=data.summary,
+                models=Models(proxy=model_size(study.proxy, data), target=model_size(study.target, data)),
+            )
+            stages = Stages(study, folder, data, engine, _store(study, folder), progress)
             try:
-                searched = stages.search(arms)
+                arms = stages.search()
             except Interrupted as stopped:
-                save_best_so_far(study, results, stopped.so_far, folder)
+                so_far = {name: arm_search(outcome, study.search.trials) for name, outcome in stopped.so_far.items()}
+                save_best_so_far(study, identity, data.summary, so_far, folder)
                 raise
-            results["search"] = histories(searched, study.search.trials)
-            save_ratios(study, results, arms, folder)
+            save_ratios(study, results := head(arms=arms), folder)
             if until == "search":
                 return results
-            results["transfer"] = histories(stages.transfer(arms), study.transfer.trials)
-            results["ratios"] = {arm: {c: r.to_plain() for c, r in arms.ratios[arm].items()} for arm in arms.ratios}
-            results["base"] = {
-                arm: {"lr": arms.lr[arm], "final_fraction": arms.final_fraction[arm]} for arm in arms.ratios
-            }
-            results["comparison"] = stages.comparison(arms)
-        results["cost"] = cost(study, results)
-        save_ratios(study, results, arms, folder)
-        write_atomic(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+            arms = stages.transfer(arms)
+            comparison = stages.comparison(arms)
+        results = head(arms=arms, comparison=comparison, cost=cost(study, arms, comparison))
+        save_ratios(study, results, folder)
+        write_results(folder / "results.json", results)
         if until == "report":
             progress.stage("report", 0)
             write_report(folder)
@@ -107,10 +98,10 @@ def _engine(study: StudyConfig, data_folder: Path) -> Engine:
     )
 
 
-def _trials(study: StudyConfig, folder: Path) -> Trials:
+def _store(study: StudyConfig, folder: Path) -> TrialStore:
     if study.storage is None:
-        return Trials(folder / "trials.db")
-    return Trials(study.storage, study=study.name)
+        return TrialStore(folder / "trials.db")
+    return TrialStore(study.storage, study=study.name)
 
 
 def train_one(
@@ -119,7 +110,7 @@ def train_one(
     progress: StudyProgress,
     *,
     model: Literal["proxy", "target"],
-    ratios: Ratios,
+    recipe: Recipe,
     lr: float | None = None,
     steps: int | None = None,
     seed: int = 0,
@@ -133,9 +124,8 @@ def train_one(
         folder: the study's run directory.
         progress: is told what happens.
         model: which of the two models.
-        ratios: relative rates.
-        lr: base peak rate. If None, what the ratios were found with (on the target, if `model` is that), else the
-            study's `search.lr`; the final fraction is the ratios' own in the same way.
+        recipe: relative rates and what they were found with, all of which the run has; see `Recipe.from_ratios`.
+        lr: base peak rate. If None, the recipe's: on the target, if `model` is that and it was tuned there.
         steps: optimizer steps; the study's if None.
         seed: of weights and data order.
         world: the ranks that train together, each of which calls this; this process alone if None.
@@ -148,13 +138,11 @@ def train_one(
     scale = study.proxy if model == "proxy" else study.target
     with _prepared_by_first(study, folder, progress, world or World()) as data:
         study = (world or World()).from_first(partial(settled, study, folder, data))
-        ratios.check_used(list(partition(meta_model(scale.model, data.vocab_size))), f"the {model}")
-        found = ratios.provenance.get("base", {})
-        on_target = ratios.provenance.get("target", {}) if model == "target" else {}
-        rate: float = on_target.get("lr", found.get("lr", study.search.lr)) if lr is None else lr
-        fraction = found.get("final_fraction", study.training.final_fraction)
+        components = list(partition(meta_model(scale.model, data.vocab_size)))
+        recipe.relative_rates().check_used(components, f"the {model}")
+        rate = (recipe.target_lr if model == "target" else None) or recipe.lr
         try:
-            spec = run_spec(study, scale, data, ratios, seed, lr=rate, final_fraction=fraction, steps=steps)
+            spec = run_spec(study, scale, data, recipe, seed, lr=rate if lr is None else lr, steps=steps)
         except ValueError as error:
             raise StudyError(str(error)) from None
         progress.stage("training", spec.steps)

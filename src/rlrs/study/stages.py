@@ -3,77 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import rlrs
-from rlrs.comparison import held_at_start, measure, searched_components
+from rlrs.comparison import measure, searched_components
 from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
-from rlrs.ratios import BASE, PRESETS, Ratios
-from rlrs.records import RunResult
+from rlrs.ratios import PRESETS, Ratios
+from rlrs.records import ArmResult, ArmSearch, Comparison, Recipe, RunResult, SearchResult, Trial
 from rlrs.search import (
     SEARCHED,
+    Bracket,
     Engine,
     EngineError,
-    Outcome,
     Point,
-    Search,
+    SearchTask,
     Space,
-    Trials,
-    Tried,
-    bracket,
-    method_of,
-    ratios_of,
+    TrialStore,
+    importance,
+    make_method,
     read_space,
-    run_of,
+    run_at,
     start_point,
     tune,
 )
 from rlrs.search.space import bounds
-from rlrs.settings import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
+from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.study.budget import budgets, flops_of
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.training import RunSpec
-
-
-@dataclass(frozen=True)
-class Arms:
-    """What the arms have found so far: ratios, final fraction and base rate."""
-
-    ratios: dict[str, Ratios] = field(default_factory=dict)
-    final_fraction: dict[str, float] = field(default_factory=dict)
-    lr: dict[str, float] = field(default_factory=dict)
-    others: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What else a search moved, as in a point: weight decay and so on; not a batch size, which is the proxy's own."""
 
 
 def run_spec(
     study: StudyConfig,
     scale: ScaleConfig,
     data: TokenData,
-    ratios: Ratios,
+    recipe: Recipe,
     seed: int,
     *,
     lr: float,
-    final_fraction: float,
     steps: int | None = None,
 ) -> RunSpec:
-    """The run that a study's settings, a size, ratios, a seed and a base rate stand for."""
+    """The run that a study's settings, a size, what was found, a seed and a base rate stand for."""
+    model = scale.model
+    if recipe.init_scale is not None and isinstance(model, ModelConfig):  # others initialise themselves
+        model = model.model_copy(update={"init_scale": recipe.init_scale})
     return RunSpec(
-        model=scale.model,
-        training=study.training,
+        model=model,
+        training=recipe.training(study.training),
         steps=steps or scale.steps,
         batch_size=scale.batch_size,
         seed=seed,
         lr=lr,
-        final_fraction=final_fraction,
-        # A ratio of 1 is the base rate, so it is left out: equal runs have equal ids.
-        ratios={component: list(ratio.knots) for component, ratio in ratios.items() if ratio != BASE},
+        final_fraction=recipe.final_fraction,
+        ratios=recipe.run_ratios(),
         data_hash=data.hash,
     )
 
@@ -82,10 +69,10 @@ class Stages:
     """The stages that train, on one engine."""
 
     def __init__(
-        self, study: StudyConfig, folder: Path, data: TokenData, engine: Engine, trials: Trials, progress: StudyProgress
+        self, study: StudyConfig, folder: Path, data: TokenData, engine: Engine, store: TrialStore, progress: StudyProgress
     ) -> None:
         self.study, self.folder, self.data = study, folder, data
-        self.engine, self.trials, self.progress = engine, trials, progress
+        self.engine, self.store, self.progress = engine, store, progress
         self._flops = flops_of(data)
 
     def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
@@ -93,31 +80,32 @@ class Stages:
         before = self.engine.steps
         return lambda done: self.progress.tick(done - before)
 
-    def _tune(self, searches: Mapping[str, Search], where: str, tick: Callable[[int], None]) -> dict[str, Outcome]:
-        def watch(name: str, tried: Tried, found: bool) -> None:
-            self.progress.trial(name, tried, self._flops(tried.spec, tried.result.steps), found=found)
+    def _tune(
+        self, searches: Mapping[str, SearchTask], where: str, tick: Callable[[int], None]
+    ) -> dict[str, SearchResult]:
+        def on_trial(name: str, trial: Trial, spec: RunSpec, found: bool) -> None:
+            steps = trial.result.steps if trial.result is not None else 0
+            self.progress.trial(name, trial, self._flops(spec, steps), found=found)
 
-        return _by_arm(tune(searches, self.engine, self.trials, tick, watch), where)
+        results = tune(searches, self.engine, self.store, tick, on_trial)
+        for name, result in results.items():
+            if result.score is None:
+                raise StudyError(_none_finished(f"arm {name.split('/')[1]} {where}", result, searches[name]))
+        return results
 
-    def _spec(
-        self, scale: ScaleConfig, ratios: Ratios, seed: int, lr: float, final_fraction: float, steps: int | None = None
-    ) -> RunSpec:
-        return run_spec(self.study, scale, self.data, ratios, seed, lr=lr, final_fraction=final_fraction, steps=steps)
+    def _target_spec(self, found: ArmResult, seed: int, lr: float, steps: int | None = None) -> RunSpec:
+        """A run of the target with what an arm found."""
+        return run_spec(self.study, self.study.target, self.data, found.recipe, seed, lr=lr, steps=steps)
 
-    def _target_spec(self, arms: Arms, arm: str, seed: int, lr: float, steps: int | None = None) -> RunSpec:
-        """A run of the target with what an arm's search found on the proxy."""
-        spec = self._spec(self.study.target, arms.ratios[arm], seed, lr, arms.final_fraction[arm], steps)
-        found = {**arms.others[arm], "lr": lr, "final_fraction": arms.final_fraction[arm]}
-        return run_of(found, spec) if arms.others[arm] else spec
-
-    def search(self, arms: Arms) -> dict[str, Outcome]:
-        """Every arm's search on the proxy, side by side; their best points go into `arms`."""
+    def search(self) -> dict[Arm, ArmResult]:
+        """Every arm's search on the proxy, side by side, and what it found."""
         study, settings = self.study, self.study.search
         components = list(partition(meta_model(study.proxy.model, self.data.vocab_size)))
         start = Ratios.preset(settings.start) if settings.start in PRESETS else Ratios.load(settings.start)
         start.check_used(components, "the proxy")
 
-        whole = self._spec(study.proxy, Ratios({}), settings.seed, settings.lr, study.training.final_fraction)
+        defaults = Recipe.from_settings(study.training, settings.lr)
+        whole = run_spec(study, study.proxy, self.data, defaults, settings.seed, lr=settings.lr)
         if settings.fidelity is not None and settings.fidelity.width is not None:
             try:
                 whole.model.at_width(settings.fidelity.width)
@@ -125,32 +113,30 @@ class Stages:
                 raise StudyError(f"search.fidelity.{error}") from None
 
         def spec(point: Point) -> RunSpec:
-            return run_of(point, whole)
+            return run_at(point, whole)
 
         searches = {}
         for arm in study.comparison.arms:
             if (moved := searched_components(arm, components)) is not None:
                 space = self._space(start, components, moved)
-                method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
-                searches[f"proxy/{arm}"] = Search(
-                    method, spec, budgets=budgets(settings, self._flops), identity=self._identity(space.start())
+                searches[f"proxy/{arm}"] = SearchTask(
+                    make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
+                    spec,
+                    budgets=budgets(settings, self._flops),
+                    identity=self._identity(space.start()),
+                    limits=settings.model_dump(include=MAY_GROW["search"]),
                 )
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("search", sum(most.values()) * study.proxy.steps, most)
-        outcomes = self._tune(searches, "on the proxy", tick)
+        outcomes = by_arm(self._tune(searches, "on the proxy", tick))
+        found = {}
         for arm in study.comparison.arms:
-            best = outcomes["rlrs" if arm == "constant" else arm].stop.best
-            ratios = ratios_of(best)
-            arms.ratios[arm] = held_at_start(ratios) if arm == "constant" else ratios
-            arms.final_fraction[arm] = best.get("final_fraction", study.training.final_fraction)
-            arms.lr[arm] = best.get("lr", settings.lr)
-            arms.others[arm] = {
-                name: value
-                for name, value in best.items()
-                if name in ("weight_decay", "init_scale", "warmup_fraction", "beta1", "beta2")
-                or name.endswith(".weight_decay")
-            }
-        return outcomes
+            if arm == "constant":
+                found[arm] = ArmResult.from_point(arm, outcomes["rlrs"].best, defaults)
+            else:
+                own = arm_search(outcomes[arm], settings.trials)
+                found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
+        return found
 
     def _space(self, start: Ratios, components: Sequence[str], moved: Sequence[str]) -> Space:
         """What the search of an arm may change: of `search.space`, what is about the components that it moves."""
@@ -175,35 +161,41 @@ class Stages:
         )
         return read_space(settings.space, first, components, defaults, only=moved)
 
-    def transfer(self, arms: Arms) -> dict[str, Outcome]:
-        """Every arm's base rate on the target, downhill from the proxy's; the best go into `arms`."""
+    def transfer(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, ArmResult]:
+        """Every arm's base rate on the target, downhill from the proxy's."""
         study, settings = self.study, self.study.transfer
         searches = {}
-        for arm in study.comparison.arms:
+        for arm, found in arms.items():
 
-            def spec(point: Point, arm: str = arm) -> RunSpec:
-                return self._target_spec(arms, arm, study.search.seed, point["lr"])
+            def spec(point: Point, found: ArmResult = found) -> RunSpec:
+                return self._target_spec(found, study.search.seed, point["lr"])
 
-            method = bracket("lr", arms.lr[arm], factor=settings.multiplier, budget=settings.trials)
-            identity = self._identity({"lr": arms.lr[arm]})
-            searches[f"target/{arm}"] = Search(method, spec, self._run_folder, identity=identity)
+            # By what it transfers: a search on the proxy that was extended may end elsewhere.
+            name = f"target/{arm}/{found.recipe.digest}"
+            searches[name] = SearchTask(
+                Bracket("lr", found.recipe.lr, settings.multiplier, settings.trials),
+                spec,
+                self._run_folder,
+                identity=self._identity({"lr": found.recipe.lr}),
+                limits={"trials": settings.trials},
+            )
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("transfer", sum(most.values()) * study.target.steps, most)
-        outcomes = self._tune(searches, "on the target", tick)
-        for arm, outcome in outcomes.items():
-            arms.lr[arm] = outcome.stop.best["lr"]
-        return outcomes
+        outcomes = by_arm(self._tune(searches, "on the target", tick))
+        return {arm: found.with_transfer(arm_search(outcomes[arm], settings.trials)) for arm, found in arms.items()}
 
-    def comparison(self, arms: Arms) -> dict[str, Any]:
+    def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
         """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too."""
         study, target, settings = self.study, self.study.target, self.study.comparison
         seeds = [study.search.seed + 1 + k for k in range(settings.seeds)]
-        specs: dict[tuple[str, int, float], RunSpec] = {}
+        specs: dict[tuple[Arm, int, float], RunSpec] = {}
         for seed in seeds:
-            for arm in settings.arms:
+            for arm, found in arms.items():
+                rate = found.recipe.target_lr
+                assert rate is not None, "the transfer comes before"
                 for horizon in (1.0, *(settings.horizons if arm == "rlrs" else ())):
                     steps = max(1, round(horizon * target.steps))
-                    specs[arm, seed, horizon] = self._target_spec(arms, arm, seed, arms.lr[arm], steps)
+                    specs[arm, seed, horizon] = self._target_spec(found, seed, rate, steps)
         tick = self._begin("comparison", sum(spec.steps for spec in specs.values()))
         for key, spec in specs.items():
             self.engine.submit(key, spec, self._run_folder(spec))
@@ -226,6 +218,8 @@ class Stages:
     def _identity(self, first: Point) -> dict[str, Any]:
         """What decides a search's course: a database refuses to go on with another."""
         study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True})
+        for section in ("search", "transfer"):
+            study[section] = {key: value for key, value in study[section].items() if key not in MAY_GROW[section]}
         del study["data"]["source"]  # the same text may have another name elsewhere: its tokens' hash decides
         return {
             "study": study,
@@ -238,11 +232,25 @@ class Stages:
         return self.folder / "runs" / spec.id
 
 
-def _by_arm(outcomes: Mapping[str, Outcome], where: str) -> dict[str, Outcome]:
-    for name, outcome in outcomes.items():
-        if not outcome.stop.score < float("inf"):
-            raise StudyError(
-                f"every run of arm {name.partition('/')[2]} {where} diverged; "
-                f"start from a lower rate than search.lr={outcome.tried[0].spec.lr:g}"
-            )
-    return {name.partition("/")[2]: outcome for name, outcome in outcomes.items()}
+def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:
+    """Results of searches by their arm, from their names: `proxy/ARM`, `target/ARM/...`."""
+    return {name.split("/")[1]: result for name, result in results.items()}
+
+
+def arm_search(result: SearchResult, budget: int) -> ArmSearch:
+    """What a search ended with, as it is kept."""
+    return ArmSearch.from_result(result, budget, importance(result.trials))
+
+
+def _none_finished(what: str, result: SearchResult, task: SearchTask) -> str:
+    """Why a search has no score, and what to do, in words."""
+    ended = [trial.result for trial in result.trials if trial.result is not None]
+    lost = [run for run in ended if run.status == "failed"]
+    if lost:
+        others = f" and {len(ended) - len(lost)} diverged" if len(lost) < len(ended) else ""
+        return (
+            f"no run of {what} was finished: {len(lost)} of {len(ended)} were given up{others}; the last was "
+            f"{lost[-1].reason}; the same command tries them again"
+        )
+    rate = task.spec(result.trials[0].params).lr
+    return f"every run of {what} diverged; start from a lower rate than search.lr={rate:g}"

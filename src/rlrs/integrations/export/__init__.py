@@ -74,6 +74,8 @@ def export(
     schedule: BaseSchedule,
     lr: float,
     weight_decay: float = 0.0,
+    weight_decays: Mapping[str, float] | None = None,
+    found_with: Sequence[str] = (),
     components: Mapping[str, Sequence[str]] | None = None,
 ) -> Exported:
     """Write relative rates in the form of another training stack.
@@ -84,6 +86,8 @@ def export(
         schedule: the base schedule, in optimizer steps.
         lr: base peak rate.
         weight_decay: of the decayed parameters, where the form wants one.
+        weight_decays: of components that have their own.
+        found_with: what else the rates were found with, in words, for the head of the file.
         components: the model's parameter names per component, as `rlrs.partition(model)` gives them, or
             `rlrs.components.refine` for ratios per layer. If None, the
             stack's own names for its own models (not for `deepspeed`, which has none). Norms and biases, told by
@@ -98,6 +102,18 @@ def export(
     if components is not None:  # a component that is wholly divided by layers has no parameter of its own left
         divided = {name.partition("/")[0] for name in components if "/" in name} - set(components)
         ratios = Ratios({name: ratio for name, ratio in ratios.items() if name not in divided}, ratios.provenance)
-    plan = make_plan(ratios, to, schedule, lr, weight_decay, components)
+    plan = make_plan(ratios, to, schedule, lr, weight_decay, components, weight_decays or {}, found_with)
+    plan.losses.extend(
+        f"{component}: its own weight decay {decay:g} is lost, it has {weight_decay:g} like the rest"
+        for component, decay in plan.weight_decays.items()
+        if not _has_own_decay(plan, component)
+    )
     text = _WRITERS[to](plan)
     return Exported(text, tuple(plan.losses), ".yaml" if to == "nanotron" else ".py")
+
+
+def _has_own_decay(plan: Plan, component: str) -> bool:
+    """Whether the form has a weight decay for a component alone."""
+    if plan.to == "deepspeed" or (plan.to == "torchtitan" and plan.components is not None):
+        return True
+    return plan.to in ("torchtitan", "olmo-core") and component in plan.ratios

@@ -29,7 +29,7 @@ def write(plan: Plan) -> str:
     globs = plan.patterns(OLMO_CORE, lambda name: name)
     groups = "".join(
         f"    OptimGroupOverride(  # {component}\n        params=[\n{strings(globs[component], 12)}        ],\n"
-        f"        opts={{'lr': {plan.lr * ratio.start!r}}},\n    ),\n"
+        f"        opts={_options(plan, component, ratio.start)!r},\n    ),\n"
         for component, ratio in plan.hold().items()
     )
     warmup = f"ConstantWithWarmup(warmup={schedule.warmup_steps})"
@@ -49,3 +49,8 @@ def write(plan: Plan) -> str:
     return _FILE.format(
         header=plan.header(), imports=", ".join(sorted(imports)), lr=plan.lr, groups=groups, scheduler=scheduler
     )
+
+
+def _options(plan: Plan, component: str, start: float) -> dict[str, float]:
+    own = {"weight_decay": plan.weight_decays[component]} if component in plan.weight_decays else {}
+    return {"lr": plan.lr * start, **own}

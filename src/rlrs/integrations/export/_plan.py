@@ -29,6 +29,8 @@ class Plan:
     lr: float
     weight_decay: float
     components: Mapping[str, Sequence[str]] | None
+    weight_decays: Mapping[str, float] = field(default_factory=dict)
+    found_with: Sequence[str] = ()
     losses: list[str] = field(default_factory=list)
 
     def keep(self, component: str, kept: Ratio, what: str) -> Ratio:
@@ -86,9 +88,13 @@ class Plan:
         assert self.components is not None
         return {component: _folded(component, self.components) for component in self.components}
 
+    def component_decay(self, component: str) -> float:
+        """Weight decay of a component's decayed parameters; that of `experts` is also that of `experts/expert.2`."""
+        return self.weight_decays.get(component, self.weight_decays.get(component.partition("/")[0], self.weight_decay))
+
     def decay_of(self, component: str, name: str) -> float:
         """Weight decay of a parameter: none for norms and biases."""
-        return 0.0 if component == "norm" or name.endswith("bias") else self.weight_decay
+        return 0.0 if component == "norm" or name.endswith("bias") else self.component_decay(component)
 
     def header(self, mark: str = "# ") -> str:
         """Comment lines: what the file is, and what of the schedule is lost."""
@@ -101,6 +107,7 @@ class Plan:
                 f"  {component}: {' -> '.join(f'{r:g}' for _, r in ratio.knots)}"
                 for component, ratio in self.ratios.items()
             ),
+            *([f"Found with: {', '.join(self.found_with)}."] if self.found_with else []),
             "Lost in this form:" if self.losses else "Nothing is lost in this form.",
             *(f"  - {loss}" for loss in self.losses),
         ]
@@ -116,13 +123,18 @@ def make_plan(
     lr: float,
     weight_decay: float,
     components: Mapping[str, Sequence[str]] | None,
+    weight_decays: Mapping[str, float],
+    found_with: Sequence[str],
 ) -> Plan:
     """Check what every stack needs."""
+    for component, decay in weight_decays.items():
+        if not 0 <= decay < float("inf"):
+            raise ExportError(f"weight decay of {component} should be 0 or more, not {decay!r}")
     if not 0 < lr < float("inf") or not 0 <= weight_decay < float("inf"):
         raise ExportError(f"lr should be above 0 and weight_decay 0 or more, not {lr!r} and {weight_decay!r}")
     if schedule.warmup_steps >= schedule.total_steps:
         raise ExportError(f"warmup_steps={schedule.warmup_steps} leave nothing of total_steps={schedule.total_steps}")
-    return Plan(to, ratios, schedule, lr, weight_decay, components)
+    return Plan(to, ratios, schedule, lr, weight_decay, components, weight_decays, found_with)
 
 
 def regex(name: str) -> str:

@@ -67,7 +67,9 @@ def _rows(plan: Plan, patterns: dict[str, list[str]]) -> list[tuple[str, float, 
     """Pattern, rate and weight decay of each group."""
     if plan.components is None:
         named = [
-            (p, plan.lr * plan.ratios[c].start, plan.weight_decay) for c, listed in patterns.items() for p in listed
+            (p, plan.lr * plan.ratios[c].start, plan.component_decay(c))
+            for c, listed in patterns.items()
+            for p in listed
         ]
         return [*named, (".*", plan.lr, plan.weight_decay)]
     rows: dict[tuple[str, float], list[str]] = {}

@@ -1,0 +1,128 @@
+"""The comparison of arms on the target, and what was decided by it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rlrs.records.base import Loss, Rate, Record, Whole
+from rlrs.settings import Arm
+
+Standing = Literal["better", "not_different", "worse"]
+"""Of one arm against another: whether the interval of its differences is wholly below 0, holds 0, is wholly above."""
+
+
+class Interval(Record):
+    """Mean over paired seeds, with its two-sided t interval."""
+
+    mean: Loss
+    low: Loss
+    high: Loss
+    level: float = Field(gt=0, lt=1)
+    """Coverage."""
+    per_seed: Annotated[tuple[Loss, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if not self.low <= self.mean <= self.high:
+            raise ValueError(f"should have low <= mean <= high, not {self.low}, {self.mean}, {self.high}")
+        return self
+
+    @property
+    def standing(self) -> Standing:
+        """Of losses of one arm minus another's: lower is better."""
+        return "better" if self.high < 0 else "worse" if self.low > 0 else "not_different"
+
+
+class SpeedUp(Interval):
+    """Saved steps as a share of the baseline's: 1 - steps needed / the baseline's steps.
+
+    `bound` is `lower` where in some seed even the shortest run reached the baseline's loss (the true share is
+    larger), `upper` where in some seed the full-length run did not reach it (that seed counts as 0).
+    """
+
+    bound: Literal["none", "lower", "upper"]
+    steps_needed: tuple[Annotated[float, Field(gt=0, le=1e15)], ...]
+    """Per seed."""
+
+
+class ComparisonRun(Record):
+    """One run of the comparison."""
+
+    id: str = Field(pattern=r"^[\w.-]{1,64}$")
+    """Of the run, and name of its folder."""
+    arm: Arm
+    seed: Whole
+    horizon: float = Field(gt=0, le=1)
+    """Length of the run as a share of the full steps."""
+    steps: int = Field(ge=1, le=10**15)
+    lr: Rate
+    status: Literal["finished", "diverged", "pruned", "failed"]
+    valid_loss: Loss | None
+    score: Loss | None
+
+
+class ArmLosses(Record):
+    """An arm's validation losses at the end of full-length runs, nats per token; None for a run that diverged."""
+
+    mean: Loss | None
+    per_seed: Annotated[tuple[Loss | None, ...], Field(min_length=2)]
+
+
+class Decision(Record):
+    """What the comparison decides: the one source of verdict, ratios.yaml, page and terminal."""
+
+    winner: Arm
+    """The simplest arm that no other is measurably better than."""
+    sentence: str
+    """Why, in words."""
+    standings: dict[Arm, Standing] = Field(default_factory=dict)
+    """Of `rlrs` against each control."""
+    against_uniform: Interval | None = None
+    """The winner's loss minus that of `uniform`, nats per token; None if that is the winner, or diverged."""
+    notes: tuple[str, ...] = ()
+    """What limits it: arms that diverged, seeds unlike the others; a sentence each."""
+
+
+class Comparison(Record):
+    """The measurement on fresh seeds."""
+
+    steps: int = Field(ge=1, le=10**15)
+    """Full length."""
+    tokens: Whole
+    """Of a full-length run."""
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=2)]
+    """Paired over the arms."""
+    baseline: Arm = "uniform"
+    runs: tuple[ComparisonRun, ...]
+    losses: dict[Arm, ArmLosses]
+    differences: dict[Arm, Interval]
+    """Control -> loss of `rlrs` minus the control's; without those of arms that diverged."""
+    speed_up: dict[Arm, SpeedUp]
+    """Control -> steps that `rlrs` saves to reach its loss."""
+    decision: Decision
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Comparison:
+        seeds = len(self.seeds)
+        if not {"uniform", "rlrs"} <= set(self.losses):
+            raise ValueError("losses should have uniform and rlrs")
+        for name in ("losses", "differences", "speed_up"):
+            for arm, part in getattr(self, name).items():
+                if len(part.per_seed) != seeds:
+                    raise ValueError(f"{name}.{arm}.per_seed should have {seeds} values, one for each seed")
+                if arm not in self.losses or (name != "losses" and arm == "rlrs"):
+                    raise ValueError(f"{name} has {arm}, which is no control of this comparison")
+        if set(self.differences) != set(self.speed_up):
+            raise ValueError("differences and speed_up should be against the same arms")
+        if any(len(part.steps_needed) != seeds for part in self.speed_up.values()):
+            raise ValueError(f"steps_needed should have {seeds} values, one for each seed")
+        for run in self.runs:
+            if run.arm not in self.losses or run.seed not in self.seeds:
+                raise ValueError(f"run {run.id} is of arm {run.arm} and seed {run.seed}, which losses do not have")
+            if (run.status == "finished") != (run.valid_loss is not None):
+                raise ValueError(f"run {run.id}: status {run.status} with valid_loss {run.valid_loss}")
+        if self.decision.winner not in self.losses:
+            raise ValueError(f"decision.winner is {self.decision.winner}, which losses do not have")
+        return self

@@ -1,0 +1,83 @@
+"""Where the ratios of a ratios.yaml come from, as a study writes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, JsonValue
+
+from rlrs.records.base import Record
+from rlrs.settings import Arm
+
+
+class DecisionSummary(Record):
+    """What the comparison decided."""
+
+    winner: Arm
+    sentence: str
+    notes: tuple[str, ...] = ()
+
+
+class FoundOn(Record):
+    """The proxy."""
+
+    model: dict[str, JsonValue]
+    parameters: dict[str, int]
+
+
+class Horizon(Record):
+    """How long the runs of the search were."""
+
+    steps: int
+    batch_size: int
+    tokens: int
+
+
+class SearchSummary(Record):
+    """The search that found the ratios."""
+
+    method: str | None = None
+    start: str | None = None
+    budget_runs: int | None = None
+    runs: int
+    steps: int
+    score: float | None
+    """Of the best point, nats per token."""
+
+
+class TargetSummary(Record):
+    """What the comparison on the target gave."""
+
+    model: dict[str, JsonValue]
+    parameters: dict[str, int]
+    lr: float
+    """Base peak rate that the arm was tuned to there."""
+    steps: int
+    final_losses: dict[Arm, float | None]
+
+
+class Provenance(Record):
+    """The provenance of a study's ratios.yaml; nothing in it depends on the clock."""
+
+    unfinished_search: str | None = None
+    """How far a search was that was stopped; None if it ended."""
+    study: str
+    study_hash: str
+    arm: Arm = "rlrs"
+    """Whose ratios these are: the arm that the comparison decided for, `rlrs` before it."""
+    decision: DecisionSummary | None = None
+    """None before the comparison."""
+    found_on: FoundOn | None = None
+    data: dict[str, JsonValue]
+    horizon: Horizon | None = None
+    base: dict[str, Any]
+    """What the ratios were found with; see `Recipe`."""
+    search: SearchSummary | None = None
+    code: dict[str, JsonValue] = Field(default_factory=dict)
+    target: TargetSummary | None = None
+    rlrs_ratios: dict[str, Any] | None = None
+    """The ratios of the arm `rlrs`, where the decision was for another."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As ratios.yaml has it: without what is not there."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=False)

@@ -1,0 +1,126 @@
+"""Which arm is handed out, and in which words."""
+
+import math
+
+import pytest
+
+from rlrs.comparison import decide, measure, speed_up
+from rlrs.comparison.decision import WORDS
+from rlrs.records import RunResult
+
+SEEDS = (1, 2, 3, 4)
+NOISE = (0.002, 0.004, -0.004, -0.002)
+UNIFORM = [3.60, 3.62, 3.58, 3.61]
+SAVED = speed_up([3.0, 3.0, 3.0, 3.0], [{50: 3.1, 75: 3.0, 100: 2.9}] * 4, 100)
+
+
+def losses(**below):
+    """Arms so many nats below the uniform rate, with a noise of 0.004 nats between them."""
+    arms = {"uniform": UNIFORM}
+    for place, (arm, gap) in enumerate(below.items(), start=1):
+        noise = NOISE[place:] + NOISE[:place]
+        arms[arm] = [base - gap + jitter for base, jitter in zip(UNIFORM, noise, strict=True)]
+    return arms
+
+
+@pytest.mark.parametrize(
+    ("below", "winner", "standing"),
+    [
+        ({"embedding_only": 0.10, "rlrs": 0.20}, "rlrs", "better"),
+        ({"embedding_only": 0.10, "rlrs": 0.101}, "embedding_only", "not_different"),
+        ({"embedding_only": 0.10, "rlrs": 0.05}, "embedding_only", "worse"),
+        ({"embedding_only": 0.10, "rlrs": -0.05}, "embedding_only", "worse"),
+        ({"embedding_only": -0.05, "rlrs": -0.10}, "uniform", "worse"),
+        ({"embedding_only": 0.001, "rlrs": -0.10}, "uniform", "worse"),
+        ({"embedding_only": 0.0, "rlrs": 0.001}, "uniform", "not_different"),
+        ({"embedding_only": 0.10, "constant": 0.20, "rlrs": 0.201}, "constant", "better"),
+        ({"embedding_only": 0.10, "constant": 0.15, "rlrs": 0.20}, "rlrs", "better"),
+        ({"embedding_only": 0.10, "constant": 0.05, "rlrs": 0.101}, "embedding_only", "not_different"),
+        ({"rlrs": 0.20}, "rlrs", None),
+    ],
+)
+def test_the_simplest_arm_wins_that_no_other_is_measurably_better_than(below, winner, standing):
+    got = decide(losses(**below), SEEDS, {"uniform": SAVED})
+    assert got.winner == winner
+    assert got.standings.get("embedding_only") == standing
+    assert got.notes == ()
+
+
+def test_three_wordings_of_a_comparison_with_a_control():
+    for gap, standing in ((0.20, "better"), (0.101, "not_different"), (0.05, "worse")):
+        got = decide(losses(embedding_only=0.10, rlrs=gap), SEEDS, {"uniform": SAVED})
+        assert got.standings["embedding_only"] == standing
+        if standing != "better":
+            assert f"relative schedules are {WORDS[standing]} it" in got.sentence
+            assert "not measurably more" not in got.sentence
+
+
+def test_worse_than_one_rate_is_said_as_worse_not_as_no_difference():
+    got = decide(losses(embedding_only=-0.05, rlrs=-0.10), SEEDS)
+    assert got.sentence.startswith("No transferable gain: ")
+    assert "measurably worse than the tuned baseline (+0.100 nats; 95% interval +0.0" in got.sentence
+    got = decide(losses(rlrs=0.001), SEEDS)
+    assert "not measurably different from the tuned baseline" in got.sentence
+
+
+def test_a_gain_says_saved_steps_and_how_far_the_controls_are_behind():
+    got = decide(losses(embedding_only=0.10, constant=0.15, rlrs=0.20), SEEDS, {"uniform": SAVED})
+    assert "with 25% fewer steps" in got.sentence
+    assert "a tuned embedding multiplier alone is 0.100 nats behind" in got.sentence
+    assert "ratios held constant 0.050." in got.sentence
+    assert "no embedding-only control was run" in decide(losses(rlrs=0.2), SEEDS, {"uniform": SAVED}).sentence
+
+
+def test_an_arm_that_diverged_is_said_and_neither_wins_nor_beats():
+    arms = losses(embedding_only=0.10, rlrs=0.20)
+    arms["rlrs"][2] = math.inf
+    got = decide(arms, SEEDS)
+    assert got.winner == "embedding_only"
+    assert "relative schedules diverged at the rate that was tuned for them" in got.sentence
+    assert got.notes == ("The arm rlrs diverged on the target on seed 3: it is left out of the decision.",)
+    arms = losses(embedding_only=0.10, rlrs=0.20)
+    arms["uniform"] = [*UNIFORM[:2], math.inf, math.inf]
+    got = decide(arms, SEEDS)
+    assert got.winner == "rlrs"
+    assert got.sentence.startswith("No saving can be given: one rate for the whole model diverged")
+    assert "on seeds 3, 4" in got.notes[0]
+
+
+def test_when_every_arm_diverged_nothing_is_decided():
+    got = decide({arm: [math.inf] * 4 for arm in ("uniform", "rlrs")}, SEEDS)
+    assert got.winner == "uniform"
+    assert got.sentence.startswith("No decision: every arm diverged")
+
+
+def test_a_seed_unlike_the_others_is_said():
+    arms = losses(embedding_only=0.10, rlrs=0.20)
+    arms["rlrs"][1] += 0.5
+    got = decide(arms, SEEDS)
+    assert any(note.startswith("Seed 2 is unlike the others: there relative schedules end +0.") for note in got.notes)
+    assert decide(losses(embedding_only=0.10, rlrs=0.20), SEEDS).notes == ()
+
+
+class Spec:
+    def __init__(self, arm, seed, horizon):
+        self.id, self.steps, self.lr = f"{arm}-{seed}-{horizon:g}", round(100 * horizon), 0.01
+
+
+def run(arm, seed, horizon, loss):
+    status, score = ("finished", 3.0) if loss is not None else ("diverged", None)
+    result = RunResult(status=status, steps=50, score=score, valid_loss=loss, tokens=1, seconds=0.0)
+    return (arm, seed, horizon), (Spec(arm, seed, horizon), result)
+
+
+def test_measured_runs_become_the_comparison_with_its_decision():
+    runs = [run("uniform", seed, 1.0, 3.5 + seed / 100) for seed in (1, 2)]
+    runs += [run("rlrs", seed, 1.0, 3.3 + seed / 100) for seed in (1, 2)]
+    runs += [run("rlrs", seed, 0.5, 3.7 + seed / 100) for seed in (1, 2)]
+    got = measure(dict(runs), ["uniform", "rlrs"], [1, 2], 100, 6400)
+    assert got.losses["rlrs"].per_seed == pytest.approx((3.31, 3.32))
+    assert got.differences["uniform"].mean == pytest.approx(-0.2)
+    assert got.speed_up["uniform"].steps_needed == pytest.approx((100 / math.sqrt(2),) * 2)
+    assert got.decision.winner == "rlrs"
+    runs[2] = run("rlrs", 1, 1.0, None)
+    got = measure(dict(runs), ["uniform", "rlrs"], [1, 2], 100, 6400)
+    assert (got.losses["rlrs"].mean, got.losses["rlrs"].per_seed) == (None, (None, 3.32))
+    assert (got.differences, got.speed_up, got.decision.winner) == ({}, {}, "uniform")
