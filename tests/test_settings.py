@@ -1,5 +1,6 @@
 import pytest
 
+from rlrs.models import at_width
 from rlrs.settings import CHANGES_NO_RESULT, ConfigError, ModelConfig, StudyConfig, fingerprint, load_study
 
 MINIMAL = """
@@ -78,12 +79,12 @@ def test_bad_settings_are_one_line_with_place_and_value(tmp_path, text, message)
 
 def test_another_width_keeps_heads_and_the_shape_of_experts():
     model = ModelConfig(d_model=16, n_heads=2, n_experts=4, top_k=2, n_shared_experts=1, d_ff=24, granularity=3)
-    wide = model.at_width(40)
+    wide = at_width(model, 40)
     assert (wide.n_heads, wide.d_ff, wide.top_k, wide.granularity) == (5, 60, 2, 3)
     assert ModelConfig(**wide.model_dump()) == wide
-    assert ModelConfig(d_model=64, n_experts=4, granularity=16).at_width(128).hidden == 352  # 341 1/3, up to 16
+    assert at_width(ModelConfig(d_model=64, n_experts=4, granularity=16), 128).hidden == 352  # 341 1/3, up to 16
     with pytest.raises(ValueError, match="multiple of the head size 8, not 20"):
-        model.at_width(20)
+        at_width(model, 20)
 
 
 def test_a_missing_file_and_a_file_that_is_no_mapping_are_named(tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
-import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
@@ -20,6 +19,7 @@ from rlrs.report import figures, palette, text, trial_figures, tuning
 from rlrs.report.drawing import KINDS
 from rlrs.report.results import read_curves, read_results
 from rlrs.schedules import BaseSchedule, warmup_steps
+from rlrs.yaml_files import dump_yaml
 
 
 def write_report(study_folder: str | Path) -> Path:
@@ -65,7 +65,7 @@ def write_ratios_page(
         ratios=_ratio_rows(ratios, schedule, lr),
         schedule=schedule,
         lr=lr,
-        provenance=yaml.safe_dump(ratios.provenance, sort_keys=False, allow_unicode=True) if ratios.provenance else "",
+        provenance=dump_yaml(ratios.provenance) if ratios.provenance else "",
     )
     write_atomic(path, page)
     return Path(path)
@@ -146,7 +146,7 @@ def _report(results: Mapping[str, Any], curves: Sequence[Any]) -> dict[str, Any]
         "growth": _growth(results["models"]),
         "snippet": _snippet(config, lr, schedule),
         "level": next((d["level"] for d in comparison["differences"].values()), 0.95),
-        "config_yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        "config_yaml": dump_yaml(config),
         "stages": {name: cost for name, cost in results["cost"].items() if isinstance(cost, Mapping)},
         "limits": _limits(results),
     }

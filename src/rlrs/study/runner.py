@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.files import write_atomic
@@ -25,6 +24,7 @@ from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.record import cost, histories, model_section, save_best_so_far, save_ratios
+from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Arms, Stages, run_spec
 from rlrs.training import RunSpec, StopFlag, World, train
 
@@ -46,6 +46,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         ConfigError, StorageError, CheckpointError, EngineError: as their names say; one line each.
         Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
+    study = resolve(study)
     with prepared(study, folder, progress) as data:
         results: dict[str, Any] = {
             "schema": RESULTS_SCHEMA,
@@ -145,10 +146,11 @@ def train_one(
         StudyError: a rate or a ratio that cannot be used, besides those of `run`.
         Stopped: `stop` was set, and the run is saved.
     """
+    study = resolve(study)
     scale = study.proxy if model == "proxy" else study.target
     with _prepared_by_first(study, folder, progress, world or World()) as data:
         study = (world or World()).from_first(partial(settled, study, folder, data))
-        ratios.check_used(list(partition(meta_model(scale.model, data.vocab_size))), f"the {model}")
+        ratios = usable(ratios, meta_model(scale.model, data.vocab_size), f"the {model}")
         found = ratios.provenance.get("base", {})
         on_target = ratios.provenance.get("target", {}) if model == "target" else {}
         rate: float = on_target.get("lr", found.get("lr", study.search.lr)) if lr is None else lr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,31 @@ from typing import Any
 import torch
 
 import rlrs
-from rlrs.comparison import held_at_start, measure, searched_components
+from rlrs.comparison import held_at_start, measure
 from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
-from rlrs.ratios import BASE, PRESETS, Ratios
+from rlrs.ratios import BASE, Ratios
 from rlrs.records import RunResult
 from rlrs.search import (
-    SEARCHED,
     Engine,
     EngineError,
     Outcome,
     Point,
     Search,
-    Space,
     Trials,
     Tried,
     bracket,
     method_of,
     ratios_of,
-    read_space,
     run_of,
-    start_point,
     tune,
 )
 from rlrs.search.space import bounds
-from rlrs.settings import CHANGES_NO_RESULT, ModelConfig, ScaleConfig, StudyConfig, changing
+from rlrs.settings import CHANGES_NO_RESULT, ScaleConfig, StudyConfig, changing
 from rlrs.study.budget import budgets, flops_of
 from rlrs.study.directory import StudyError, StudyProgress
+from rlrs.study.resolve import search_spaces
 from rlrs.training import RunSpec
 
 
@@ -113,28 +110,18 @@ class Stages:
     def search(self, arms: Arms) -> dict[str, Outcome]:
         """Every arm's search on the proxy, side by side; their best points go into `arms`."""
         study, settings = self.study, self.study.search
-        components = list(partition(meta_model(study.proxy.model, self.data.vocab_size)))
-        start = Ratios.preset(settings.start) if settings.start in PRESETS else Ratios.load(settings.start)
-        start.check_used(components, "the proxy")
-
+        components = partition(meta_model(study.proxy.model, self.data.vocab_size))
         whole = self._spec(study.proxy, Ratios({}), settings.seed, settings.lr, study.training.final_fraction)
-        if settings.fidelity is not None and settings.fidelity.width is not None:
-            try:
-                whole.model.at_width(settings.fidelity.width)
-            except ValueError as error:
-                raise StudyError(f"search.fidelity.{error}") from None
 
         def spec(point: Point) -> RunSpec:
             return run_of(point, whole)
 
         searches = {}
-        for arm in study.comparison.arms:
-            if (moved := searched_components(arm, components)) is not None:
-                space = self._space(start, components, moved)
-                method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
-                searches[f"proxy/{arm}"] = Search(
-                    method, spec, budgets=budgets(settings, self._flops), identity=self._identity(space.start())
-                )
+        for arm, space in search_spaces(study, components).items():
+            method = method_of(space, settings, steps=whole.steps, window=study.training.score_steps)
+            searches[f"proxy/{arm}"] = Search(
+                method, spec, budgets=budgets(settings, self._flops), identity=self._identity(space.start())
+            )
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("search", sum(most.values()) * study.proxy.steps, most)
         outcomes = self._tune(searches, "on the proxy", tick)
@@ -151,29 +138,6 @@ class Stages:
                 or name.endswith(".weight_decay")
             }
         return outcomes
-
-    def _space(self, start: Ratios, components: Sequence[str], moved: Sequence[str]) -> Space:
-        """What the search of an arm may change: of `search.space`, what is about the components that it moves."""
-        study, settings = self.study, self.study.search
-        first = start_point(settings.lr, study.training.final_fraction, start, moved)
-        model = study.proxy.model
-        defaults = {
-            "weight_decay": study.training.weight_decay,
-            "warmup_fraction": study.training.warmup_fraction,
-            "beta1": study.training.betas[0],
-            "beta2": study.training.betas[1],
-            "batch_size": float(study.proxy.batch_size),
-            **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
-        }
-        # Every arm is checked on the whole of it: a mistake is an error, whichever arm comes first.
-        everywhere = [c for c in components if c in SEARCHED]
-        read_space(
-            settings.space,
-            start_point(settings.lr, study.training.final_fraction, start, everywhere),
-            components,
-            defaults,
-        )
-        return read_space(settings.space, first, components, defaults, only=moved)
 
     def transfer(self, arms: Arms) -> dict[str, Outcome]:
         """Every arm's base rate on the target, downhill from the proxy's; the best go into `arms`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from rlrs.data import TokenData
-from rlrs.files import naming, write_atomic
+from rlrs.files import locked, naming, write_atomic
 from rlrs.records import Pruning, RunResult
 from rlrs.records.base import first_problem
 from rlrs.training.checkpoint import CheckpointError
@@ -98,8 +97,7 @@ def train(
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run's folder: two arms of a study may come to the same run, and the second one waits for its result."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system when the process ends, however that is
+    with locked(folder / "lock"):
         yield
 
 

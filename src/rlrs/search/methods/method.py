@@ -12,6 +12,7 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+from rlrs.models import at_width
 from rlrs.records import Pruning, RunResult
 from rlrs.training import RunSpec
 
@@ -51,7 +52,7 @@ class Proposal:
             training = spec.training.model_copy(update={"score_steps": window})
             spec = replace(spec, steps=self.steps, training=training)
         if self.width is not None:
-            spec = replace(spec, model=spec.model.at_width(self.width))
+            spec = replace(spec, model=at_width(spec.model, self.width))
         return spec if self.seed is None else replace(spec, seed=self.seed)
 
 
