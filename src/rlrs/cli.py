@@ -299,7 +299,11 @@ def export(
     for loss in exported.losses:
         err.print(f"lost: {loss}", highlight=False, markup=False, soft_wrap=True)
     if file is None:
-        out.file.write(exported.text)
+        try:
+            sys.stdout.write(exported.text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # typer would end with 1
+            end_quietly()
     else:
         write_atomic(file, exported.text)
         out.print(f"file    {file}", highlight=False)

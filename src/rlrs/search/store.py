@@ -284,8 +284,9 @@ def _key(spec: RunSpec, prune: Pruning | None) -> str:
 
 def _trial(proposal: Proposal, spec: RunSpec, result: RunResult) -> FrozenTrial:
     distributions: dict[str, BaseDistribution] = {
-        name: FloatDistribution(low, high, log=low > 0)
-        for name, (low, high) in ((name, bounds(name)) for name in proposal.params)
+        # A parameter that is fixed may be where none is searched: a ratio of 0.
+        name: FloatDistribution(min(low, value), max(high, value), log=min(low, value) > 0)
+        for name, value, (low, high) in ((name, value, bounds(name)) for name, value in proposal.params.items())
     }
     attributes: dict[str, Any] = {"run": _key(spec, proposal.prune), "move": proposal.move}
     if proposal.prune is not None:

@@ -163,7 +163,9 @@ def _hint(location: tuple[int | str, ...]) -> str:
     key, known = str(location[-1]), _keys_at(location[:-1])
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not near:
-        elsewhere = [place for place in _places(StudyConfig) if place.rpartition(".")[2] == key]
+        here = ".".join(str(part) for part in location if part not in TAGGED).split(".")[-2:]
+        # Of a model of the other kind, the same place is no help.
+        elsewhere = [p for p in _places(StudyConfig) if p.rpartition(".")[2] == key and p.split(".")[-2:] != here]
         if elsewhere := elsewhere or [name for name in [_ELSEWHERE.get(key)] if name]:
             return f"it is {' or '.join(elsewhere[:3])}"
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

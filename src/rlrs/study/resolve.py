@@ -38,9 +38,9 @@ def resolve(study: StudyConfig) -> StudyConfig:
         EngineError: more GPUs asked for than this machine has.
         ImportError: the study needs an extra that is not installed.
     """
-    with _in("proxy"):
+    with _in("proxy.model"):
         proxy = concrete(study.proxy)
-    with _in("target"):
+    with _in("target.model" if study.target.scale is None else "target"):
         target = concrete(study.target)
     study = study.model_copy(update={"proxy": proxy, "target": target})
     vocab_size = vocabulary_size(study.data)
