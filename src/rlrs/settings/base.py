@@ -26,9 +26,15 @@ def number(value: Any) -> Any:
             raise ValueError(f"should be a number, not {shown(value)}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"should be a finite number, not {value!r}")
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(f"should be at most {LARGEST:,}, not {shown(value)}")
     return value
+
+
+def whole(value: Any) -> Any:
+    """The same where a whole number is wanted: `8e3` is one, 0.5 is none."""
+    value = number(value)
+    if isinstance(value, int | float) and (value != value // 1 or abs(value) > LARGEST):
+        raise ValueError(f"should be a whole number, at most {LARGEST:,}, not {shown(value)}")
+    return int(value) if isinstance(value, float) else value
 
 
 LARGEST = 2**53
@@ -37,8 +43,8 @@ LARGEST = 2**53
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(number), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
-Count = Annotated[int, BeforeValidator(number), Field(ge=1, le=LARGEST)]
-CountFrom0 = Annotated[int, BeforeValidator(number), Field(ge=0, le=LARGEST)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+CountFrom0 = Annotated[int, BeforeValidator(whole), Field(ge=0)]
 """From 0 on."""
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
 from rlrs.settings.model import AnyModelConfig
@@ -116,6 +117,12 @@ class RetestConfig(Settings):
     seeds: Annotated[CountFrom0, Field(le=10_000)] = 2
 
 
+def _start(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError(f"should be a preset, a path to a ratios.yaml, or ratios by component, not {shown(value)}")
+    return value
+
+
 class SearchConfig(Settings):
     """How the ratios are found on the proxy. All arms get the same budget."""
 
@@ -138,7 +145,7 @@ class SearchConfig(Settings):
     """The same in FLOPs."""
     max_hours: Positive | None = None
     """The same in hours of training, summed over runs: unlike the others it depends on the machine."""
-    start: str | dict[str, Any] = "uniform"
+    start: Annotated[str | dict[str, Any], BeforeValidator(_start)] = "uniform"
     """Ratios the search starts from: a preset, a path to a ratios.yaml, or ratios as they stand in one."""
     lr: Positive = 4e-3
     """Base peak rate that every arm's search starts from."""

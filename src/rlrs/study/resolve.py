@@ -11,7 +11,7 @@ from rlrs.comparison import searched_components
 from rlrs.components import Partition, partition, refine
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
-from rlrs.messages import shown
+from rlrs.messages import shortened, shown
 from rlrs.models import LanguageModel, at_width, concrete
 from rlrs.ratios import PRESETS, Ratios
 from rlrs.search import SEARCHED, Processes, Space, method_of, read_space, start_point
@@ -47,8 +47,12 @@ def resolve(study: StudyConfig) -> StudyConfig:
     models = {name: _checked(study, name, scale, vocab_size) for name, scale in (("proxy", proxy), ("target", target))}
     parts = {name: partition(model) for name, model in models.items()}
     for name, own in parts.items():
-        with _in("training.component_weight_decay"):
-            Ratios(study.training.component_weight_decay).check_used([*own, *own.tied_components], f"the {name}")
+        known = [*own, *own.tied_components]
+        for component in study.training.component_weight_decay:
+            if component not in known:
+                raise ConfigError(
+                    f"training.component_weight_decay: the {name} has no {shown(component)}; it has {', '.join(known)}"
+                )
     with _in("search.start"):
         start = _start(study)
         start.check_used([*parts["proxy"], *parts["proxy"].tied_components], "the proxy")
@@ -178,7 +182,8 @@ def _check_search(study: StudyConfig, parts: Partition, vocab_size: int) -> None
         _built("search.fidelity.width", narrow, vocab_size)
     spaces = search_spaces(study, parts)
     for space in spaces.values():
-        method_of(space, settings, steps=study.proxy.steps, window=study.training.score_steps)
+        with _in("search"):
+            method_of(space, settings, steps=study.proxy.steps, window=study.training.score_steps)
         shares = study.training.accumulate * study.engine.ranks
         if shares > 1 and any(parameter.name == "batch_size" for parameter in space.free):
             raise ConfigError(
@@ -193,5 +198,5 @@ def _in(where: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:  # those of ratios and of settings are
-        text = str(error)
+        text = shortened(str(error), 800)
         raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
