@@ -70,7 +70,7 @@ def test_a_folder_that_is_read_only_is_named_by_the_users_own_path(tmp_path):
 @pytest.mark.parametrize("name", ["none/a.json", "folder"])
 def test_an_error_names_the_users_own_path_not_a_hidden_one(tmp_path, name):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="No such file|Is a directory") as caught:
+    with pytest.raises(OSError, match=r"No such file|Is a directory") as caught:
         write_atomic(tmp_path / name, "x")
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / name), None)
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
@@ -112,9 +112,8 @@ def test_a_file_system_without_locks_is_said_with_the_way_out(tmp_path, monkeypa
 
 def test_a_lock_is_one_processs_at_a_time_and_ends_with_its_block(tmp_path):
     waited = []
-    with locked(tmp_path / "lock"):
-        with pytest.raises(BlockingIOError):
-            locked(tmp_path / "lock", wait=False).__enter__()
+    with locked(tmp_path / "lock"), pytest.raises(BlockingIOError):
+        locked(tmp_path / "lock", wait=False).__enter__()
     with locked(tmp_path / "lock", wait=False, waiting=lambda: waited.append(1)):
         pass
     assert waited == []

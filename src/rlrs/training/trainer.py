@@ -117,7 +117,8 @@ def _enter(folder: Path, spec: RunSpec, resume: bool) -> RunResult | None:
             raise CheckpointError(
                 f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
             ) from None
-    write_atomic(folder / "run.json", json.dumps({"id": spec.id, **spec.to_plain()}, indent=1) + "\n")
+    record = {"id": spec.id, **spec.to_plain(), "versions": _versions(spec)}
+    write_atomic(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return None
 
 
@@ -126,6 +127,12 @@ def _leave(folder: Path, spec: RunSpec, result: RunResult, keep_weights: bool) -
     write_atomic(folder / "result.json", json.dumps({"id": spec.id, **result.to_plain()}, indent=1) + "\n")
     if not keep_weights:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _versions(spec: RunSpec) -> dict[str, str]:
+    """Of the libraries whose code makes a run's numbers. They are no part of its id, which says what was asked for."""
+    names = ["torch", "transformers"] if isinstance(spec.model, HubConfig) else ["torch"]
+    return {name: version(name) for name in names}
 
 
 def _read_json(path: Path, run_id: str, keys: frozenset[str]) -> dict[str, Any] | None:
