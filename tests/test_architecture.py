@@ -9,17 +9,20 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
-    {"files", "schedules", "ratios", "components", "slices"},
+    {"files", "messages", "schedules", "components", "slices"},
+    {"yaml_files"},
+    {"ratios"},
     {"param_groups", "lr_scheduler"},
-    {"integrations"},
-    {"settings", "records", "models", "data", "training", "inspection", "environment"},
+    {"integrations", "settings", "records"},
+    {"models"},
+    {"data", "training", "inspection", "environment"},
     {"search", "comparison"},
     {"report"},
     {"study"},
     {"cli", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
-CORE = LAYERS[0] | LAYERS[1]
+CORE = set().union(*LAYERS[:4])
 
 
 def modules():
@@ -31,12 +34,26 @@ def top(path):
 
 
 def imports(path):
+    """Modules that a file imports, also where it is used only: in a function, or for types."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: a relative import"
-            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(name):
+    """The file of ours that a name is imported from: of a submodule itself, or of the package or module that has it."""
+    parts = name.split(".")
+    if parts[0] != "rlrs":
+        return None
+    for length in (len(parts), len(parts) - 1):
+        place = SOURCE.parent.joinpath(*parts[:length])
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if length and path.is_file():
+                return path
+    return None
 
 
 def test_every_module_has_a_layer():
@@ -46,9 +63,35 @@ def test_every_module_has_a_layer():
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_run_one_way(path):
     for name in imports(path):
-        if name.startswith("rlrs."):
-            other = name.split(".")[1]
+        if name.startswith("rlrs.") and (other := name.split(".")[1]) in LEVEL:
             assert LEVEL[other] <= LEVEL[top(path)], f"{top(path)} imports {other}, which is above it"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    graph = {path: {files(name) for name in imports(path)} - {None, path} for path in modules()}
+    done = set()
+
+    def visit(path, trail):
+        assert path not in trail, " -> ".join(str(p.relative_to(SOURCE)) for p in [*trail[trail.index(path) :], path])
+        if path not in done:
+            for other in sorted(graph.get(path, ())):
+                visit(other, [*trail, path])
+            done.add(path)
+
+    for path in graph:
+        visit(path, [])
+
+
+def test_settings_import_nothing_of_ours_but_the_core():
+    own = {
+        name.split(".")[1] for path in (SOURCE / "settings").glob("*.py") for name in imports(path) if "rlrs." in name
+    }
+    assert own <= {"settings", "messages", "yaml_files"}
+
+
+def test_yaml_is_read_and_written_in_one_place():
+    users = [top(path) for path in modules() if any(name.split(".")[0] == "yaml" for name in imports(path))]
+    assert users == ["yaml_files"]
 
 
 @pytest.mark.parametrize("path", [p for p in modules() if top(p) in CORE], ids=lambda path: path.stem)
@@ -69,7 +112,7 @@ def test_importing_the_package_loads_no_extra():
 
 def test_the_report_never_loads_a_model():
     for path in (SOURCE / "report").rglob("*.py"):
-        assert not {"torch", "rlrs.models", "rlrs.training"} & set(imports(path))
+        assert not [n for n in imports(path) if n.startswith(("torch", "rlrs.models", "rlrs.training"))]
 
 
 def test_the_report_and_the_reader_of_results_load_neither_trainer_nor_search():

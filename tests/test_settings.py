@@ -1,6 +1,16 @@
 import pytest
 
-from rlrs.settings import CHANGES_NO_RESULT, ConfigError, ModelConfig, StudyConfig, fingerprint, load_study
+from rlrs.models import at_width
+from rlrs.settings import (
+    CHANGES_NO_RESULT,
+    ConfigError,
+    ModelConfig,
+    StudyConfig,
+    changing,
+    difference,
+    fingerprint,
+    load_study,
+)
 
 MINIMAL = """
 name: tiny
@@ -58,6 +68,28 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
         (MODEL.format("n_experts: 4, d_ff: 24, granularity: 5"), "granularity=5 should divide the hidden width 24"),
         ("data: {vocab_size: 4}", "data.vocab_size: input should be greater than or equal to 257 (got 4)"),
         ("name: a/b", "name: string should match pattern"),
+        ("name: 12", "name: should be text, not 12; put it in quotes"),
+        ("name: 1e5", "name: should be text, not 100000.0; put it in quotes"),
+        ("12: 1", "12: a key should be text, not 12; put it in quotes"),
+        ("training: {lr: 1e-3}", "unknown key 'training.lr'; it is search.lr"),
+        ("training: {learning_rate: 1e-3}", "unknown key 'training.learning_rate'; it is search.lr"),
+        ("training: {seed: 3}", "unknown key 'training.seed'; it is search.seed"),
+        ("data: {batch_size: 3}", "unknown key 'data.batch_size'; it is proxy.batch_size or target.batch_size"),
+        ("training: {warmup_steps: 3}", "unknown key 'training.warmup_steps'; it is training.warmup_fraction"),
+        ("search: {start: [1]}", "search.start: should be a preset, a path to a ratios.yaml, or ratios by component"),
+        ("search: {lr: '1:30'}", "search.lr: should be a number, not '1:30'"),
+        ("search: {trials: 0.5}", "search.trials: should be a whole number, at most 9,007,199,254,740,992, not 0.5"),
+        ("search: {trials: 1e30}", "search.trials: should be a whole number, at most 9,007,199,254,740,992, not 1e+30"),
+        ("search: {trials: 1e15}", "search.trials: input should be less than or equal to 1000000"),
+        ("comparison: {seeds: 1e400}", "'1e400' is no float that can be held"),
+        (MODEL.format("n_layers: true"), "proxy.model.n_layers: should be a number, not True"),
+        ("proxy: {model: [1], steps: 1, batch_size: 1}", "proxy.model: should be a mapping, not [1]"),
+        ("proxy: {model: {d_model: 16}, steps: 1, batch_size: 1, scale: 2}", "proxy.scale=2 is for the target"),
+        (
+            "search: {method: [" + "a, " * 9999 + "]}",
+            "search.method: input should be a valid string (got a list of 9,999)",
+        ),
+        ("training: {optimizer: " + "x" * 100_000 + "}", "(got 'xxxxx"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -73,17 +105,18 @@ def test_bad_settings_are_one_line_with_place_and_value(tmp_path, text, message)
         load(tmp_path, text)
     assert message in str(caught.value)
     assert "study.yaml" in str(caught.value)
+    assert len(str(caught.value)) < 600
     assert "\n" not in str(caught.value)
 
 
 def test_another_width_keeps_heads_and_the_shape_of_experts():
     model = ModelConfig(d_model=16, n_heads=2, n_experts=4, top_k=2, n_shared_experts=1, d_ff=24, granularity=3)
-    wide = model.at_width(40)
+    wide = at_width(model, 40)
     assert (wide.n_heads, wide.d_ff, wide.top_k, wide.granularity) == (5, 60, 2, 3)
     assert ModelConfig(**wide.model_dump()) == wide
-    assert ModelConfig(d_model=64, n_experts=4, granularity=16).at_width(128).hidden == 352  # 341 1/3, up to 16
+    assert at_width(ModelConfig(d_model=64, n_experts=4, granularity=16), 128).hidden == 352  # 341 1/3, up to 16
     with pytest.raises(ValueError, match="multiple of the head size 8, not 20"):
-        model.at_width(20)
+        at_width(model, 20)
 
 
 def test_a_missing_file_and_a_file_that_is_no_mapping_are_named(tmp_path):
@@ -105,3 +138,62 @@ def test_a_constant_schedule_ends_at_its_peak(tmp_path):
     assert load(tmp_path, MINIMAL + "training: {schedule: constant}").training.final_fraction == 1.0
     with pytest.raises(ConfigError, match=r"final_fraction=0.1 should be 1"):
         load(tmp_path, MINIMAL + "training: {schedule: constant, final_fraction: 0.1}")
+
+
+def test_whole_numbers_may_have_an_exponent(tmp_path):
+    study = load(
+        tmp_path, MINIMAL + "search: {trials: 3e0, retest: {points: 2e0}}\ndata: {vocab_size: 1e3, max_bytes: 1e6}"
+    )
+    assert (study.search.trials, study.search.retest.points) == (3, 2)
+    assert (study.data.vocab_size, study.data.max_bytes) == (1000, 1_000_000)
+
+
+def asked(**changes):
+    plain = {
+        "proxy": {"model": {}, "steps": 10, "batch_size": 2},
+        "target": {"model": {}, "steps": 10, "batch_size": 2},
+    }
+    return changing(StudyConfig.model_validate({"name": "s", **plain, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"search": {"trials": 4}}, {"search": {"trials": 8}}),
+        ({"search": {"max_steps": 4}}, {"search": {"max_steps": 8}}),
+        ({"search": {"max_hours": 4}}, {"search": {}}),
+        ({"search": {"max_flops": 1e9}}, {"search": {"max_flops": 1e10}}),
+        ({"transfer": {"trials": 1}}, {"transfer": {"trials": 5}}),
+        ({"comparison": {"seeds": 2}}, {"comparison": {"seeds": 5}}),
+        ({"comparison": {"arms": ["uniform", "rlrs"]}}, {"comparison": {"arms": ["constant", "uniform", "rlrs"]}}),
+        ({"comparison": {"horizons": [0.5]}}, {"comparison": {"horizons": [0.25, 0.5]}}),
+        (
+            {"data": {"folder": "a"}, "processes": 1},
+            {"data": {"folder": "b"}, "engine": {"kind": "ray"}, "storage": "x"},
+        ),
+    ],
+)
+def test_a_study_goes_on_where_it_is_asked_for_more_and_not_where_for_less(before, after):
+    assert difference(asked(**before), asked(**after)) is None
+    back = difference(asked(**after), asked(**before))
+    assert (back is None) == ("data" in before)
+    assert back is None or back.endswith(" here, and may only grow")
+
+
+def test_a_limit_that_was_not_there_may_not_come():
+    assert (
+        difference(asked(), asked(search={"max_steps": 9}))
+        == "search.max_steps is None there and 9 here, and may only grow"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"search": {"lr": 0.1}}, "search.lr is 0.004 there and 0.1 here"),
+        ({"data": {"source": "files:x"}}, "data.source is 'stdlib' there and 'files:x' here"),
+        ({"training": {"clip": 2}}, "training.clip is 1.0 there and 2.0 here"),
+    ],
+)
+def test_what_makes_another_study_is_named(change, message):
+    assert difference(asked(), asked(**change)) == message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,17 @@ try:
     import typer
     from rich.table import Table
 
-    from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, print_searches, warnings_shown
+    from rlrs.messages import printable
+    from rlrs.terminal import (
+        end_quietly,
+        err,
+        out,
+        print_comparison,
+        print_components,
+        print_ladder,
+        print_searches,
+        warnings_shown,
+    )
     from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
@@ -20,6 +31,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from rlrs.ratios import Ratios
     from rlrs.records import Recipe, Results
+    from rlrs.settings import StudyConfig
 
 app = typer.Typer(
     help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",
@@ -59,7 +71,7 @@ def run(
 ) -> None:
     """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
     if dry_run:
-        _plan(study, processes)
+        _plan(_settings(study, processes, engine, address, storage))
         return
     results, where = _study(study, folder, processes, "report", engine, address, storage)
     print_comparison(results)
@@ -185,9 +197,9 @@ def train(
 def data(study: StudyFile, folder: Out = None) -> None:
     """Prepare a study's tokens alone, ahead of the runs; started again, it goes on."""
     from rlrs.settings import load_study
-    from rlrs.study import prepared
+    from rlrs.study import prepared, resolve
 
-    settings = load_study(study)
+    settings = resolve(load_study(study))
     where = folder or Path("runs") / settings.name
     with Watch() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
@@ -302,7 +314,11 @@ def export(
     for loss in exported.losses:
         err.print(f"lost: {loss}", highlight=False, markup=False, soft_wrap=True)
     if file is None:
-        sys.stdout.write(exported.text)
+        try:
+            sys.stdout.write(exported.text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # typer would end with 1
+            end_quietly()
     else:
         write_atomic(file, exported.text)
         out.print(f"file    {file}", highlight=False)
@@ -318,16 +334,9 @@ def _study(
     storage: str | None = None,
 ) -> tuple[Results, Path]:
     from rlrs import study as studies
-    from rlrs.settings import EngineConfig, load_study
 
-    study = load_study(path)
+    study = _settings(path, processes, engine, address, storage)
     where = folder or Path("runs") / study.name
-    if address is not None and (engine or study.engine.kind) != "ray":
-        raise typer.BadParameter("--address is for --engine ray")
-    asked = study.engine.model_dump(exclude={"address", "resources"} if engine == "processes" else set())
-    asked |= {name: value for name, value in (("kind", engine), ("address", address)) if value is not None}
-    given = {"processes": processes, "engine": EngineConfig(**asked), "storage": storage}
-    study = study.model_copy(update={name: value for name, value in given.items() if value is not None})
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
     try:
         with Watch() as bars:
@@ -337,11 +346,29 @@ def _study(
         raise typer.Exit(130) from None
 
 
-def _plan(path: Path, processes: int | None) -> None:
-    from rlrs.settings import load_study
-    from rlrs.study import growth, plan
+def _settings(
+    path: Path,
+    processes: int | None,
+    engine: Literal["processes", "ray"] | None,
+    address: str | None,
+    storage: str | None,
+) -> StudyConfig:
+    """The settings of a study, with those that the command line gives."""
+    from rlrs.settings import EngineConfig, load_study
 
     study = load_study(path)
+    if address is not None and (engine or study.engine.kind) != "ray":
+        raise typer.BadParameter("--address is for --engine ray")
+    asked = study.engine.model_dump(exclude={"address", "resources"} if engine == "processes" else set())
+    asked |= {name: value for name, value in (("kind", engine), ("address", address)) if value is not None}
+    given = {"processes": processes, "engine": EngineConfig(**asked), "storage": storage}
+    return study.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _plan(study: StudyConfig) -> None:
+    from rlrs.study import growth, plan, resolve
+
+    study = resolve(study)
     table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
     total: list[float] = [0, 0, 0]
     for row in plan(study):
@@ -373,13 +400,21 @@ def main() -> None:
     """Entry point: bad input is one line on standard error and exit code 2."""
     from rlrs.ratios import RatiosError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a path that is not UTF-8, or a terminal that has fewer letters
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here a reader that is gone is no traceback
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here")
         sys.exit(130)
+    except BrokenPipeError:
+        end_quietly()
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
         sys.exit(_fail(f"{where}{error.strerror or error}"))
     except ImportError as error:
         sys.exit(_fail(f"{error}"))
@@ -406,7 +441,8 @@ def _stage_errors() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str) -> int:
-    err.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    # Whatever a library's message repeats: one line, of a length that can be read, nothing that a terminal acts on.
+    err.print(f"error: {printable(message, 2000)}", style="red", highlight=False, markup=False, soft_wrap=True)
     return 2
 
 

@@ -18,6 +18,7 @@ from rlrs.models import (
     ParameterCount,
     Rung,
     build_model,
+    concrete,
     count_parameters,
     ladder,
     training_flops,
@@ -121,7 +122,7 @@ def models_of(text: str) -> Iterator[tuple[str, nn.Module]]:
         study = load_study(path)
         size = vocabulary_size(study.data)
         for name, scale in (("proxy", study.proxy), ("target", study.target)):
-            yield f"{study.name}, {name}", meta_model(scale.model, size)
+            yield f"{study.name}, {name}", meta_model(concrete(scale).model, size)
     else:
         yield text, _transformers_model(path, text)
 

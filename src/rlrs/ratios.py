@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlrs.files import write_atomic
 from rlrs.schedules import check_knots
+from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 SCHEMA = 1
 """Version of ratios.yaml that this code writes; it reads this one and earlier ones."""
@@ -166,13 +165,9 @@ class Ratios(Mapping[str, Ratio]):
         """
         path = Path(path)
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise RatiosError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark else ""
-            raise RatiosError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+            raw = load_yaml(path)
+        except YAMLError as error:
+            raise RatiosError(str(error)) from None
         try:
             return cls._from_plain(raw)
         except RatiosError as error:
@@ -203,8 +198,7 @@ class Ratios(Mapping[str, Ratio]):
             "ratios": {component: ratio.to_plain() for component, ratio in self._ratios.items()},
             "provenance": self.provenance,
         }
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-        write_atomic(Path(path), text)
+        write_atomic(Path(path), dump_yaml(plain, default_flow_style=None, width=100))
 
     def __getitem__(self, component: str) -> Ratio:
         return self._ratios[component]

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
 from rich.console import Console
 from rich.table import Table
+
+from rlrs.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from rlrs.records import Results
     from rlrs.settings import StudyConfig
 
-out = Console()
-err = Console(stderr=True)
+out = Console(markup=False)  # a path may hold brackets
+err = Console(markup=False, stderr=True)
 WIDE = 100
 """Columns from which a comparison's table has the losses of every seed."""
+
+
+def end_quietly(self: Console | None = None) -> NoReturn:
+    """End as other programs do whose reader has gone (`| head`): without a word, with the exit code 141."""
+    # What is still to be written goes nowhere, also when the interpreter ends.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    raise SystemExit(128 + signal.SIGPIPE)
+
+
+Console.on_broken_pipe = end_quietly  # typer's consoles too, with which it prints its help
 
 
 @contextmanager
@@ -130,23 +147,21 @@ def print_components(title: str, module: Any, ratios: Any, parameters: bool) -> 
 def print_ladder(study: StudyConfig, factors: list[float]) -> None:
     """A study's proxy at other sizes: asked and reached, and as a study's `model`."""
     from rlrs.inspection import ladder_rows
+    from rlrs.models import size_steps
 
     rows = list(ladder_rows(study, factors))
     table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings")
     for column in ("asked", "reached", "width", "layers", "parameters", "a token's", "no embedding", "FLOPs/token"):
         table.add_column(column, justify="right", no_wrap=True)
     for rung, count, flops in rows:
-        steps, step, layers = rung.config.size_steps()
+        steps, step, layers = size_steps(rung.config)
         sizes = (f"{rung.asked:g}", f"{rung.reached:.3g}", str(steps * step), str(layers))
         numbers = (count.total, count.active, count.non_embedding)
         table.add_row(*sizes, *(f"{number:,}" for number in numbers), f"{flops:.3g}")
     out.print(table)
     for rung, _, _ in rows[1:]:
-        plain = yaml.safe_dump(
-            rung.config.model_dump(mode="json", exclude_unset=True),
-            default_flow_style=True,
-            sort_keys=False,
-            width=math.inf,
+        plain = dump_yaml(
+            rung.config.model_dump(mode="json", exclude_unset=True), default_flow_style=True, width=math.inf
         ).strip()
         bent = "" if abs(rung.aspect - 1) < 0.005 else f"  # width / layers is {rung.aspect:.3g} times the proxy's"
         out.print(f"model: {plain}{bent}", highlight=False, markup=False, soft_wrap=True)

@@ -9,8 +9,9 @@ import torch
 from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import describe
-from rlrs.models import build_model, count_parameters, router_statistics, training_flops
+from rlrs.models import at_width, build_model, count_parameters, router_statistics, training_flops
 from rlrs.settings import ConfigError, HubConfig, TrainingConfig, load_study
+from rlrs.study import resolve
 from rlrs.training import RunSpec, train
 
 pytest.importorskip("transformers")
@@ -151,7 +152,7 @@ def test_the_trainer_trains_and_resumes_one_like_ours(tmp_path):
 @pytest.mark.parametrize("settings", [LLAMA, OLMOE, GPT2, GEMMA], ids=lambda s: s["hub"])
 def test_another_width_keeps_the_head_size(settings):
     narrow = HubConfig(**settings)
-    wide = narrow.at_width(64)
+    wide = at_width(narrow, 64)
     (one, two) = (build_model(config, V) for config in (narrow, wide))
     assert (two.attention_width, two.model.config.hidden_size) == (2 * one.attention_width, 64)
     assert two.model.config.num_attention_heads == 8  # of 8 each
@@ -159,7 +160,7 @@ def test_another_width_keeps_the_head_size(settings):
     sizes = [{c["component"]: c["parameters"] for c in describe(config, V)["components"]} for config in (narrow, wide)]
     assert all(sizes[1][component] == pytest.approx(4 * sizes[0][component], rel=0.02) for component in matrices)
     with pytest.raises(ValueError, match=r"width should be a multiple of \d+, for a whole num_"):
-        narrow.at_width(60)
+        at_width(narrow, 60)
 
 
 STUDY = """
@@ -177,7 +178,7 @@ target: {model: {hub: llama, overrides: {hidden_size: 64, num_attention_heads: 4
             "proxy.model: hub='lama': 'lama' is no causal language model of transformers; did you mean llama",
         ),
         ("{hub: t5}", "'t5' is no causal language model of transformers"),
-        ("{hub: llama, d_model: 64}", "unknown key 'proxy.model.d_model'; known here: hub, overrides"),
+        ("{hub: llama, d_model: 64}", "unknown key 'proxy.model.d_model'; known here: config, hub, overrides"),
         ("{hub: llama, override: {}}", "unknown key 'proxy.model.override'; did you mean 'overrides'?"),
         ("{d_modle: 64}", "unknown key 'proxy.model.d_modle'; did you mean 'd_model'?"),
         (
@@ -192,6 +193,6 @@ def test_what_cannot_be_built_is_one_line(tmp_path, model, message):
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("MODEL", model))
     with pytest.raises(ConfigError) as caught:
-        load_study(path)
+        resolve(load_study(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

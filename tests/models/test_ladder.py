@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlrs.models import build_model, count_parameters, ladder
+from rlrs.models import build_model, concrete, count_parameters, ladder
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, load_study
 
 PAPER = ModelConfig(d_model=512, n_layers=8, n_heads=8, n_experts=8)
@@ -68,15 +68,23 @@ def study(tmp_path, target):
 
 def test_a_study_may_say_its_target_as_a_multiple_of_the_proxy(tmp_path):
     scaled = study(tmp_path, "scale: 27")
-    assert scaled == study(tmp_path, "model: {d_model: 48, n_layers: 6, n_heads: 6, n_experts: 2}")
+    assert scaled.target.model == scaled.proxy.model
+    written = study(tmp_path, "model: {d_model: 48, n_layers: 6, n_heads: 6, n_experts: 2}")
+    assert concrete(scaled.target) == concrete(written.target) == written.target
+    assert dict(concrete(scaled.target).model) == {
+        **scaled.proxy.model.model_dump(),
+        "d_model": 48,
+        "n_layers": 6,
+        "n_heads": 6,
+    }
 
 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
         ("scale: 27, model: {d_model: 16}", "study.yaml: target should have model or scale, not both"),
-        ("scale: -1", "study.yaml: target.scale=-1: a ladder's factor should be a number above 0, not -1"),
-        ("scale: big", "study.yaml: target.scale='big': should be a number, not 'big'"),
+        ("scale: -1", "study.yaml: target.scale: input should be greater than 0 (got -1)"),
+        ("scale: big", "study.yaml: target.scale: should be a number, not 'big'"),
         ("scale: 2, stepz: 3", "study.yaml: unknown key 'target.stepz'; did you mean 'steps'?"),
     ],
 )

@@ -6,7 +6,6 @@ that writes both streams (`shards`) and every few seconds how far it is. A kille
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -28,7 +27,7 @@ from rlrs.data.split import Labelled, labelled, split_files
 from rlrs.data.stock import Entry, Notes, Stock, take_stock
 from rlrs.data.tokenizer import BPE, BYTES, Encoder, encoder_of, from_path, identity, learn, of_bytes
 from rlrs.data.tokens import TokenData
-from rlrs.files import write_atomic
+from rlrs.files import locked, write_atomic
 from rlrs.settings import ConfigError, DataConfig
 
 log = logging.getLogger("rlrs.data")
@@ -154,12 +153,9 @@ def _describe(config: DataConfig, home: Path, folder: Path) -> None:
 def _held(folder: Path) -> Iterator[None]:
     """Hold a folder of tokens for one process; wait for the one that has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: waiting for another process that prepares these data", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(
+        folder / "lock", waiting=lambda: log.warning("%s: waiting for another process that prepares these data", folder)
+    ):
         yield
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlrs.messages import printable, shown
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
@@ -157,21 +158,28 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
     try:
         import transformers
     except ImportError:
-        raise ConfigError(f"hub={config.hub!r} needs transformers: pip install 'rlrs[transformers]'") from None
+        raise ConfigError(f"hub={shown(config.hub)} needs transformers: pip install 'rlrs[transformers]'") from None
     given = _given(config)
     kind = given.pop("model_type")
     if kind not in _types():
         near = difflib.get_close_matches(str(kind), list(_types()), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "give a type such as llama, or a local config.json"
-        raise ConfigError(f"hub={config.hub!r}: {kind!r} is no causal language model of transformers; {hint}")
+        raise ConfigError(f"hub={shown(config.hub)}: {shown(kind)} is no causal language model of transformers; {hint}")
     base = transformers.CONFIG_MAPPING[kind]()
     known = {*base.to_dict(), *base.attribute_map, *_read_if_there(base)}
     known |= {"attn_implementation", "experts_implementation"}
+    overrides: dict[str, Any] = {}
     for key, value in config.overrides.items():
+        if key in _ROPE and hasattr(base, "rope_parameters") and not hasattr(base, key):
+            raise ConfigError(
+                f"overrides.{key}: {kind} has it within another setting: rope_parameters: "
+                f"{{rope_type: default, {key}: {shown(value)}}}"
+            )
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"overrides.{key}: {kind} has no such setting{hint} (got {value!r})")
+            raise ConfigError(f"overrides.{printable(key, 80)}: {kind} has no such setting{hint} (got {shown(value)})")
+        overrides[key] = _meant(value, getattr(base, key, None))
     # Marks of a tokenizer that is not ours; a padding mark would also keep one row of the embedding at zero.
     ours: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
     if vocab_size is not None:
@@ -179,11 +187,27 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
     if hasattr(base, "is_decoder"):
         ours["is_decoder"] = True
     names = base.attribute_map
-    merged = {names.get(key, key): value for key, value in {**given, **ours, **config.overrides}.items()}
+    merged = {names.get(key, key): value for key, value in {**given, **ours, **overrides}.items()}
     try:
         return transformers.AutoConfig.for_model(kind, **merged)
     except Exception as error:  # each architecture checks in its own way
-        raise ConfigError(f"hub={config.hub!r}: transformers refuses {_values(config)}: {_line(error)}") from None
+        raise ConfigError(f"hub={shown(config.hub)}: transformers refuses {_values(config)}: {_line(error)}") from None
+
+
+def with_content(config: HubConfig) -> HubConfig:
+    """A config whose file is read: named by its model type, with what the file holds; checked.
+
+    Left out is what says where the file came from, not what model it is of.
+
+    Raises:
+        ConfigError: as `transformers_config`.
+    """
+    transformers_config(config)
+    if config.config is not None:
+        return config
+    given = {key: value for key, value in _given(config).items() if key not in _OF_THE_FILE}
+    kind = given.pop("model_type")
+    return config.model_copy(update={"hub": kind, "config": given}) if given or kind != config.hub else config
 
 
 def overrides_at_width(config: HubConfig, d_model: int) -> dict[str, int]:
@@ -210,6 +234,25 @@ def overrides_at_width(config: HubConfig, d_model: int) -> dict[str, int]:
     return {settings.attribute_map.get(name, name): size for name, size in sizes.items()}
 
 
+_ROPE = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+"""What transformers 5 has moved into `rope_parameters`."""
+_OF_THE_FILE = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
+
+
+def _meant(value: Any, default: Any) -> Any:
+    """A setting as the number that it is meant as, where the architecture's own value is one: `"1e-6"`, `1e3`."""
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return value
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value  # transformers says what it thinks of that
+    if isinstance(value, float) and isinstance(default, int) and value.is_integer():
+        return int(value)
+    return value
+
+
 def _types() -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -226,6 +269,8 @@ def _read_if_there(base: Any) -> set[str]:
 
 def _given(config: HubConfig) -> dict[str, Any]:
     """What is given before the overrides: a config.json's own values, or a type and its defaults."""
+    if config.config is not None:
+        return {**config.config, "model_type": config.hub}
     path = Path(config.hub)
     if path.is_dir():
         path = path / "config.json"
@@ -234,11 +279,11 @@ def _given(config: HubConfig) -> dict[str, Any]:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"hub={config.hub!r}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"hub={config.hub!r}: is not JSON: {error}") from None
-    if not isinstance(given, dict) or "model_type" not in given:
-        raise ConfigError(f"hub={config.hub!r}: is no transformers config: it has no model_type")
+        raise ConfigError(f"hub={shown(config.hub)}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"hub={shown(config.hub)}: is not JSON: {error}") from None
+    if not isinstance(given, dict) or not isinstance(given.get("model_type"), str):
+        raise ConfigError(f"hub={shown(config.hub)}: is no transformers config: it has no model_type")
     return given
 
 
@@ -250,15 +295,17 @@ def _build(config: HubConfig, vocab_size: int) -> Any:
         model = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
         rows = model.get_input_embeddings().num_embeddings
     except Exception as error:
-        raise ConfigError(f"hub={config.hub!r}: cannot be built with {_values(config)}: {_line(error)}") from None
+        raise ConfigError(f"hub={shown(config.hub)}: cannot be built with {_values(config)}: {_line(error)}") from None
     if rows != vocab_size:
-        raise ConfigError(f"hub={config.hub!r}: its vocabulary cannot be set: it has {rows} entries, not {vocab_size}")
+        raise ConfigError(
+            f"hub={shown(config.hub)}: its vocabulary cannot be set: it has {rows} entries, not {vocab_size}"
+        )
     return model
 
 
 def _values(config: HubConfig) -> str:
-    return f"overrides={config.overrides}" if config.overrides else "its own defaults"
+    return f"overrides={shown(config.overrides, 300)}" if config.overrides else "its own defaults"
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split()), 500) or type(error).__name__

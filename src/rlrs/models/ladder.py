@@ -9,7 +9,8 @@ import torch
 
 from rlrs.models.build import build_model
 from rlrs.models.counts import count_parameters
-from rlrs.settings import ConfigError, HubConfig, ModelConfig
+from rlrs.models.sizes import at_depth, at_width, size_steps
+from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig
 
 ANY_VOCABULARY = 512
 """Of models that are built to be counted without their tables."""
@@ -48,7 +49,7 @@ def ladder(config: ModelConfig | HubConfig, factor: float) -> Rung:
     """
     if isinstance(factor, bool) or not (factor > 0 and math.isfinite(factor)):
         raise ConfigError(f"a ladder's factor should be a number above 0, not {factor!r}")
-    (units, unit, layers), growth = config.size_steps(), factor ** (1 / 3)
+    (units, unit, layers), growth = size_steps(config), factor ** (1 / 3)
     near = [
         (abs(math.log((u / units) ** 2 * (n / layers) / factor)) + abs(math.log(u / units * layers / n)), u, n)
         for u in _around(units * growth)
@@ -57,10 +58,31 @@ def ladder(config: ModelConfig | HubConfig, factor: float) -> Rung:
     start = _counted(config)
     rungs = []
     for _, u, n in sorted(near)[:3]:  # by an estimate; then by the count, in which norms and routers grow otherwise
-        rung = config.at_width(u * unit).at_depth(n)
+        rung = at_depth(at_width(config, u * unit), n)
         aspect = u / units * layers / n
         rungs.append(Rung(config=rung, asked=factor, reached=_counted(rung) / start, aspect=aspect))
     return min(rungs, key=lambda rung: abs(math.log(rung.reached / factor)) + abs(math.log(rung.aspect)))
+
+
+def concrete(scale: ScaleConfig) -> ScaleConfig:
+    """A size with its model made out: `scale` times as large, and with the content of the config.json that it names.
+
+    Settings that are concrete are given back as they are.
+
+    Raises:
+        ConfigError: an architecture that transformers does not have, or cannot make of that size.
+    """
+    model = scale.model
+    if isinstance(model, HubConfig):
+        from rlrs.models.hub_models import with_content
+
+        model = with_content(model)
+    if scale.scale is not None:
+        try:
+            model = ladder(model, scale.scale).config
+        except ValueError as error:
+            raise ConfigError(f"scale={scale.scale:g}: {error}") from None
+    return scale.model_copy(update={"model": model, "scale": None})
 
 
 def _around(value: float) -> list[int]:

@@ -37,7 +37,7 @@ class SearchSummary(Record):
     """The search that found the ratios."""
 
     method: str | None = None
-    start: str | None = None
+    start: str | dict[str, Any] | None = None
     budget_runs: int | None = None
     runs: int
     steps: int

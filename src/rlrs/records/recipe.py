@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -127,6 +129,12 @@ class Recipe(Record):
         if knots := _knots(point):
             found["ratios"] = knots
         return Recipe.model_validate({**self.model_dump(), **found})
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything but the target's rate, as 8 hex digits: what a transfer is about."""
+        plain = self.model_dump(mode="json", exclude={"target_lr"})
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
     def held_at_start(self) -> Recipe:
         """The start ratios, held to the end: what *changing* the ratios is worth is the difference to this."""

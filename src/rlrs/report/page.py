@@ -8,7 +8,6 @@ from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
-import yaml
 from markupsafe import Markup
 from plotly.subplots import make_subplots
 
@@ -22,6 +21,7 @@ from rlrs.report.drawing import KINDS, ended, plain
 from rlrs.report.snippet import snippet
 from rlrs.schedules import BaseSchedule
 from rlrs.settings import Arm
+from rlrs.yaml_files import dump_yaml
 
 PLAIN = Recipe(lr=1.0)
 """What ratios are drawn with whose provenance says nothing; rates are then in units of the base rate."""
@@ -88,7 +88,7 @@ def write_ratios_page(
         ratios=_ratio_rows(ratios, schedule, lr),
         schedule=schedule,
         lr=lr,
-        provenance=yaml.safe_dump(ratios.provenance, sort_keys=False, allow_unicode=True) if ratios.provenance else "",
+        provenance=dump_yaml(ratios.provenance) if ratios.provenance else "",
     )
     write_atomic(path, page)
     return Path(path)
@@ -165,7 +165,7 @@ def _report(results: Results, curves: Sequence[LossCurve]) -> dict[str, Any]:
         "growth": summary.growth(results),
         "snippet": snippet(recipe, comparison.steps, training if isinstance(training, dict) else None),
         "level": next((d.level for d in comparison.differences.values()), 0.95),
-        "config_yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        "config_yaml": dump_yaml(config),
         "stages": dict(results.cost) if results.cost else {},
         "limits": summary.limits(results, comparison),
     }

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlrs.models import at_width
 from rlrs.ratios import BASE, Ratios
 from rlrs.records import Proposal
 from rlrs.training import RunSpec
@@ -134,7 +135,7 @@ def run_for(proposal: Proposal, spec: RunSpec) -> RunSpec:
         training = spec.training.model_copy(update={"score_steps": window})
         spec = replace(spec, steps=proposal.steps, training=training)
     if proposal.width is not None:
-        spec = replace(spec, model=spec.model.at_width(proposal.width))
+        spec = replace(spec, model=at_width(spec.model, proposal.width))
     return spec if proposal.seed is None else replace(spec, seed=proposal.seed)
 
 

@@ -176,6 +176,12 @@ def _check(parameters: Mapping[str, Parameter]) -> None:
                 raise ConfigError(
                     f"search.space.{name}: {what} names {other!r}, which is tied itself; name what it is tied to"
                 )
+        least, most = bounds(name)
+        if mine.free and not least <= mine.start <= most:
+            raise ConfigError(
+                f"search.space.{name}: starts at {mine.start:g}, and a search moves it by factors: should start from "
+                f"{least:g} to {most:g} ({_source(name)}), or be fixed: search.space: {{{name}: fixed}}"
+            )
         component, _, part = name.rpartition(".")
         progress = knot_progress(part)
         if component and progress is not None:
@@ -188,6 +194,15 @@ def _check(parameters: Mapping[str, Parameter]) -> None:
                     )
     if not any(p.free for p in parameters.values()):
         raise ConfigError("search.space: every parameter is fixed or tied; nothing is left to search")
+
+
+def _source(name: str) -> str:
+    """The setting that says where a parameter starts."""
+    component, _, part = name.rpartition(".")
+    if component and knot_progress(part) is not None:
+        return "search.start"
+    places = {"lr": "search.lr", "beta1": "training.betas", "beta2": "training.betas", "batch_size": "proxy.batch_size"}
+    return places.get(part, "proxy.model.init_scale" if part == "init_scale" else f"training.{part}")
 
 
 def _ordered(parameters: Mapping[str, Parameter]) -> list[Parameter]:

@@ -438,8 +438,9 @@ def _write_ahead(engine: sqlalchemy.Engine) -> None:
 def _row(trial: Trial, batch_size: int) -> FrozenTrial:
     """A trial as a waiting one of Optuna's."""
     distributions: dict[str, BaseDistribution] = {
-        name: FloatDistribution(low, high, log=low > 0)
-        for name, (low, high) in ((name, bounds(name)) for name in trial.params)
+        # A parameter that is fixed may be where none is searched: a ratio of 0.
+        name: FloatDistribution(min(low, value), max(high, value), log=min(low, value) > 0)
+        for name, value, (low, high) in ((name, value, bounds(name)) for name, value in trial.params.items())
     }
     proposal = trial.model_dump(mode="json", include=set(Proposal.model_fields))
     attributes = {"batch": trial.batch, "batch_size": batch_size, "run": trial.run, "proposal": proposal}

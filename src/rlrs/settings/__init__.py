@@ -6,7 +6,15 @@ value and what would be right.
 
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.data import DataConfig
-from rlrs.settings.loading import CHANGES_NO_RESULT, changing, fingerprint, load_study
+from rlrs.settings.loading import (
+    CHANGES_NO_RESULT,
+    MAY_GROW,
+    changing,
+    difference,
+    fingerprint,
+    load_study,
+    study_from,
+)
 from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
 from rlrs.settings.study import (
     Arm,
@@ -23,6 +31,7 @@ from rlrs.settings.study import (
 
 __all__ = [
     "CHANGES_NO_RESULT",
+    "MAY_GROW",
     "AnyModelConfig",
     "Arm",
     "ComparisonConfig",
@@ -40,6 +49,8 @@ __all__ = [
     "TrainingConfig",
     "TransferConfig",
     "changing",
+    "difference",
     "fingerprint",
     "load_study",
+    "study_from",
 ]

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from rlrs.messages import shown
+
 
 class ConfigError(ValueError):
     """Settings that cannot be used; the message says which, where, and what would be right."""
@@ -14,23 +16,36 @@ class ConfigError(ValueError):
 
 def number(value: Any) -> Any:
     """Text that is a number as one; anything else that is not a finite number is refused."""
-    # YAML 1.1 reads `3e-3` as text and `yes` as a boolean: take the first as the number it is, refuse the second.
+    # From Python, or in quotes: a YAML file's own numbers are numbers already.
     if isinstance(value, bool):
         raise ValueError(f"should be a number, not {value!r}")
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
-            raise ValueError(f"should be a number, not {value!r}") from None
+            raise ValueError(f"should be a number, not {shown(value)}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"should be a finite number, not {value!r}")
     return value
 
 
+def whole(value: Any) -> Any:
+    """The same where a whole number is wanted: `8e3` is one, 0.5 is none."""
+    value = number(value)
+    if isinstance(value, int | float) and (value != value // 1 or abs(value) > LARGEST):
+        raise ValueError(f"should be a whole number, at most {LARGEST:,}, not {shown(value)}")
+    return int(value) if isinstance(value, float) else value
+
+
+LARGEST = 2**53
+"""Largest whole number that is also a floating-point number: no count in a study comes near."""
+
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(number), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
-Count = Annotated[int, BeforeValidator(number), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+CountFrom0 = Annotated[int, BeforeValidator(whole), Field(ge=0)]
+"""From 0 on."""
 
 
 class Settings(BaseModel):

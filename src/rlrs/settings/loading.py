@@ -1,4 +1,4 @@
-"""A study.yaml read, with one line for what is wrong in it; and the hash of settings."""
+"""A study.yaml read, with one line for what is wrong in it; the hash of settings, and how two studies differ."""
 
 from __future__ import annotations
 
@@ -7,24 +7,54 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from rlrs.messages import printable, shown
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.model import TAGGED
 from rlrs.settings.study import StudyConfig
+from rlrs.yaml_files import YAMLError, load_yaml
 
 CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
 }
 """Settings with which a study, or a run of it, may go on though it began with others; in pydantic's `exclude` form."""
+
+MAY_GROW = frozenset(
+    {
+        *("search.trials", "search.max_steps", "search.max_flops", "search.max_hours", "transfer.trials"),
+        *("comparison.arms", "comparison.seeds", "comparison.horizons"),
+    }
+)
+"""Settings of which a study that has begun, or ended, may be given more: a greater number, none at all where a limit
+was, further entries of a list. What is done already stays as it is."""
+
+_ELSEWHERE = {
+    "learning_rate": "search.lr",
+    "base_lr": "search.lr",
+    "max_lr": "search.lr",
+    "peak_lr": "search.lr",
+    "min_lr": "training.final_fraction",
+    "warmup": "training.warmup_fraction",
+    "warmup_steps": "training.warmup_fraction",
+    "max_seq_len": "data.sequence_length",
+    "seq_len": "data.sequence_length",
+    "context_length": "data.sequence_length",
+    "num_layers": "model.n_layers",
+    "num_heads": "model.n_heads",
+    "hidden_size": "model.d_model",
+    "ratios": "search.start",
+    "budget": "search.trials",
+}
+"""Names that other trainers have for a setting; those of our own that stand elsewhere are found by themselves."""
 
 
 def load_study(path: str | Path) -> StudyConfig:
@@ -33,22 +63,29 @@ def load_study(path: str | Path) -> StudyConfig:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or says something that is not a valid study.
     """
-    path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raw = load_yaml(path)
+    except YAMLError as error:
+        raise ConfigError(str(error)) from None
+    return study_from(raw, printable(str(path)))
+
+
+def study_from(raw: Any, where: str) -> StudyConfig:
+    """Validate plain data as a study.
+
+    Args:
+        raw: what a study.yaml holds.
+        where: it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no valid study.
+    """
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: should be a mapping with the keys of a study, not {type(raw).__name__}")
+        raise ConfigError(f"{where}: should be a mapping with the keys of a study, not {type(raw).__name__}")
     try:
         return StudyConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
 
 
 def fingerprint(settings: Settings, *, without: Mapping[str, Any] | None = None) -> str:
@@ -63,31 +100,99 @@ def changing(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT)
     return settings.model_dump(mode="json", exclude=exclude)
 
 
+def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "") -> str | None:
+    """The first setting for which two studies are not one and the same, in words; None if one goes on with the other.
+
+    Settings of `MAY_GROW` may be more in `mine` than in `theirs`.
+
+    >>> difference({"search": {"trials": 4, "lr": 0.1}}, {"search": {"trials": 8, "lr": 0.1}})
+    >>> difference({"search": {"trials": 4}}, {"search": {"trials": 2}})
+    'search.trials is 4 there and 2 here, and may only grow'
+
+    Args:
+        theirs: settings as `changing` gives them, of the study that has begun.
+        mine: the same of the one that would go on.
+        at: where these stand in a study, if they are a part of one.
+    """
+    for key in dict.fromkeys([*mine, *theirs]):
+        where = f"{at}.{key}" if at else str(key)
+        before, now = theirs.get(key), mine.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found = difference(before, now, where)
+        elif before == now or (where in MAY_GROW and _grown(before, now)):
+            continue
+        else:
+            found = f"{printable(where, 100)} is {shown(before)} there and {shown(now)} here"
+            found += ", and may only grow" if where in MAY_GROW else ""
+        if found:
+            return found
+    return None
+
+
+def _grown(before: Any, now: Any) -> bool:
+    """Whether a budget or a list has more than it had; None is no limit."""
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
+        return all(entry in now for entry in before)
+    if now is None:
+        return True
+    return isinstance(before, int | float) and isinstance(now, int | float) and now >= before
+
+
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"] if part not in TAGGED)
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"unknown key {where!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    problem = error.errors(include_url=False, include_context=False)[0]
+    where = printable(".".join(str(part) for part in problem["loc"] if part not in TAGGED), 100)
     value = problem["input"]
-    shown = "" if isinstance(value, dict) or repr(value) in message else f" (got {value!r})"
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}" if where else message
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown key {shown(where)}; {_hint(problem['loc'])}"
+        case "missing":
+            return f"{where} is missing"
+        case "invalid_key":
+            return f"{where}: a key should be text, not {shown(problem['loc'][-1])}; put it in quotes"
+        case "string_type" if isinstance(value, int | float):
+            return f"{where}: should be text, not {shown(value)}; put it in quotes if it is meant as it stands"
+        case "model_type" | "dict_type":
+            return f"{where}: should be a mapping, not {shown(value)}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    told = "" if isinstance(value, dict) or shown(value) in message else f" (got {shown(value)})"
+    return f"{where}: {message[0].lower()}{message[1:]}{told}" if where else message
+
+
+def _hint(location: tuple[int | str, ...]) -> str:
+    """What an unknown key may have been meant as: a setting of that name elsewhere, or one here of a like name."""
+    key, known = str(location[-1]), _keys_at(location[:-1])
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if not near:
+        here = ".".join(str(part) for part in location if part not in TAGGED).split(".")[-2:]
+        # Of a model of the other kind, the same place is no help.
+        elsewhere = [p for p in _places(StudyConfig) if p.rpartition(".")[2] == key and p.split(".")[-2:] != here]
+        if elsewhere := elsewhere or [name for name in [_ELSEWHERE.get(key)] if name]:
+            return f"it is {' or '.join(elsewhere[:3])}"
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+
+
+def _places(cls: type[BaseModel], at: str = "") -> Iterator[str]:
+    """All settings below a class of settings, by their places."""
+    for name, field in cls.model_fields.items():
+        yield f"{at}{name}"
+        for option in _classes(field.annotation):
+            yield from _places(option, f"{at}{name}.")
+
+
+def _classes(annotation: Any) -> list[type[BaseModel]]:
+    """Classes of settings that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [found for option in typing.get_args(annotation) for found in _classes(option)]
+    return []
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """Names of the settings that may stand at a place in a study."""
     cls: type[BaseModel] = StudyConfig
     for part in location:
-        if part in TAGGED:
-            cls = TAGGED[part]
-            continue
-        annotation = cls.model_fields[str(part)].annotation
-        options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
         # A choice of models is settled by the tag that follows.
-        cls = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), cls)
+        cls = TAGGED[part] if part in TAGGED else next(iter(_classes(cls.model_fields[str(part)].annotation)), cls)
     return list(cls.model_fields)

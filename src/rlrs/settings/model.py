@@ -7,19 +7,19 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
-from rlrs.settings.base import Count, NonNegative, Positive, Settings
+from rlrs.settings.base import Count, CountFrom0, NonNegative, Positive, Settings
 
 
 class ModelConfig(Settings):
     """A decoder-only Transformer; dense, or a mixture of experts (Switch by default) when `n_experts` > 0."""
 
-    d_model: Count = 64
-    n_layers: Count = 4
+    d_model: Annotated[Count, Field(le=2**20)] = 64
+    n_layers: Annotated[Count, Field(le=10_000)] = 4
     n_heads: Count = 4
     d_ff: Count | None = None
     """Hidden width of a feed-forward block, or of an expert before `granularity` splits it; 8/3 of `d_model`, rounded
     up to 8 and to `granularity`, if not set."""
-    n_experts: Annotated[int, Field(ge=0)] = 0
+    n_experts: Annotated[CountFrom0, Field(le=2**16)] = 0
     """Experts per block that tokens are routed to; 0 is a dense model."""
     top_k: Count = 1
     """Experts that each token is routed to."""
@@ -28,7 +28,7 @@ class ModelConfig(Settings):
     capacity_factor: Positive | None = 1.0
     """Choices an expert takes, as a multiple of an even share; the others pass by the residual (Switch). `null` is
     dropless: every expert takes all that choose it."""
-    n_shared_experts: Annotated[int, Field(ge=0)] = 0
+    n_shared_experts: CountFrom0 = 0
     """Experts that every token passes beside its routed ones (DeepSeekMoE)."""
     granularity: Count = 1
     """Every expert split into this many narrower ones, of which a token passes as many times more: the same weights in
@@ -69,28 +69,6 @@ class ModelConfig(Settings):
             )
         return self
 
-    def at_width(self, d_model: int) -> Self:
-        """The same model at another width: same head size, feed-forward width in proportion.
-
-        Raises:
-            ValueError: a width that is no multiple of the head size.
-        """
-        head = self.d_model // self.n_heads
-        if d_model < 1 or d_model % head:
-            raise ValueError(f"width should be a multiple of the head size {head}, not {d_model!r}")
-        sizes = {"d_model": d_model, "n_heads": d_model // head}
-        if self.d_ff is not None:
-            sizes["d_ff"] = self.granularity * max(1, round(self.d_ff * d_model / self.d_model / self.granularity))
-        return self.model_copy(update=sizes)
-
-    def at_depth(self, n_layers: int) -> Self:
-        """The same model with another number of blocks."""
-        return self.model_copy(update={"n_layers": n_layers})
-
-    def size_steps(self) -> tuple[int, int, int]:
-        """The steps that the width has now, the width of one (a head), and the number of layers."""
-        return self.n_heads, self.d_model // self.n_heads, self.n_layers
-
     @property
     def hidden(self) -> int:
         """Width of a feed-forward block, or of an expert before `granularity` splits it."""
@@ -116,39 +94,9 @@ class HubConfig(Settings):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Its settings that differ from the type's defaults or from the file, by transformers' own names
     (hidden_size, num_hidden_layers, ...). The vocabulary's size is the data's."""
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        from rlrs.models.hub_models import transformers_config
-
-        transformers_config(self)
-        return self
-
-    def at_width(self, d_model: int) -> Self:
-        """The same model at another width: same head size, heads and feed-forward widths in proportion.
-
-        Raises:
-            ValueError: a width at which heads would not be whole.
-        """
-        from rlrs.models.hub_models import overrides_at_width
-
-        return self.model_copy(update={"overrides": {**self.overrides, **overrides_at_width(self, d_model)}})
-
-    def at_depth(self, n_layers: int) -> Self:
-        """The same model with another number of layers."""
-        from rlrs.models.hub_models import transformers_config
-
-        name = transformers_config(self).attribute_map.get("num_hidden_layers", "num_hidden_layers")
-        return self.model_copy(update={"overrides": {**self.overrides, name: n_layers}})
-
-    def size_steps(self) -> tuple[int, int, int]:
-        """The steps that the width has now, the width of one (the least that keeps heads whole), and the layers."""
-        from rlrs.models.hub_models import transformers_config
-
-        settings = transformers_config(self)
-        heads = settings.num_attention_heads
-        steps = math.gcd(heads, getattr(settings, "num_key_value_heads", None) or heads)
-        return steps, settings.hidden_size // steps, settings.num_hidden_layers
+    config: dict[str, Any] | None = None
+    """What the config.json holds; `hub` is then its model type. A study is run with it in the place of a path, so that
+    it is the same study where the file has moved, and another one where it has changed (`rlrs.models.concrete`)."""
 
 
 AnyModelConfig = Annotated[

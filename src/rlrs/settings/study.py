@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from rlrs.settings.base import Count, Fraction, NonNegative, Positive, Settings, number
+from rlrs.messages import shown
+from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
 from rlrs.settings.model import AnyModelConfig
 
@@ -44,7 +45,7 @@ class TrainingConfig(Settings):
     """How the ranks of `torchrun` share a model: each has all of it, or each a part. Changes rounding, no more."""
     eval_tokens: Count = 32_768
     """Size of the fixed validation sample, rounded down to whole batches."""
-    evaluations: Annotated[int, Field(ge=1)] = 10
+    evaluations: Count = 10
     """Validation points per run, evenly spaced; the last is at the end."""
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
@@ -80,6 +81,9 @@ class ScaleConfig(Settings):
     steps: Count
     batch_size: Count
     """Sequences per step."""
+    scale: Positive | None = None
+    """Of the target in place of `model`: so many times the proxy's parameters, without embeddings, at the proxy's head
+    size and aspect ratio. `model` is then the proxy's, and `rlrs.models.concrete` the model of that size."""
 
 
 class FidelityConfig(Settings):
@@ -109,8 +113,14 @@ class RetestConfig(Settings):
     Left out where it would take more than a quarter of the trials.
     """
 
-    points: Annotated[int, Field(ge=0)] = 2
-    seeds: Annotated[int, Field(ge=0)] = 2
+    points: Annotated[CountFrom0, Field(le=10_000)] = 2
+    seeds: Annotated[CountFrom0, Field(le=10_000)] = 2
+
+
+def _start(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError(f"should be a preset, a path to a ratios.yaml, or ratios by component, not {shown(value)}")
+    return value
 
 
 class SearchConfig(Settings):
@@ -127,7 +137,7 @@ class SearchConfig(Settings):
     """Chance that a trial is ended early which would have beaten the best before it; 0 ends none early."""
     fidelity: FidelityConfig | None = None
     retest: RetestConfig = RetestConfig()
-    trials: Count = 48
+    trials: Annotated[Count, Field(le=1_000_000)] = 48
     """Runs' worth of training steps that each arm may spend on the proxy; it may stop earlier."""
     max_steps: Count | None = None
     """Training steps that each arm may spend on the proxy, besides its number of runs; no limit if not set."""
@@ -135,22 +145,22 @@ class SearchConfig(Settings):
     """The same in FLOPs."""
     max_hours: Positive | None = None
     """The same in hours of training, summed over runs: unlike the others it depends on the machine."""
-    start: str = "uniform"
-    """Ratios the search starts from: a preset, or a path to a ratios.yaml."""
+    start: Annotated[str | dict[str, Any], BeforeValidator(_start)] = "uniform"
+    """Ratios the search starts from: a preset, a path to a ratios.yaml, or ratios as they stand in one."""
     lr: Positive = 4e-3
     """Base peak rate that every arm's search starts from."""
     multipliers: tuple[Positive, ...] = (0.2, 2 / 3, 1.5, 5.0)
     """Each parameter in turn is tried at these multiples of its current value (the paper's)."""
-    sweeps: Count = 30
+    sweeps: Annotated[Count, Field(le=1_000_000)] = 30
     """Most passes over all parameters."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: CountFrom0 = 0
     """Seed of the order of parameters, and of the trials' model and data."""
 
 
 class TransferConfig(Settings):
     """How the arms' base rates are tuned on the target. All arms get the same budget."""
 
-    trials: Count = 5
+    trials: Annotated[Count, Field(le=10_000)] = 5
     """Target runs that each arm may spend on its base rate; it stops when the rates on both sides are worse."""
     multiplier: Annotated[float, BeforeValidator(number), Field(gt=1)] = 2.0
     """Grid ratio of the base rates tried: up and down from the proxy's best, downhill."""
@@ -160,7 +170,7 @@ class ComparisonConfig(Settings):
     """The measurement: fresh seeds, paired over the arms."""
 
     arms: tuple[Arm, ...] = ("uniform", "embedding_only", "rlrs")
-    seeds: Annotated[int, Field(ge=2)] = 3
+    seeds: Annotated[Count, Field(ge=2, le=10_000)] = 3
     """Paired seeds, none of them seen by any search."""
     horizons: tuple[Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)], ...] = (0.6, 0.8)
     """Shorter runs of the rlrs arm, as shares of the full steps, each with its own full schedule."""
@@ -206,8 +216,7 @@ class EngineConfig(Settings):
 class StudyConfig(Settings):
     """One study: search on a proxy, transfer to a target, comparison.
 
-    The target may have `scale` in place of `model`: so many times the proxy's parameters, without embeddings, at the
-    proxy's head size and aspect ratio (`rlrs.models.ladder`).
+    Settings as they are written: sizes and files that they name are looked up by `rlrs.study.resolve`.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -228,19 +237,16 @@ class StudyConfig(Settings):
     @classmethod
     def _scaled_target(cls, values: Any) -> Any:
         target = values.get("target") if isinstance(values, dict) else None
-        if not isinstance(target, dict) or "scale" not in target:
+        if not isinstance(target, dict) or target.get("scale") is None:
             return values
         if "model" in target:
             raise ValueError("target should have model or scale, not both")
-        rest = {key: value for key, value in target.items() if key != "scale"}
-        try:
-            proxy = ScaleConfig.model_validate(values.get("proxy"))
-        except ValidationError:
-            return {**values, "target": rest}  # what is wrong with the proxy comes first
-        from rlrs.models import ladder
+        proxy = values.get("proxy")
+        model = proxy.get("model") if isinstance(proxy, dict) else getattr(proxy, "model", None)
+        return {**values, "target": {**target, "model": model}} if model is not None else values
 
-        try:
-            model = ladder(proxy.model, number(target["scale"])).config
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"target.scale={target['scale']!r}: {error}") from None
-        return {**values, "target": {"model": model.model_dump(), **rest}}
+    @model_validator(mode="after")
+    def _whole_proxy(self) -> Self:
+        if self.proxy.scale is not None:
+            raise ValueError(f"proxy.scale={self.proxy.scale:g} is for the target, which is scaled from the proxy")
+        return self

@@ -2,6 +2,7 @@
 
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.plan import PlanRow, growth, plan
+from rlrs.study.resolve import resolve
 from rlrs.study.runner import run, train_one
 
-__all__ = ["PlanRow", "StudyError", "StudyProgress", "growth", "plan", "prepared", "run", "train_one"]
+__all__ = ["PlanRow", "StudyError", "StudyProgress", "growth", "plan", "prepared", "resolve", "run", "train_one"]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import yaml
-
 from rlrs.data import TokenData, prepare
-from rlrs.files import write_atomic
+from rlrs.files import locked, write_atomic
+from rlrs.messages import printable
 from rlrs.records import Trial
-from rlrs.search import first_difference
-from rlrs.settings import StudyConfig, changing
+from rlrs.settings import ConfigError, StudyConfig, changing, difference, study_from
+from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 
 class StudyError(ValueError):
@@ -44,26 +42,30 @@ class StudyProgress(Protocol):
 
 @contextmanager
 def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Iterator[TokenData]:
-    """Hold a run directory for one process and one study only, with the study's data in it."""
-    path, mine = folder / "study.yaml", changing(study)
+    """Hold a run directory for one process and one study only, with the study's data in it.
+
+    A study that asks for more than the one that is there (`rlrs.settings.MAY_GROW`) goes on with it, and study.yaml
+    then says what it asks for.
+
+    Args:
+        study: settings, resolved.
+        folder: the run directory; made if missing.
+        progress: is told what happens.
+
+    Raises:
+        StudyError: the folder is another study's or no study's, or another process is at work in it.
+        ConfigError: text that cannot be used; a folder that was made for it is removed.
+    """
+    path, mine, where = folder / "study.yaml", changing(study), printable(str(folder))
     if folder.exists() and not folder.is_dir():
-        raise StudyError(f"{folder}: not a folder; name another with --out")
+        raise StudyError(f"{where}: not a folder; name another with --out")
     if folder.exists() and not path.exists() and {entry.name for entry in folder.iterdir()} - {"lock", "data"}:
-        raise StudyError(f"{folder}: holds files but no study.yaml, so it is no study's run directory; name another")
+        raise StudyError(f"{where}: holds files but no study.yaml, so it is no study's run directory; name another")
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"{folder}: another process is at work on this study") from None
-        if path.exists():
-            try:
-                theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError):
-                raise StudyError(f"{path}: damaged; remove the folder to start again") from None
-            if (difference := first_difference(theirs, mine)) is not None:
-                raise StudyError(f"{folder}: belongs to another study: {difference}; name another folder with --out")
+    with _held(folder):
+        if path.exists() and (different := difference(changing(_read(path)), mine)) is not None:
+            raise StudyError(f"{where}: belongs to another study: {different}; name another folder with --out")
         progress.stage("data", 0)
         try:
             data = prepare(study.data, folder / "data", _in_megabytes(progress))
@@ -73,8 +75,28 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
                 shutil.rmtree(folder)
             raise
         # After the data: a study whose corpus could not be read has not claimed the folder.
-        write_atomic(path, yaml.safe_dump(mine, sort_keys=False))
+        write_atomic(path, dump_yaml(mine))
         yield data
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock", wait=False))
+        except BlockingIOError:
+            raise StudyError(f"{printable(str(folder))}: another process is at work on this study") from None
+        yield
+
+
+def _read(path: Path) -> StudyConfig:
+    """The study.yaml of a run directory."""
+    try:
+        return study_from(load_yaml(path), printable(str(path)))
+    except (YAMLError, ConfigError) as error:
+        raise StudyError(
+            f"{error}; it is damaged, or another version's: put it right, or name another folder with --out"
+        ) from None
 
 
 def _in_megabytes(progress: StudyProgress) -> Callable[[int, int | None], None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlrs.data import TokenData
 from rlrs.files import write_atomic
+from rlrs.messages import printable, shown
 from rlrs.settings import StudyConfig
 from rlrs.study.directory import StudyError
 from rlrs.training import faster_dtype
@@ -31,8 +32,11 @@ def settled(study: StudyConfig, folder: Path, data: TokenData) -> StudyConfig:
         write_atomic(path, json.dumps(measured, indent=1) + "\n")
     try:
         dtype = json.loads(path.read_text(encoding="utf-8"))["dtype"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         dtype = None
     if dtype not in ("float32", "bfloat16"):
-        raise StudyError(f"{path}: damaged; remove it to measure again, together with the runs beside it")
+        raise StudyError(
+            f"{printable(str(path))}: damaged: its dtype is {shown(dtype)}; remove it to measure again, together with "
+            "the runs beside it"
+        )
     return study.model_copy(update={"training": study.training.model_copy(update={"dtype": dtype})})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlrs.comparison import searched_components
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
-from rlrs.models import count_parameters, training_flops
+from rlrs.models import concrete, count_parameters, training_flops
 from rlrs.settings import ScaleConfig, StudyConfig
 
 
@@ -23,25 +23,27 @@ class PlanRow:
 
 
 def plan(study: StudyConfig) -> list[PlanRow]:
-    """The runs of a study, stage by stage, without training any."""
+    """The runs of a study, stage by stage, without training any; `resolve` says whether they can be."""
     searches = sum(searched_components(arm, ()) is not None for arm in study.comparison.arms)
-    arms, seeds, horizons = len(study.comparison.arms), study.comparison.seeds, study.comparison.horizons
-    lengths = [study.target.steps] * arms + [max(1, round(h * study.target.steps)) for h in horizons]
+    arms, seeds = len(study.comparison.arms), study.comparison.seeds
+    steps = study.target.steps
+    lengths = [steps] * arms + [max(1, round(horizon * steps)) for horizon in study.comparison.horizons]
     return [
-        _plan_row("search", study, study.proxy, [study.proxy.steps] * (searches * study.search.trials)),
-        _plan_row("transfer", study, study.target, [study.target.steps] * (arms * study.transfer.trials)),
-        _plan_row("comparison", study, study.target, lengths * seeds),
+        _plan_row("search", study, study.proxy, searches * study.search.trials, [study.proxy.steps]),
+        _plan_row("transfer", study, study.target, arms * study.transfer.trials, [steps]),
+        _plan_row("comparison", study, study.target, seeds, lengths),
     ]
 
 
 def growth(study: StudyConfig) -> float:
     """The target's parameters over the proxy's, both without embeddings."""
     size = vocabulary_size(study.data)
-    proxy, target = (count_parameters(meta_model(scale.model, size)) for scale in (study.proxy, study.target))
+    proxy, target = (count_parameters(meta_model(concrete(scale).model, size)) for scale in (study.proxy, study.target))
     return target.non_embedding / proxy.non_embedding
 
 
-def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, lengths: list[int]) -> PlanRow:
-    tokens = sum(lengths) * scale.batch_size * study.data.sequence_length
-    flops = training_flops(meta_model(scale.model, vocabulary_size(study.data)), study.data.sequence_length)
-    return PlanRow(stage, len(lengths), max(lengths), tokens, float(flops) * tokens)
+def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, times: int, lengths: list[int]) -> PlanRow:
+    tokens = times * sum(lengths) * scale.batch_size * study.data.sequence_length
+    model = meta_model(concrete(scale).model, vocabulary_size(study.data))
+    flops = float(training_flops(model, study.data.sequence_length)) * tokens
+    return PlanRow(stage, times * len(lengths), max(lengths), tokens, flops)

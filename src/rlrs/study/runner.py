@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.inspection import meta_model
@@ -22,6 +21,7 @@ from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.record import cost, model_size, save_best_so_far, save_ratios
+from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Stages, arm_search, run_spec
 from rlrs.training import RunSpec, StopFlag, World, train
 
@@ -40,6 +40,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         ConfigError, StorageError, CheckpointError, EngineError: as their names say; one line each.
         Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
+    study = resolve(study)
     with prepared(study, folder, progress) as data:
         identity = StudyIdentity(
             name=study.name,
@@ -135,11 +136,11 @@ def train_one(
         StudyError: a rate or a ratio that cannot be used, besides those of `run`.
         Stopped: `stop` was set, and the run is saved.
     """
+    study = resolve(study)
     scale = study.proxy if model == "proxy" else study.target
     with _prepared_by_first(study, folder, progress, world or World()) as data:
         study = (world or World()).from_first(partial(settled, study, folder, data))
-        components = list(partition(meta_model(scale.model, data.vocab_size)))
-        recipe.relative_rates().check_used(components, f"the {model}")
+        usable(recipe.relative_rates(), meta_model(scale.model, data.vocab_size), f"the {model}")
         rate = (recipe.target_lr if model == "target" else None) or recipe.lr
         try:
             spec = run_spec(study, scale, data, recipe, seed, lr=rate if lr is None else lr, steps=steps)

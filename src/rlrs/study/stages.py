@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import rlrs
-from rlrs.comparison import measure, searched_components
+from rlrs.comparison import measure
 from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import meta_model
-from rlrs.ratios import PRESETS, Ratios
 from rlrs.records import ArmResult, ArmSearch, Comparison, Recipe, RunResult, SearchResult, Trial
 from rlrs.search import (
-    SEARCHED,
     Bracket,
     Engine,
     EngineError,
     Point,
     SearchTask,
-    Space,
     TrialStore,
     importance,
     make_method,
-    read_space,
     run_at,
-    start_point,
     tune,
 )
 from rlrs.search.space import bounds
 from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, ModelConfig, ScaleConfig, StudyConfig, changing
 from rlrs.study.budget import budgets, flops_of
 from rlrs.study.directory import StudyError, StudyProgress
+from rlrs.study.resolve import search_spaces
 from rlrs.training import RunSpec
 
 
@@ -69,7 +65,13 @@ class Stages:
     """The stages that train, on one engine."""
 
     def __init__(
-        self, study: StudyConfig, folder: Path, data: TokenData, engine: Engine, store: TrialStore, progress: StudyProgress
+        self,
+        study: StudyConfig,
+        folder: Path,
+        data: TokenData,
+        engine: Engine,
+        store: TrialStore,
+        progress: StudyProgress,
     ) -> None:
         self.study, self.folder, self.data = study, folder, data
         self.engine, self.store, self.progress = engine, store, progress
@@ -100,32 +102,22 @@ class Stages:
     def search(self) -> dict[Arm, ArmResult]:
         """Every arm's search on the proxy, side by side, and what it found."""
         study, settings = self.study, self.study.search
-        components = list(partition(meta_model(study.proxy.model, self.data.vocab_size)))
-        start = Ratios.preset(settings.start) if settings.start in PRESETS else Ratios.load(settings.start)
-        start.check_used(components, "the proxy")
-
+        components = partition(meta_model(study.proxy.model, self.data.vocab_size))
         defaults = Recipe.from_settings(study.training, settings.lr)
         whole = run_spec(study, study.proxy, self.data, defaults, settings.seed, lr=settings.lr)
-        if settings.fidelity is not None and settings.fidelity.width is not None:
-            try:
-                whole.model.at_width(settings.fidelity.width)
-            except ValueError as error:
-                raise StudyError(f"search.fidelity.{error}") from None
 
         def spec(point: Point) -> RunSpec:
             return run_at(point, whole)
 
         searches = {}
-        for arm in study.comparison.arms:
-            if (moved := searched_components(arm, components)) is not None:
-                space = self._space(start, components, moved)
-                searches[f"proxy/{arm}"] = SearchTask(
-                    make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
-                    spec,
-                    budgets=budgets(settings, self._flops),
-                    identity=self._identity(space.start()),
-                    limits=settings.model_dump(include=MAY_GROW["search"]),
-                )
+        for arm, space in search_spaces(study, components).items():
+            searches[f"proxy/{arm}"] = SearchTask(
+                make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
+                spec,
+                budgets=budgets(settings, self._flops),
+                identity=self._identity(space.start()),
+                limits=settings.model_dump(include=_growing("search")),
+            )
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("search", sum(most.values()) * study.proxy.steps, most)
         outcomes = by_arm(self._tune(searches, "on the proxy", tick))
@@ -137,29 +129,6 @@ class Stages:
                 own = arm_search(outcomes[arm], settings.trials)
                 found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
         return found
-
-    def _space(self, start: Ratios, components: Sequence[str], moved: Sequence[str]) -> Space:
-        """What the search of an arm may change: of `search.space`, what is about the components that it moves."""
-        study, settings = self.study, self.study.search
-        first = start_point(settings.lr, study.training.final_fraction, start, moved)
-        model = study.proxy.model
-        defaults = {
-            "weight_decay": study.training.weight_decay,
-            "warmup_fraction": study.training.warmup_fraction,
-            "beta1": study.training.betas[0],
-            "beta2": study.training.betas[1],
-            "batch_size": float(study.proxy.batch_size),
-            **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
-        }
-        # Every arm is checked on the whole of it: a mistake is an error, whichever arm comes first.
-        everywhere = [c for c in components if c in SEARCHED]
-        read_space(
-            settings.space,
-            start_point(settings.lr, study.training.final_fraction, start, everywhere),
-            components,
-            defaults,
-        )
-        return read_space(settings.space, first, components, defaults, only=moved)
 
     def transfer(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, ArmResult]:
         """Every arm's base rate on the target, downhill from the proxy's."""
@@ -219,7 +188,7 @@ class Stages:
         """What decides a search's course: a database refuses to go on with another."""
         study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True})
         for section in ("search", "transfer"):
-            study[section] = {key: value for key, value in study[section].items() if key not in MAY_GROW[section]}
+            study[section] = {key: value for key, value in study[section].items() if key not in _growing(section)}
         del study["data"]["source"]  # the same text may have another name elsewhere: its tokens' hash decides
         return {
             "study": study,
@@ -230,6 +199,11 @@ class Stages:
 
     def _run_folder(self, spec: RunSpec) -> Path:
         return self.folder / "runs" / spec.id
+
+
+def _growing(section: str) -> set[str]:
+    """The settings of a section of which a study may be given more."""
+    return {name.removeprefix(f"{section}.") for name in MAY_GROW if name.startswith(f"{section}.")}
 
 
 def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:

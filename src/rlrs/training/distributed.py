@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rlrs.messages import shown
 from rlrs.models.moe import MoE
+from rlrs.settings import ConfigError
 
 T = TypeVar("T")
 Sharding = Literal["ddp", "fsdp2"]
@@ -75,26 +77,41 @@ def world() -> Iterator[World]:
     NCCL on GPUs and gloo on CPUs; checkpoints use gloo on both.
 
     Raises:
-        ValueError: `torchrun`'s variables are only partly there.
+        ConfigError: `torchrun`'s variables are only partly there, or are no numbers; or the ranks do not meet.
     """
     cuda = torch.cuda.is_available()
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _variable("WORLD_SIZE", 1) if "WORLD_SIZE" in os.environ else 1
     if size == 1:
         yield World(device=torch.device("cuda", torch.cuda.current_device()) if cuda else CPU)
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise ValueError(f"WORLD_SIZE={size} is set but {', '.join(missing)} is not: start with torchrun")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else CPU
+        raise ConfigError(f"WORLD_SIZE={size} is set but {', '.join(missing)} is not: start with torchrun")
+    numbers = {name: _variable(name, 0) for name in ("RANK", "LOCAL_RANK", "MASTER_PORT")}
+    if numbers["RANK"] >= size:
+        raise ConfigError(f"RANK={numbers['RANK']} should be below WORLD_SIZE={size}: start with torchrun")
+    device = torch.device("cuda", numbers["LOCAL_RANK"]) if cuda else CPU
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"the {size} ranks of WORLD_SIZE cannot meet at MASTER_ADDR: {reason}") from None
     try:
         background = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert isinstance(background, dist.ProcessGroup)
         yield World(dist.get_rank(), size, device, dist.group.WORLD, background)
     finally:
         dist.destroy_process_group()
+
+
+def _variable(name: str, least: int) -> int:
+    """A whole number that `torchrun` sets."""
+    text = os.environ[name]
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise ConfigError(f"{name} should be a whole number, {least} or more, not {shown(text)}: start with torchrun")
+    return int(text)
 
 
 def divide(model: nn.Module, world: World, how: Sharding) -> nn.Module:

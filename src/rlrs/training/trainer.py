@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from pydantic import ValidationError
 
 from rlrs.data import TokenData
-from rlrs.files import naming, write_atomic
+from rlrs.files import locked, naming, write_atomic
 from rlrs.records import Pruning, RunResult
 from rlrs.records.base import first_problem
+from rlrs.settings import HubConfig
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.distributed import World
 from rlrs.training.loop import OnStep, Run
@@ -98,8 +99,7 @@ def train(
 def _held(folder: Path) -> Iterator[None]:
     """Hold a run's folder: two arms of a study may come to the same run, and the second one waits for its result."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system when the process ends, however that is
+    with locked(folder / "lock"):
         yield
 
 
@@ -119,7 +119,8 @@ def _enter(folder: Path, spec: RunSpec, resume: bool) -> RunResult | None:
             raise CheckpointError(
                 f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
             ) from None
-    write_atomic(folder / "run.json", json.dumps({"id": spec.id, **spec.to_plain()}, indent=1) + "\n")
+    record = {"id": spec.id, **spec.to_plain(), "versions": _versions(spec)}
+    write_atomic(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return None
 
 
@@ -128,6 +129,12 @@ def _leave(folder: Path, spec: RunSpec, result: RunResult, keep_weights: bool) -
     write_atomic(folder / "result.json", json.dumps({"id": spec.id, **result.to_plain()}, indent=1) + "\n")
     if not keep_weights:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _versions(spec: RunSpec) -> dict[str, str]:
+    """Of the libraries whose code makes a run's numbers. They are no part of its id, which says what was asked for."""
+    names = ["torch", "transformers"] if isinstance(spec.model, HubConfig) else ["torch"]
+    return {name: version(name) for name in names}
 
 
 def _read_json(path: Path, run_id: str, keys: frozenset[str]) -> dict[str, Any] | None:

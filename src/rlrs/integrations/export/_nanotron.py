@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import yaml
-
 from rlrs.integrations.export._plan import Plan
 from rlrs.ratios import BASE
+from rlrs.yaml_files import dump_yaml
 
 
 def write(plan: Plan) -> str:
@@ -31,4 +30,4 @@ def write(plan: Plan) -> str:
             "min_decay_lr": plan.lr * schedule.alpha,
         },
     }
-    return plan.header() + yaml.safe_dump({"optimizer": section}, sort_keys=False)
+    return plan.header() + dump_yaml({"optimizer": section})

@@ -1,0 +1,202 @@
+"""A study made out and checked before anything runs: nothing is written, and nothing is trained, that cannot end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlrs.comparison import searched_components
+from rlrs.components import Partition, partition, refine
+from rlrs.data import vocabulary_size
+from rlrs.inspection import meta_model
+from rlrs.messages import shortened, shown
+from rlrs.models import LanguageModel, at_width, concrete
+from rlrs.ratios import PRESETS, Ratios
+from rlrs.search import SEARCHED, Processes, Space, make_method, read_space, start_point
+from rlrs.settings import Arm, ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
+from rlrs.training import RunSpec
+from rlrs.training.loop import check_division
+
+log = logging.getLogger("rlrs.study")
+
+
+def resolve(study: StudyConfig) -> StudyConfig:
+    """A study with everything that it names looked up, once, and all of it checked; this is what `--dry-run` does.
+
+    `target.scale` becomes a model; a config.json that `hub` names, its content; a ratios.yaml that `search.start`
+    names, its ratios. So a study is known by what these files hold, and is another one when they are edited. A study
+    that is resolved is given back as it is.
+
+    Models are built without memory for their weights. Text is not read: what is wrong with it shows when the data are
+    prepared.
+
+    Raises:
+        ConfigError: what is wrong, and where: a model that cannot be built, a ratio or a weight decay for a component
+            that the model does not have, a space, a method, a fidelity or a budget that cannot be searched.
+        EngineError: more GPUs asked for than this machine has.
+        ImportError: the study needs an extra that is not installed.
+    """
+    with _in("proxy.model"):
+        proxy = concrete(study.proxy)
+    with _in("target.model" if study.target.scale is None else "target"):
+        target = concrete(study.target)
+    study = study.model_copy(update={"proxy": proxy, "target": target})
+    vocab_size = vocabulary_size(study.data)
+    models = {name: _checked(study, name, scale, vocab_size) for name, scale in (("proxy", proxy), ("target", target))}
+    parts = {name: partition(model) for name, model in models.items()}
+    for name, own in parts.items():
+        known = [*own, *own.tied_components]
+        for component in study.training.component_weight_decay:
+            if component not in known:
+                raise ConfigError(
+                    f"training.component_weight_decay: the {name} has no {shown(component)}; it has {', '.join(known)}"
+                )
+    with _in("search.start"):
+        start = _start(study)
+        start.check_used([*parts["proxy"], *parts["proxy"].tied_components], "the proxy")
+    kept = _without_tied(start, parts["proxy"], "search.start")
+    if not isinstance(study.search.start, str) or study.search.start not in PRESETS or len(kept) < len(start):
+        plain = {component: ratio.to_plain() for component, ratio in kept.items()}
+        study = study.model_copy(update={"search": study.search.model_copy(update={"start": plain})})
+    _check_search(study, parts["proxy"], vocab_size)
+    if study.engine.kind == "processes" and study.engine.gpus:
+        Processes(Path(), study.processes, gpus=study.engine.gpus, ranks=study.engine.ranks)
+    return study
+
+
+def search_spaces(study: StudyConfig, components: Partition) -> dict[Arm, Space]:
+    """What every arm's search on the proxy may change: of `search.space`, what is about the components that it moves.
+
+    Args:
+        study: settings.
+        components: of the proxy.
+
+    Raises:
+        ConfigError: a space that cannot be searched. Every arm is checked on the whole of it: a mistake is an error,
+            whichever arm comes first.
+    """
+    settings, start, names = study.search, _start(study), list(components)
+    model = study.proxy.model
+    defaults = {
+        "weight_decay": study.training.weight_decay,
+        "warmup_fraction": study.training.warmup_fraction,
+        "beta1": study.training.betas[0],
+        "beta2": study.training.betas[1],
+        "batch_size": float(study.proxy.batch_size),
+        **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
+    }
+
+    def space(moved: list[str], only: list[str] | None) -> Space:
+        first = start_point(settings.lr, study.training.final_fraction, start, moved)
+        return read_space(settings.space, first, names, defaults, only=only)
+
+    space([name for name in names if name in SEARCHED], None)
+    moved: dict[Arm, list[str] | None] = {arm: searched_components(arm, names) for arm in study.comparison.arms}
+    return {arm: space(own, own) for arm, own in moved.items() if own is not None}
+
+
+def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:
+    """The ratios that have an effect on a model; those of a tied component are left out, with a word in the log.
+
+    Raises:
+        RatiosError: a ratio for a component that the model does not have.
+        PartitionError: one for layers or experts that it does not have.
+    """
+    parts = partition(model)
+    ratios.check_used([*parts, *sorted(refine(model, parts, ratios).names - set(parts))], where)
+    return _without_tied(ratios, parts, where)
+
+
+def _start(study: StudyConfig) -> Ratios:
+    start = study.search.start
+    if isinstance(start, Mapping):
+        return Ratios(start)
+    return Ratios.preset(start) if start in PRESETS else Ratios.load(start)
+
+
+def _without_tied(ratios: Ratios, parts: Partition, where: str) -> Ratios:
+    tied = [component for component in ratios if component in parts.tied_components]
+    if not tied:
+        return ratios
+    log.warning(
+        "%s: the ratio of %s does nothing: it is tied to the embedding, whose ratio is that of both",
+        *(where, ", ".join(tied)),
+    )
+    return Ratios({c: ratio for c, ratio in ratios.items() if c not in tied}, ratios.provenance)
+
+
+def _checked(study: StudyConfig, name: str, scale: ScaleConfig, vocab_size: int) -> LanguageModel:
+    """The model of a size, without memory for its weights, once everything about its runs is checked."""
+    training = study.training
+    model = _built(f"{name}.model", scale.model, vocab_size)
+    tokens = scale.batch_size * study.data.sequence_length
+    with _in(name):
+        settled = training.model_copy(update={"dtype": "float32"}) if training.dtype == "auto" else training
+        RunSpec(
+            model=scale.model,
+            training=settled,
+            steps=scale.steps,
+            batch_size=scale.batch_size,
+            seed=study.search.seed,
+            lr=study.search.lr,
+            final_fraction=training.final_fraction,
+            ratios={},
+            data_hash="",
+        )
+        check_division(scale.batch_size, training.accumulate, study.engine.ranks)
+    length, positions = study.data.sequence_length, _positions(scale.model)
+    if positions is not None and positions < length and "position" in partition(model):
+        raise ConfigError(f"{name}.model: has {positions} positions, fewer than data.sequence_length={length}")
+    if name == "target" and tokens > training.eval_tokens:
+        raise ConfigError(
+            f"training.eval_tokens: {training.eval_tokens:,} should be a batch of the target or more, "
+            f"{scale.batch_size} x {study.data.sequence_length} = {tokens:,} tokens"
+        )
+    return model
+
+
+def _positions(config: ModelConfig | HubConfig) -> int | None:
+    """The longest sequence of a model whose positions are in a table; ours have none."""
+    if isinstance(config, HubConfig):
+        from rlrs.models.hub_models import transformers_config
+
+        return getattr(transformers_config(config), "max_position_embeddings", None)
+    return None
+
+
+def _built(where: str, config: ModelConfig | HubConfig, vocab_size: int) -> LanguageModel:
+    with _in(where):
+        try:
+            return meta_model(config, vocab_size)
+        except (RuntimeError, OverflowError) as error:  # sizes whose product no tensor can have
+            raise ConfigError(f"cannot be built: {shown(str(error), 200)}") from None
+
+
+def _check_search(study: StudyConfig, parts: Partition, vocab_size: int) -> None:
+    settings = study.search
+    if settings.fidelity is not None and settings.fidelity.width is not None:
+        with _in("search.fidelity"):
+            narrow = at_width(study.proxy.model, settings.fidelity.width)
+        _built("search.fidelity.width", narrow, vocab_size)
+    spaces = search_spaces(study, parts)
+    for space in spaces.values():
+        with _in("search"):
+            make_method(space, settings, steps=study.proxy.steps, window=study.training.score_steps)
+        shares = study.training.accumulate * study.engine.ranks
+        if shares > 1 and any(parameter.name == "batch_size" for parameter in space.free):
+            raise ConfigError(
+                "search.space.batch_size: cannot be searched with training.accumulate or engine.ranks: "
+                f"every size would have to be a multiple of {shares}"
+            )
+
+
+@contextmanager
+def _in(where: str) -> Iterator[None]:
+    """Say which part of a study an error is about."""
+    try:
+        yield
+    except ValueError as error:  # those of ratios and of settings are
+        text = shortened(str(error), 800)
+        raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
