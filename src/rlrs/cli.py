@@ -12,7 +12,16 @@ try:
     import typer
     from rich.table import Table
 
-    from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, print_searches, warnings_shown
+    from rlrs.terminal import (
+        err,
+        out,
+        print_comparison,
+        print_components,
+        print_ladder,
+        print_plan,
+        print_searches,
+        warnings_shown,
+    )
     from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
@@ -59,7 +68,9 @@ def run(
 ) -> None:
     """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
     if dry_run:
-        _plan(study, processes)
+        from rlrs.settings import load_study
+
+        print_plan(load_study(study))
         return
     results, where = _study(study, folder, processes, "report", engine, address, storage)
     print_comparison(results)
@@ -335,22 +346,6 @@ def _study(
     except KeyboardInterrupt:  # typer would end without a word
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
-
-
-def _plan(path: Path, processes: int | None) -> None:
-    from rlrs.settings import load_study
-    from rlrs.study import growth, plan
-
-    study = load_study(path)
-    table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
-    total: list[float] = [0, 0, 0]
-    for row in plan(study):
-        table.add_row(row.stage, str(row.runs), str(row.steps), f"{row.tokens:,}", f"{row.flops:.2e}")
-        total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
-    table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
-    out.print(table)
-    out.print(f"The target has {growth(study):.3g} times the proxy's parameters, without embeddings.", highlight=False)
-    out.print("Nothing was trained and nothing was written.")
 
 
 def _ratios(text: str) -> Ratios:
