@@ -49,8 +49,8 @@ def decide(
         >>> decide(losses, [1, 2, 3]).winner
         'embedding_only'
     """
-    sound = [arm for arm in SIMPLEST_FIRST if arm in losses and all(map(math.isfinite, losses[arm]))]
-    against = {
+    sound: list[Arm] = [arm for arm in SIMPLEST_FIRST if arm in losses and all(map(math.isfinite, losses[arm]))]
+    against: dict[tuple[Arm, Arm], Interval] = {
         (one, other): interval([a - b for a, b in zip(losses[one], losses[other], strict=True)])
         for one in sound
         for other in sound
