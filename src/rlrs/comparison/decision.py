@@ -57,7 +57,8 @@ def decide(
         if one != other
     }
     beaten = {other for (_, other), difference in against.items() if difference.standing == "better"}
-    winner: Arm = next((arm for arm in sound if arm not in beaten), "uniform")
+    fallback: Arm = "uniform"  # where every arm diverged
+    winner = next((arm for arm in sound if arm not in beaten), fallback)
     return Decision(
         winner=winner,
         sentence=_sentence(winner, losses, against, speed_ups or {}, len(seeds)),
