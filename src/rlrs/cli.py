@@ -21,6 +21,7 @@ try:
         print_comparison,
         print_components,
         print_ladder,
+        print_plan,
         print_searches,
         warnings_shown,
     )
@@ -71,7 +72,9 @@ def run(
 ) -> None:
     """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
     if dry_run:
-        _plan(_settings(study, processes, engine, address, storage))
+        from rlrs.study import resolve
+
+        print_plan(resolve(_settings(study, processes, engine, address, storage)))
         return
     results, where = _study(study, folder, processes, "report", engine, address, storage)
     print_comparison(results)
@@ -363,21 +366,6 @@ def _settings(
     asked |= {name: value for name, value in (("kind", engine), ("address", address)) if value is not None}
     given = {"processes": processes, "engine": EngineConfig(**asked), "storage": storage}
     return study.model_copy(update={name: value for name, value in given.items() if value is not None})
-
-
-def _plan(study: StudyConfig) -> None:
-    from rlrs.study import growth, plan, resolve
-
-    study = resolve(study)
-    table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
-    total: list[float] = [0, 0, 0]
-    for row in plan(study):
-        table.add_row(row.stage, str(row.runs), str(row.steps), f"{row.tokens:,}", f"{row.flops:.2e}")
-        total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
-    table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
-    out.print(table)
-    out.print(f"The target has {growth(study):.3g} times the proxy's parameters, without embeddings.", highlight=False)
-    out.print("Nothing was trained and nothing was written.")
 
 
 def _ratios(text: str) -> Ratios:

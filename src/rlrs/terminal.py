@@ -52,6 +52,21 @@ def warnings_shown() -> Iterator[None]:
         yield
 
 
+def print_plan(study: StudyConfig) -> None:
+    """What a study may cost at most, stage by stage; nothing is trained."""
+    from rlrs.study import growth, plan
+
+    table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
+    total: list[float] = [0, 0, 0]
+    for row in plan(study):
+        table.add_row(row.stage, str(row.runs), str(row.steps), f"{row.tokens:,}", f"{row.flops:.2e}")
+        total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
+    table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
+    out.print(table)
+    out.print(f"The target has {growth(study):.3g} times the proxy's parameters, without embeddings.", highlight=False)
+    out.print("Nothing was trained and nothing was written.")
+
+
 def print_searches(results: Results) -> None:
     """What the arms' searches on the proxy found."""
     table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")

@@ -49,15 +49,16 @@ def decide(
         >>> decide(losses, [1, 2, 3]).winner
         'embedding_only'
     """
-    sound = [arm for arm in SIMPLEST_FIRST if arm in losses and all(map(math.isfinite, losses[arm]))]
-    against = {
+    sound: list[Arm] = [arm for arm in SIMPLEST_FIRST if arm in losses and all(map(math.isfinite, losses[arm]))]
+    against: dict[tuple[Arm, Arm], Interval] = {
         (one, other): interval([a - b for a, b in zip(losses[one], losses[other], strict=True)])
         for one in sound
         for other in sound
         if one != other
     }
     beaten = {other for (_, other), difference in against.items() if difference.standing == "better"}
-    winner: Arm = next((arm for arm in sound if arm not in beaten), "uniform")
+    fallback: Arm = "uniform"  # where every arm diverged
+    winner = next((arm for arm in sound if arm not in beaten), fallback)
     return Decision(
         winner=winner,
         sentence=_sentence(winner, losses, against, speed_ups or {}, len(seeds)),

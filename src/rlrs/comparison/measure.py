@@ -46,7 +46,7 @@ def measure(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], steps: int, t
         tokens: of a full-length run.
     """
     final: dict[Arm, list[float]] = {arm: [_loss(runs[arm, seed, 1.0][1]) for seed in seeds] for arm in arms}
-    sound = [arm for arm in arms if all(map(math.isfinite, final[arm]))]
+    sound: list[Arm] = [arm for arm in arms if all(map(math.isfinite, final[arm]))]
     differences: dict[Arm, Interval] = {}
     speed_ups: dict[Arm, SpeedUp] = {}
     if "rlrs" in sound:
