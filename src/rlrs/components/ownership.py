@@ -49,22 +49,36 @@ _MODALITY = {
 _JOINT = re.compile(r"projector|connector|merger|resampler|aligner|multi_?modal|(?:^|_)mm_|qformer")
 
 
-class Verdict(NamedTuple):
+class Placement(NamedTuple):
     """Where a parameter belongs, and the evidence."""
 
     component: str
     reason: str
 
 
-def owners(model: nn.Module) -> dict[str, Verdict]:
+def owners(model: nn.Module) -> dict[str, Placement]:
     """Parameter name, aliases of tied weights included -> its component and why."""
     (root,) = build(model)
+    widths = _widths(root)
+    for node in root.walk():
+        node.widths = widths
     _judge(root)
     _judge_heads(root, model)
     towers = _towers(root)
-    found: dict[str, Verdict] = {}
+    found: dict[str, Placement] = {}
     _assign(root, None, towers, found)
     return found
+
+
+def _widths(root: Node) -> frozenset[int]:
+    """Widths of the residual stream: lengths of norms, and columns of tables."""
+    found: set[int] = set()
+    for node in root.walk():
+        if isinstance(node.module, nn.Embedding | nn.EmbeddingBag):
+            found.add(node.module.embedding_dim)
+        elif evidence.norm_evidence(node) is not None:
+            found |= {max(parameter.shape, default=1) for _, parameter in node.tensors()}
+    return frozenset(found)
 
 
 # Upwards: roles.
@@ -114,7 +128,7 @@ def _is_flat_layer(node: Node) -> bool:
     """Whether queries, keys, values and a feed-forward stand in one module, as a layer written without submodules."""
     shapes = node.matrices()
     rest = {name: shape for name, shape in shapes.items() if not evidence.is_attention_weight(name)}
-    both = evidence.expanding_pair(rest) or evidence.has_up_and_down(list(rest))
+    both = evidence.expanding_pair(rest, node.widths) or evidence.has_up_and_down(list(rest))
     return bool(both) and evidence.has_query_key_value(list(shapes))
 
 
@@ -166,7 +180,7 @@ def _by_shape(node: Node) -> tuple[str, str] | None:
         (small, large) = sorted(sizes, key=lambda s: s[0] * s[1])
         if small[0] == small[1] and set(large) == {small[0], 3 * small[0]}:
             return "attention", "structure: three projections in one and their output,"
-    if evidence.expanding_pair(shapes) == set(shapes):
+    if evidence.expanding_pair(shapes, node.widths) == set(shapes):
         return "feed_forward", "structure: one width to a larger one and back,"
     return None
 
@@ -180,7 +194,7 @@ def _judge_layer(node: Node) -> None:
     open_leaves = [leaf for child in node.children for leaf in _open_leaves(child, node.stacked)]
     shapes = {leaf.path: shape for leaf in open_leaves if (shape := leaf.matrix()) is not None}
     attends = {leaf.path for leaf in open_leaves if flat and evidence.is_attention_weight(leaf.name)}
-    pair = evidence.expanding_pair({p: s for p, s in shapes.items() if p not in attends})
+    pair = evidence.expanding_pair({p: s for p, s in shapes.items() if p not in attends}, node.widths)
     named = [leaf.name for leaf in open_leaves if leaf.path in shapes and evidence.is_feed_forward_weight(leaf.name)]
     halves = mixed and evidence.has_up_and_down(named)
     for leaf in open_leaves:
@@ -208,21 +222,50 @@ def _open_leaves(node: Node, stacked: bool) -> Iterable[Node]:
 
 def _judge_heads(root: Node, model: nn.Module) -> None:
     declared = _declared(model)
-    tables = [n for n in root.walk() if isinstance(n.module, nn.Embedding) and n.role == "embedding"]
-    rows = {shape[0] for n in tables if (shape := n.matrix())}
+    tables = [n.matrix() for n in root.walk() if isinstance(n.module, nn.Embedding) and n.role == "embedding"]
+    rows = _vocabularies([shape[0] for shape in tables if shape])
     for node in root.walk():
+        shape = node.matrix() or (None, None)
         if node.ids & declared["unembedding"] and not node.below and not isinstance(node.module, nn.Embedding):
             node.decide("unembedding", "owner: the model's declared")
         elif node.ids & declared["embedding"] and not node.below:
             node.decide("embedding", "owner: the model's declared")
-        elif node.role is None and not node.stacked and (node.matrix() or (None,))[0] in rows:
+        elif node.role is None and not node.stacked and shape[0] in rows and shape[1] in root.widths:
             node.decide("unembedding", "structure: as many outputs as the embedding has rows,")
+    if not any(node.role == "unembedding" for node in root.walk()):
+        _judge_only_head(root, rows)
+
+
+def _vocabularies(rows: list[int]) -> set[int]:
+    """Rows of the tables that hold vocabularies: not of those of token types and other small ones beside them."""
+    return {count for count in rows if 2 * count >= max(rows)}
+
+
+def _judge_only_head(root: Node, rows: set[int]) -> None:
+    """A head that nothing names: the one linear beside the blocks that reads the model's width.
+
+    Where there is a vocabulary, its outputs should be that many, or padded to a multiple of up to 128: a tied head is
+    none of the model's modules, and what stands there may be a halting gate, a modulation, a projection of images.
+    """
     top = _inner(root).children
-    blocks = [i for i, child in enumerate(top) if child.below or child.role in BLOCK_ROLES]
-    after = [c for c in top[blocks[-1] + 1 :] if _modality(c, frozenset()) is None] if blocks else []
-    open_ends = [child for child in after if child.role is None and child.matrix() is not None]
-    if len(open_ends) == 1:
-        open_ends[0].decide("unembedding", "structure: the one linear after the last block,")
+    if not any(child.below or child.role in BLOCK_ROLES for child in top):
+        return
+    open_ends = [
+        (child, shape)
+        for child in top
+        if child.role is None and not child.below and not child.children and (shape := child.matrix()) is not None
+    ]
+    likely = [
+        child
+        for child, shape in open_ends
+        if shape[1] in root.widths
+        and shape[0] != shape[1]
+        and not evidence.names_router(child.name)
+        and _modality(child, frozenset()) is None
+        and (not rows or any(count <= shape[0] < count + 128 for count in rows))
+    ]
+    if len(likely) == 1:
+        likely[0].decide("unembedding", "structure: the one linear that reads the model's width,")
 
 
 def _inner(root: Node) -> Node:
@@ -257,28 +300,28 @@ def _modality(node: Node, without: frozenset[str]) -> str | None:
     return None
 
 
-def _towers(root: Node) -> dict[int, Verdict]:
+def _towers(root: Node) -> dict[int, Placement]:
     """Node -> verdict for all under it: encoders of another modality than the model's own, and what joins them."""
     # A root of class Qwen2AudioForConditionalGeneration gives its word to all of its parts' classes.
     without = frozenset(m for m, pattern in _MODALITY.items() if pattern.search(_inner(root).kind))
-    found: dict[int, Verdict] = {}
+    found: dict[int, Placement] = {}
     for modality in _MODALITY:
         candidates = _topmost(root, lambda n, m=modality: n is not root and _modality(n, without) == m)
         encoders = [n for n in candidates if n.below]
         if encoders and _blocks_outside(root, {id(n) for n in encoders}):
             for node in encoders:
-                found[id(node)] = Verdict(modality, f"owner: {modality} tower {node.path}")
+                found[id(node)] = Placement(modality, f"owner: {modality} tower {node.path}")
     modalities = {verdict.component for verdict in found.values()}
     if not modalities:
         return found
     for node in _topmost(root, lambda n: id(n) in found or _joins(n, found, without)):
         modality = _modality(node, without) or (min(modalities) if len(modalities) == 1 else None)
         if id(node) not in found and modality in modalities:
-            found[id(node)] = Verdict(modality, f"owner: {node.path}, which joins the {modality} tower")
+            found[id(node)] = Placement(modality, f"owner: {node.path}, which joins the {modality} tower")
     return found
 
 
-def _joins(node: Node, towers: dict[int, Verdict], without: frozenset[str]) -> bool:
+def _joins(node: Node, towers: dict[int, Placement], without: frozenset[str]) -> bool:
     if node.stacked or any(id(n) in towers for n in node.walk()):
         return False
     return bool(_JOINT.search(node.name) or (_modality(node, without) and not node.below))
@@ -297,15 +340,19 @@ def _blocks_outside(node: Node, excluded: set[int]) -> bool:
 # Downwards: verdicts.
 
 
-def _assign(node: Node, owner: Verdict | None, towers: dict[int, Verdict], found: dict[str, Verdict]) -> None:
+def _assign(node: Node, owner: Placement | None, towers: dict[int, Placement], found: dict[str, Placement]) -> None:
     """Record the verdict on each parameter at and below a node; `owner` is what the modules above it decided."""
     tower = towers.get(id(node))
     if tower is not None:
-        found |= {full: tower for n in node.walk() for full in [f for f, _ in n.params.values()] + n.extras}
+        for inner in node.walk():
+            names = [*(full for full, _ in inner.params.values()), *(full for full, _ in inner.followers)]
+            found |= dict.fromkeys([*names, *inner.extras], tower)
         return
     verdict = _verdict(node, owner)
     for local, (full, parameter) in node.params.items():
         found[full] = _verdict_on(node, local, parameter, verdict, towers)
+    for full, local in node.followers:
+        found[full] = found[node.params[local][0]]
     for full in node.extras:
         settled = verdict if verdict is not None and verdict.component != "moe" else None
         found[full] = settled or _unsure(node, "the adapter of an unclear layer")
@@ -313,12 +360,12 @@ def _assign(node: Node, owner: Verdict | None, towers: dict[int, Verdict], found
         _assign(child, verdict, towers, found)
 
 
-def _verdict(node: Node, owner: Verdict | None) -> Verdict | None:
+def _verdict(node: Node, owner: Placement | None) -> Placement | None:
     role = node.role
     if role is None:
         return owner
     where = f"{_WHAT.get(role, role)} {node.path or 'model'}"
-    own = Verdict({"conv_block": "conv"}.get(role, role), f"{node.evidence} {where}")
+    own = Placement({"conv_block": "conv"}.get(role, role), f"{node.evidence} {where}")
     if owner is None or role == "norm":
         return own
     if owner.component == "moe":
@@ -328,43 +375,51 @@ def _verdict(node: Node, owner: Verdict | None) -> Verdict | None:
 
 
 def _verdict_on(
-    node: Node, local: str, parameter: nn.Parameter, verdict: Verdict | None, towers: dict[int, Verdict]
-) -> Verdict:
+    node: Node, local: str, parameter: nn.Parameter, verdict: Placement | None, towers: dict[int, Placement]
+) -> Placement:
     """The verdict on one parameter that a node itself owns."""
     if local in node.param_roles:
         role, why = node.param_roles[local]
-        return Verdict(role, f"{why} {_WHAT[role]} {node.path}.{local}")
+        return Placement(role, f"{why} {_WHAT[role]} {node.path}.{local}")
     component = verdict.component if verdict is not None else None
     if component in (None, "attention", "embedding") and local != "weight" and evidence.names_position(local):
-        return Verdict("position", f"name: positions {local}")
+        return Placement("position", f"name: positions {local}")
     if evidence.names_norm_parameter(local) and is_vector(parameter):
-        return Verdict("norm", f"name: norm {local}")
+        return Placement("norm", f"name: norm {local}")
     if verdict is not None and component != "moe":
         return verdict
     if component == "moe" and local.endswith("bias"):
-        return Verdict("experts", f"owner: bias of {node.path}")
+        return Placement("experts", f"owner: bias of {node.path}")
     for modality in {tower.component for tower in towers.values()}:
         if _MODALITY[modality].search(local):
-            return Verdict(modality, f"name: {local}, which joins the {modality} tower")
+            return Placement(modality, f"name: {local}, which joins the {modality} tower")
     if local == "_flat_param":
         return _unsure(node, "FSDP has flattened it with others (make it with use_orig_params=True)")
     return _by_own_name(node, local, parameter) or _unsure(node, f"{local} of shape {tuple(parameter.shape)}")
 
 
-def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Verdict | None:
+def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Placement | None:
     """The last resort: what a parameter that a layer or a model owns directly is called."""
+    if not node.stacked and evidence.names_head_parameter(local):
+        return Placement("unembedding", f"name: output head {local}")
+    banks = [name for name, other in node.tensors() if other.ndim >= 3]
+    if not node.stacked and banks:
+        if parameter.ndim >= 3 and (role := evidence.bank_role(local, beside=banks)) is not None:
+            return Placement(role, f"name: {_WHAT[role]} of all layers in {local}")
+        if parameter.ndim == 2 and evidence.names_norm_parameter(local):
+            return Placement("norm", f"name: norms of all layers in {local}")
     if evidence.names_embedding(local):
-        return Verdict("embedding", f"name: learned input {local}")
+        return Placement("embedding", f"name: learned input {local}")
     if node.stacked and evidence.names_scale(local) and is_vector(parameter) and parameter.ndim > 0:
-        return Verdict("norm", f"name: scale per channel {local}")
+        return Placement("norm", f"name: scale per channel {local}")
     if node.stacked and parameter.ndim >= 2 and evidence.has_query_key_value(list(node.matrices())):
         if evidence.is_attention_weight(local):
-            return Verdict("attention", f"name: {local} beside queries, keys and values")
+            return Placement("attention", f"name: {local} beside queries, keys and values")
         if evidence.is_feed_forward_weight(local):
-            return Verdict("feed_forward", f"name: {local} beside queries, keys and values")
+            return Placement("feed_forward", f"name: {local} beside queries, keys and values")
     return None
 
 
-def _unsure(node: Node, what: str) -> Verdict:
+def _unsure(node: Node, what: str) -> Placement:
     where = f"{node.kind} {node.path}" if node.path else f"the model ({node.kind})"
-    return Verdict("other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides")
+    return Placement("other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides")

@@ -29,7 +29,7 @@ from typing import Literal
 from torch import nn
 
 from rlrs.components.module_tree import is_vector, path_steps
-from rlrs.components.ownership import Verdict, owners
+from rlrs.components.ownership import Placement, owners
 
 COMPONENTS = (
     "embedding",
@@ -66,6 +66,10 @@ _ADAPTER = re.compile(
     r"(?:^|\.)(?:lora|ia3|vera|hada|lokr|b?oft|randlora|adapters?|prompt_encoder|trainable_tokens)(?:_[^.]*)?(?:\.|$)",
     re.IGNORECASE,
 )
+
+
+# Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`.
+_MAGNITUDE = re.compile(r"\.parametrizations\.[^.]+\.original\d+$|weight\w*_g$")
 
 
 class PartitionError(ValueError):
@@ -203,7 +207,7 @@ def _tied(model: nn.Module) -> dict[str, list[str]]:
     return {first: rest for first, *rest in names.values() if rest}
 
 
-def _settle(name: str, aliases: list[str], verdicts: Mapping[str, Verdict]) -> tuple[str, str]:
+def _settle(name: str, aliases: list[str], verdicts: Mapping[str, Placement]) -> tuple[str, str]:
     """The component of a parameter; of a tied one, the first in the order of `COMPONENTS` among its names'."""
     options = [(verdicts[n], n) for n in (name, *aliases)]
     (verdict, winner) = min(options, key=lambda option: COMPONENTS.index(option[0].component))
@@ -276,7 +280,15 @@ def undecayed(name: str, parameter: nn.Parameter, component: str) -> bool:
     """Whether weight decay stays off the parameter, by convention: norms, biases, and whatever is no matrix.
 
     Biases are told by name too, because those of fused experts are matrices (`gate_up_proj_bias`, shape (experts,
-    width)). A vector stored with broadcast dimensions, such as a (1, 1, width) `cls_token`, is no matrix.
+    width)). A vector stored with broadcast dimensions, such as a (1, 1, width) `cls_token`, is no matrix, and neither
+    are the magnitudes of weight norm, (rows, 1): one number per row, as a norm has.
+
+    >>> undecayed("layers.0.attn.q_proj.bias", nn.Parameter(torch.ones(4)), "attention")
+    True
+    >>> undecayed("layers.0.attn.q_proj.weight", nn.Parameter(torch.ones(4, 4)), "attention")
+    False
     """
     last = path_steps(name)[-1]
-    return component == "norm" or last.endswith("bias") or last.startswith("bias_") or is_vector(parameter)
+    bias = last.endswith("bias") or last.startswith("bias_")
+    magnitude = _MAGNITUDE.search(name) and sum(size > 1 for size in parameter.shape) < 2
+    return component == "norm" or bias or bool(magnitude) or is_vector(parameter)
