@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 from torch import nn
@@ -238,10 +239,10 @@ def has_up_and_down(names: list[str]) -> bool:
     )
 
 
-def expanding_pair(shapes: dict[str, tuple[int, ...]], widths: frozenset[int]) -> set[str]:
+def expanding_pair(shapes: dict[str, tuple[int, ...]], widths: Mapping[int, int]) -> set[str]:
     """Names of the matrices that go from one width to a larger one, (h, d) or (2h, d), and back, (d, h), in any order.
 
-    `2h` is a gate and its value fused. A bottleneck (its larger side is the model's width, its smaller is not) is not
+    `2h` is a gate and its value fused. A bottleneck (its larger side is the model's width: more norms have it) is not
     told from a low-rank map and stays out.
     """
     found: set[str] = set()
@@ -249,6 +250,6 @@ def expanding_pair(shapes: dict[str, tuple[int, ...]], widths: frozenset[int]) -
         if len(shape) == 2 and shape[0] < shape[1]:
             d, h = shape
             ups = [n for n, s in shapes.items() if s in ((h, d), (2 * h, d))]
-            if ups and (d in widths or h not in widths):
+            if ups and widths.get(d, 0) >= widths.get(h, 0):
                 found |= {name, *ups}
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -48,8 +48,8 @@ class Node:
     param_roles: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Local name -> (role, evidence), where it differs from the node's."""
 
-    widths: frozenset[int] = frozenset()
-    """Widths of the model's residual stream: lengths of its norms, columns of its tables."""
+    widths: Mapping[int, int] = field(default_factory=dict)
+    """Widths of the model's residual stream -> how many norms are that long, and tables that wide."""
     kind: str = field(init=False)
     """Name of the class, without the prefix that FSDP2 and parametrizations give a class they derive."""
 

@@ -10,6 +10,7 @@ everywhere, and experts, router and shared experts divide a mixture of experts.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from rlrs.components import evidence
 from rlrs.components.experts import judge_experts
+from rlrs.components.layers import Depth, find_depths
 from rlrs.components.module_tree import BLOCK_ROLES, Node, build, is_vector
 
 _MIXERS = {"attention", "ssm", "conv", "conv_block"}
@@ -56,8 +58,8 @@ class Placement(NamedTuple):
     reason: str
 
 
-def owners(model: nn.Module) -> dict[str, Placement]:
-    """Parameter name, aliases of tied weights included -> its component and why."""
+def judge(model: nn.Module) -> tuple[dict[str, Placement], dict[str, Depth]]:
+    """Parameter name, aliases of tied weights included -> its component and why; and its place among the layers."""
     (root,) = build(model)
     widths = _widths(root)
     for node in root.walk():
@@ -67,18 +69,18 @@ def owners(model: nn.Module) -> dict[str, Placement]:
     towers = _towers(root)
     found: dict[str, Placement] = {}
     _assign(root, None, towers, found)
-    return found
+    return found, find_depths(root)
 
 
-def _widths(root: Node) -> frozenset[int]:
-    """Widths of the residual stream: lengths of norms, and columns of tables."""
-    found: set[int] = set()
+def _widths(root: Node) -> Counter[int]:
+    """Widths of the residual stream -> how many norms are that long, and tables that wide."""
+    found: Counter[int] = Counter()
     for node in root.walk():
         if isinstance(node.module, nn.Embedding | nn.EmbeddingBag):
-            found.add(node.module.embedding_dim)
+            found[node.module.embedding_dim] += 1
         elif evidence.norm_evidence(node) is not None:
-            found |= {max(parameter.shape, default=1) for _, parameter in node.tensors()}
-    return frozenset(found)
+            found[max((size for _, p in node.tensors() for size in p.shape), default=1)] += 1
+    return found
 
 
 # Upwards: roles.
@@ -301,7 +303,7 @@ def _modality(node: Node, without: frozenset[str]) -> str | None:
 
 
 def _towers(root: Node) -> dict[int, Placement]:
-    """Node -> verdict for all under it: encoders of another modality than the model's own, and what joins them."""
+    """Node -> placement for all under it: encoders of another modality than the model's own, and what joins them."""
     # A root of class Qwen2AudioForConditionalGeneration gives its word to all of its parts' classes.
     without = frozenset(m for m, pattern in _MODALITY.items() if pattern.search(_inner(root).kind))
     found: dict[int, Placement] = {}
@@ -311,7 +313,7 @@ def _towers(root: Node) -> dict[int, Placement]:
         if encoders and _blocks_outside(root, {id(n) for n in encoders}):
             for node in encoders:
                 found[id(node)] = Placement(modality, f"owner: {modality} tower {node.path}")
-    modalities = {verdict.component for verdict in found.values()}
+    modalities = {placement.component for placement in found.values()}
     if not modalities:
         return found
     for node in _topmost(root, lambda n: id(n) in found or _joins(n, found, without)):
@@ -337,30 +339,30 @@ def _blocks_outside(node: Node, excluded: set[int]) -> bool:
     return node.role in BLOCK_ROLES or any(_blocks_outside(child, excluded) for child in node.children)
 
 
-# Downwards: verdicts.
+# Downwards: placements.
 
 
 def _assign(node: Node, owner: Placement | None, towers: dict[int, Placement], found: dict[str, Placement]) -> None:
-    """Record the verdict on each parameter at and below a node; `owner` is what the modules above it decided."""
+    """Record the placement on each parameter at and below a node; `owner` is what the modules above it decided."""
     tower = towers.get(id(node))
     if tower is not None:
         for inner in node.walk():
             names = [*(full for full, _ in inner.params.values()), *(full for full, _ in inner.followers)]
             found |= dict.fromkeys([*names, *inner.extras], tower)
         return
-    verdict = _verdict(node, owner)
+    placement = _placement(node, owner)
     for local, (full, parameter) in node.params.items():
-        found[full] = _verdict_on(node, local, parameter, verdict, towers)
+        found[full] = _placement_on(node, local, parameter, placement, towers)
     for full, local in node.followers:
         found[full] = found[node.params[local][0]]
     for full in node.extras:
-        settled = verdict if verdict is not None and verdict.component != "moe" else None
+        settled = placement if placement is not None and placement.component != "moe" else None
         found[full] = settled or _unsure(node, "the adapter of an unclear layer")
     for child in node.children:
-        _assign(child, verdict, towers, found)
+        _assign(child, placement, towers, found)
 
 
-def _verdict(node: Node, owner: Placement | None) -> Placement | None:
+def _placement(node: Node, owner: Placement | None) -> Placement | None:
     role = node.role
     if role is None:
         return owner
@@ -374,20 +376,20 @@ def _verdict(node: Node, owner: Placement | None) -> Placement | None:
     return own if table or (role == "position" and owner.component == "embedding") else owner
 
 
-def _verdict_on(
-    node: Node, local: str, parameter: nn.Parameter, verdict: Placement | None, towers: dict[int, Placement]
+def _placement_on(
+    node: Node, local: str, parameter: nn.Parameter, placement: Placement | None, towers: dict[int, Placement]
 ) -> Placement:
-    """The verdict on one parameter that a node itself owns."""
+    """The placement on one parameter that a node itself owns."""
     if local in node.param_roles:
         role, why = node.param_roles[local]
         return Placement(role, f"{why} {_WHAT[role]} {node.path}.{local}")
-    component = verdict.component if verdict is not None else None
+    component = placement.component if placement is not None else None
     if component in (None, "attention", "embedding") and local != "weight" and evidence.names_position(local):
         return Placement("position", f"name: positions {local}")
     if evidence.names_norm_parameter(local) and is_vector(parameter):
         return Placement("norm", f"name: norm {local}")
-    if verdict is not None and component != "moe":
-        return verdict
+    if placement is not None and component != "moe":
+        return placement
     if component == "moe" and local.endswith("bias"):
         return Placement("experts", f"owner: bias of {node.path}")
     for modality in {tower.component for tower in towers.values()}:
@@ -422,4 +424,6 @@ def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Placement |
 
 def _unsure(node: Node, what: str) -> Placement:
     where = f"{node.kind} {node.path}" if node.path else f"the model ({node.kind})"
-    return Placement("other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides")
+    return Placement(
+        "other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides"
+    )

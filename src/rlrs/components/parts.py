@@ -28,8 +28,10 @@ from typing import Literal
 
 from torch import nn
 
+from rlrs.components.adapters import adapter_names
+from rlrs.components.layers import Depth
 from rlrs.components.module_tree import is_vector, path_steps
-from rlrs.components.ownership import Placement, owners
+from rlrs.components.ownership import Placement, judge
 
 COMPONENTS = (
     "embedding",
@@ -60,13 +62,6 @@ _COARSE = {
     "experts": "experts",
     "router": "router",
 }
-
-# Parameter-efficient fine-tuning: LoRA and its kin, IA3, VeRA, OFT, bottleneck adapters, learned prompts.
-_ADAPTER = re.compile(
-    r"(?:^|\.)(?:lora|ia3|vera|hada|lokr|b?oft|randlora|adapters?|prompt_encoder|trainable_tokens)(?:_[^.]*)?(?:\.|$)",
-    re.IGNORECASE,
-)
-
 
 # Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`.
 _MAGNITUDE = re.compile(r"\.parametrizations\.[^.]+\.original\d+$|weight\w*_g$")
@@ -132,6 +127,8 @@ class Partition(Mapping[str, list[str]]):
     """Parameter -> why nothing decided, for what landed in `other` without a rule."""
     tied_components: tuple[str, ...] = ()
     """Components that are absent only because all their weights are tied to another's: they share its rate."""
+    depths: dict[str, Depth] = field(default_factory=dict)
+    """Parameter -> its place among the layers of its tower; empty for a model without layers."""
 
     def __getitem__(self, component: str) -> list[str]:
         return self.components[component]
@@ -166,6 +163,9 @@ def partition(
         adapters: LoRA and other adapter weights `follow` the layer they adapt, or are a component of their `own`
             (`adapter`). Whole copies (`modules_to_save`) always follow.
         partial: the model is one pipeline stage, where a rule may match nothing because its parameters are elsewhere.
+            A head that is tied to the table of another stage is `embedding`, so that both copies have one rate, where
+            the model says so (`config.tie_word_embeddings` of transformers, `share_embeddings_and_output_weights` of
+            Megatron-LM); elsewhere a rule does: `Rule("embedding", "^output")`.
 
     Raises:
         PartitionError: a rule matches no parameter (not if `partial`), or only what earlier rules already took.
@@ -175,7 +175,10 @@ def partition(
         raise PartitionError(f"adapters={adapters!r} should be 'follow' or 'own'")
     kept = [name for name, _ in model.named_parameters()]
     tied = _tied(model)
-    verdicts = owners(model)
+    placements, depths = judge(model)
+    if partial and _shares_table(model):
+        _tie_across_stages(model, placements)
+    added = adapter_names(model) if adapters == "own" else set()
     ruled = _apply_rules(rules, kept, tied, partial)
 
     placed: dict[str, list[str]] = {component: [] for component in COMPONENTS}
@@ -184,17 +187,23 @@ def partition(
     for name in kept:
         if name in ruled:
             component, reasons[name] = ruled[name].component, f"rule {ruled[name].name}"
-        elif adapters == "own" and _ADAPTER.search(canonical_name(name)):
-            component, reasons[name] = "adapter", "name: an adapter's weight"
+        elif added.issuperset((name, *tied.get(name, ()))):
+            component, reasons[name] = "adapter", "structure: added to the model by an adapter"
         else:
-            component, reasons[name] = _settle(name, tied.get(name, []), verdicts)
+            component, reasons[name] = _settle(name, tied.get(name, []), placements)
             if component == "other":
                 unsure[name] = reasons[name]
         placed.setdefault(component, []).append(name)
 
-    shared = {verdicts[name].component for kept_name, names in tied.items() for name in (kept_name, *names)}
+    shared = {placements[name].component for kept_name, names in tied.items() for name in (kept_name, *names)}
+    if any(placement.reason.startswith(_ACROSS) for placement in placements.values()):
+        shared.add("unembedding")
     tied_components = tuple(c for c, names in placed.items() if c in shared and not names)
-    result = Partition({c: names for c, names in placed.items() if names}, reasons, tied, unsure, tied_components)
+    # A tensor that several layers share is as deep as the lowest of them.
+    lowest = {n: max((depths[m] for m in (n, *tied.get(n, ()))), key=lambda d: d.height) for n in kept if n in depths}
+    result = Partition(
+        {c: names for c, names in placed.items() if names}, reasons, tied, unsure, tied_components, lowest
+    )
     assert sorted(n for names in result.values() for n in names) == sorted(kept), "not total and disjoint"
     return result
 
@@ -207,16 +216,39 @@ def _tied(model: nn.Module) -> dict[str, list[str]]:
     return {first: rest for first, *rest in names.values() if rest}
 
 
-def _settle(name: str, aliases: list[str], verdicts: Mapping[str, Placement]) -> tuple[str, str]:
+_ACROSS = "owner: the table's copy on the last stage"
+
+
+def _shares_table(model: nn.Module) -> bool:
+    """Whether the model itself says that its head is its embedding (transformers' config, Megatron-LM's flag)."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(module, "share_embeddings_and_output_weights", False):
+            return True
+        if config is not None and hasattr(config, "tie_word_embeddings"):
+            return bool(config.tie_word_embeddings)
+    return False
+
+
+def _tie_across_stages(model: nn.Module, placements: dict[str, Placement]) -> None:
+    """On a stage of a pipeline that has the head and not the table, the head's matrix is the table's copy."""
+    matrices = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False) if not is_vector(p)}
+    tables = {shape for name, shape in matrices.items() if placements[name].component == "embedding"}
+    for name, shape in matrices.items():
+        if placements[name].component == "unembedding" and shape not in tables:
+            placements[name] = Placement("embedding", f"{_ACROSS}: tied to the first stage's")
+
+
+def _settle(name: str, aliases: list[str], placements: Mapping[str, Placement]) -> tuple[str, str]:
     """The component of a parameter; of a tied one, the first in the order of `COMPONENTS` among its names'."""
-    options = [(verdicts[n], n) for n in (name, *aliases)]
-    (verdict, winner) = min(options, key=lambda option: COMPONENTS.index(option[0].component))
-    losers = {v.component: n for v, n in options if v.component != verdict.component}
+    options = [(placements[n], n) for n in (name, *aliases)]
+    (placement, winner) = min(options, key=lambda option: COMPONENTS.index(option[0].component))
+    losers = {p.component: n for p, n in options if p.component != placement.component}
     if not losers:
-        return verdict
+        return placement
     other = ", ".join(f"{n} ({component})" for component, n in losers.items())
     as_what = "" if winner == name else f" as {winner}"
-    return verdict.component, f"{verdict.reason}{as_what}; one weight, one rate: tied with {other}"
+    return placement.component, f"{placement.reason}{as_what}; one weight, one rate: tied with {other}"
 
 
 def _apply_rules(
