@@ -140,7 +140,8 @@ def layer_decay(
     Ratio(knots=((0.0, 0.5), (1.0, 0.25)))
 
     Args:
-        model: the whole model, on any device; not one stage of a pipeline, which does not know how many layers there are.
+        model: the whole model, on any device (meta will do); a stage of a pipeline does not know how many layers
+            there are.
         factor: above 0; below 1, lower layers learn more slowly.
         ratios: per component; all 1 if not given.
         rules: of the partition; see `partition`.

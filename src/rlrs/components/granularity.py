@@ -113,8 +113,9 @@ class Refined:
 def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: bool = False) -> Refined:
     """Divide the components of a partition as the keys of ratios ask.
 
-    >>> model = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False))
-    >>> finer = refine(model, rlrs.partition(model), ["feed_forward/layer.0-1"])
+    >>> from rlrs import partition
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+    >>> finer = refine(model, partition(model), ["feed_forward/layer.0-1"])
     >>> {component: len(names) for component, names in finer.parts.items()}
     {'attention': 12, 'feed_forward': 4, 'feed_forward/layer.0-1': 8, 'norm': 12}
 

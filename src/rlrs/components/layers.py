@@ -21,6 +21,7 @@ from rlrs.components import evidence
 from rlrs.components.module_tree import Node, path_steps
 
 _MIXING = frozenset({"attention", "ssm", "feed_forward", "experts", "shared_experts", "router", "moe"})
+_PARTS = frozenset({"attention", "ssm", "feed_forward"})
 _INPUT = re.compile(r"(?:^|_)(?:in|input|inputs|features?|frontend|front_end)(?:_|$)", re.I)
 _LOWEST_NORM = re.compile(
     r"emb|(?:^|_)pre_?(?:ln|norm|layer_?norm|layrnorm)$|(?:ln|norm)_pre$|^(?:in|input)_(?:ln|norm)$"
@@ -32,7 +33,7 @@ class Depth(NamedTuple):
     """Where a parameter is among the layers of its tower."""
 
     tower: str
-    """Its name, as in `attention/encoder.layer.0`; empty if the model has one tower, `shared` for what is in none of several."""
+    """Its name, as in `attention/encoder.layer.0`; empty if there is one, `shared` for what is in none of several."""
     layers: int
     """How many layers the tower has; for what is in none of several, how many the deepest has."""
     layer: int | None
@@ -120,7 +121,9 @@ def _find(node: Node, is_layer: Callable[[Node], bool]) -> Iterator[_Stack]:
 
 def _is_stack(node: Node, is_layer: Callable[[Node], bool]) -> bool:
     layers = [child for child in node.children if is_layer(child) and child.stacked]
-    if not node.is_container or node.role is not None or not layers:
+    # A list called `attentions` has a role, and is the attention of all layers nevertheless.
+    parts = isinstance(node.module, nn.ModuleList) and all(child.role == node.role for child in node.children)
+    if not node.is_container or not layers or not (node.role is None or (parts and node.role in _PARTS)):
         return False
     if isinstance(node.module, nn.ModuleDict):
         return all(_TRAILING.search(layer.name) for layer in layers)  # not the parts of a model, by name
@@ -243,7 +246,7 @@ def _extras(stage: Node, list_: Node) -> list[Node]:
 
 
 def _name_towers(root: Node, stacks: list[_Stack]) -> None:
-    """Give every stack its tower, the largest module that holds no other stack, and a name that tells it from others."""
+    """Give every stack its tower, the largest module that holds no other stack, and a name of its own."""
     paths = {id(stack): _path_to(root, stack.parent) for stack in stacks}
     for stack in stacks:
         others = {id(node) for other in stacks if other is not stack for node in paths[id(other)]}

@@ -20,6 +20,10 @@ BLOCK_ROLES = frozenset(
 """Roles that make up a layer of a Transformer; a module that holds several of them is a layer, not a component."""
 
 
+class StackedLayers(nn.Module):
+    """A module that stands for all layers of a stack, where their weights are in one array with an axis of layers."""
+
+
 @dataclass(eq=False, slots=True)
 class Node:
     """One place of a module in the model. A module shared by two places is two nodes."""
@@ -162,6 +166,7 @@ def build(module: nn.Module, path: str = "", name: str = "", stacked: bool = Fal
     for step, child in held.items():
         if child is not None and not (step == "parametrizations" and is_parametrized(module)):
             layer = is_list and any(m is not None for m in child._modules.values())
+            layer = layer or isinstance(child, StackedLayers)
             nodes = build(child, _join(path, step), step, stacked or layer)
             node.children += [n for n in nodes if n.params or n.extras or n.children]
     return [node]
