@@ -156,9 +156,14 @@ def names_norm(node: Node) -> bool:
     return bool(_NAMED_NORM.search(node.name) or _NAMED_NORM.search(node.kind))
 
 
+def names_decay(text: str) -> bool:
+    """Whether a parameter's name says learned decay or time step of a recurrent state."""
+    return bool(_DECAY.search(text))
+
+
 def has_decay(node: Node) -> bool:
     """Whether the module itself owns a learned decay or time step of a recurrent state."""
-    return isinstance(node.module, nn.RNNBase) or any(_DECAY.search(n) for n in node.params)
+    return isinstance(node.module, nn.RNNBase) or any(names_decay(n) for n in node.params)
 
 
 def norm_evidence(node: Node) -> str | None:

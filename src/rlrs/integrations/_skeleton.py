@@ -16,6 +16,7 @@ import jax
 import torch
 from torch import nn
 
+from rlrs.components.evidence import names_decay
 from rlrs.components.module_tree import StackedLayers
 
 _WEIGHTS = {"kernel": "weight", "w": "weight", "scale": "weight", "b": "bias", "embedding": "weight"}
@@ -132,6 +133,8 @@ def _is_bare(key: str, leaf: _Leaf, module: nn.Module) -> bool:
     """Whether the leaf is what torch has as a module of its own: a matrix or norm without `kernel` or `scale`."""
     if key == "embedding":
         return not isinstance(module, nn.Embedding)
+    if names_decay(key):  # a matrix in Mamba, and the mixer's own
+        return False
     return key not in (*_WEIGHTS, "weight", "bias") and (len(leaf.shape) == 2 or bool(_NORM.search(key)))
 
 
