@@ -40,7 +40,9 @@ def test_berts_embedding_norm_is_below_its_four_layers():
 
 def test_the_embedding_norm_of_bloom_is_below_and_its_final_norm_above():
     found = factors(build("bloom"))
-    assert found["transformer.word_embeddings_layernorm.weight"] == found["transformer.word_embeddings.weight"] == 0.5**3
+    assert (
+        found["transformer.word_embeddings_layernorm.weight"] == found["transformer.word_embeddings.weight"] == 0.5**3
+    )
     assert found["transformer.ln_f.weight"] == 1
 
 
@@ -175,7 +177,9 @@ def test_a_model_without_layers_has_no_layer_decay():
 
 def test_a_tower_may_be_named_in_a_key_or_left_out():
     model = build("t5", num_decoder_layers=4)
-    parts = refine(model, partition(model), ["attention/encoder.layer.0-", "norm/decoder.layer.1", "embedding/below"]).parts
+    parts = refine(
+        model, partition(model), ["attention/encoder.layer.0-", "norm/decoder.layer.1", "embedding/below"]
+    ).parts
     assert {name.partition(".")[0] for name in parts["attention/encoder.layer.0-"]} == {"encoder"}
     assert {name.partition(".")[0] for name in parts["attention"]} == {"decoder"}
     assert {name.split(".")[2] for name in parts["norm/decoder.layer.1"]} == {"1"}

@@ -217,12 +217,12 @@ def has_query_key_value(names: list[str]) -> bool:
 
 
 _UP = re.compile(
-    r"^(?:gate_up(?:_proj)?|(?:proj_)?(?:up|gate)(?:_proj|_gate)?|(?:linear_|c_)?fc_?1?|w_?[13]|w_?i(?:_\d)?|w12"
+    r"^(?:gate_up(?:_proj)?|(?:proj_|w_?)?(?:up|gate)(?:_proj|_gate)?|(?:linear_|c_)?fc_?1?|w_?[13]|w_?i(?:_\d)?|w12"
     r"|w_in|lin(?:ear)?_?1|dense_h_to_4h|(?:fc|linear|input)_(?:in|linear)|intermediate|ffn|proj_up(?:_gate)?)$",
     re.I,
 )
 _DOWN = re.compile(
-    r"^(?:(?:proj_)?down(?:_proj)?|(?:linear_|c_)?fc_?2|c_proj|w_?2|w_?o|w_out|lin(?:ear)?_?2|dense_4h_to_h"
+    r"^(?:(?:proj_|w_?)?down(?:_proj)?|(?:linear_|c_)?fc_?2|c_proj|w_?2|w_?o|w_out|lin(?:ear)?_?2|dense_4h_to_h"
     r"|(?:fc|linear|output)_(?:out|linear)|ffn_output)$",
     re.I,
 )
