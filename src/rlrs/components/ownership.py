@@ -129,7 +129,8 @@ def _is_patchify(module: nn.Module) -> bool:
 def _is_flat_layer(node: Node) -> bool:
     """Whether queries, keys, values and a feed-forward stand in one module, as a layer written without submodules."""
     shapes = node.matrices()
-    rest = {name: shape for name, shape in shapes.items() if not evidence.is_attention_weight(name)}
+    decided = {child.name for child in node.children if child.role is not None}
+    rest = {n: s for n, s in shapes.items() if n not in decided and not evidence.is_attention_weight(n)}
     both = evidence.expanding_pair(rest, node.widths) or evidence.has_up_and_down(list(rest))
     return bool(both) and evidence.has_query_key_value(list(shapes))
 
