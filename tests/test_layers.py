@@ -234,6 +234,24 @@ def test_a_ratio_for_experts_that_are_frozen_in_one_tensor_is_no_error():
         parameter.requires_grad_("experts" not in name)
     ratios = {"experts/expert.0-1": 2.0, "router": 1.0}
     rlrs.RelativeLR(torch.optim.SGD(rlrs.param_groups(model, ratios, lr=1.0)), ratios, total_steps=10)
-    with pytest.raises(rlrs.RatiosError, match="router/layer.1"):
-        groups = rlrs.param_groups(model, ratios, lr=1.0)
-        rlrs.RelativeLR(torch.optim.SGD(groups), {"router/layer.1": 2.0}, total_steps=10)
+    optimizer = torch.optim.SGD(rlrs.param_groups(model, ratios, lr=1.0))
+    with pytest.raises(rlrs.RatiosError, match=r"router/layer\.1"):
+        rlrs.RelativeLR(optimizer, {"router/layer.1": 2.0}, total_steps=10)
+
+
+def test_two_stacks_in_one_module_and_a_tower_inside_another_have_depths_of_their_own():
+    siblings = named(
+        embed=nn.Embedding(50, WIDTH),
+        encoder_layers=nn.ModuleList([block()]),
+        decoder_layers=nn.ModuleList([block(), block()]),
+    )
+    found = factors(siblings)
+    assert found["encoder_layers.0.mlp.up.weight"] == found["decoder_layers.1.mlp.up.weight"] == 0.5
+    assert found["decoder_layers.0.mlp.up.weight"] == 0.25
+    inside = named(stem=nn.Conv2d(3, WIDTH, 4, stride=4), blocks=nn.ModuleList([block() for _ in range(3)]))
+    nested = named(embed=nn.Embedding(50, WIDTH), images=inside, layers=nn.ModuleList([block(), block()]))
+    found = factors(nested)
+    assert found["embed.weight"] == 0.5**3  # below its own two layers, not below the three of the tower inside
+    assert found["images.stem.weight"] == 0.5**4
+    assert found["images.blocks.0.mlp.up.weight"] == 0.5**3
+    assert {depth.tower for depth in partition(nested).depths.values()} == {"images", "layers"}

@@ -313,8 +313,10 @@ def as_tree(module):
 
 @pytest.mark.parametrize(
     "name",
-    ["llama", "qwen2_moe", "deepseek_v3", "gpt_oss", "bert", "t5", "mamba", "jamba", "vit", "bloom"]
-    + ["torchtitan_moe", "nano_gpt", "anonymous_moe", "flat_layers", "timm_vit"],
+    [
+        *("llama", "qwen2_moe", "deepseek_v3", "gpt_oss", "bert", "t5", "mamba", "jamba", "vit", "bloom"),
+        *("torchtitan_moe", "nano_gpt", "anonymous_moe", "flat_layers", "timm_vit"),
+    ],
 )
 def test_a_tree_has_the_partition_of_the_same_model_in_torch(name):
     import architectures

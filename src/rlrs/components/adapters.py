@@ -13,7 +13,7 @@ from torch import nn
 
 from rlrs.components.module_tree import path_steps
 
-_AROUND = ("base_layer", "original_module", "base_model", "model")
+_AROUND = ("original_module", "base_model", "model", "lora_model")
 """What a shell calls the module that it is around; the first that it has."""
 # torchtune's `lora_a`, loralib's `lora_A`, AdapterHub's and others' bottlenecks.
 _NAMED = re.compile(r"^(?:lora|adapters?)(?:_.*)?$", re.IGNORECASE)

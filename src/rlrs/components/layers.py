@@ -107,7 +107,7 @@ def _find(node: Node, is_layer: Callable[[Node], bool]) -> Iterator[_Stack]:
         return
     if node.role is not None and is_layer is not _convolves:
         return
-    lists = [child for child in node.children if _is_stack(child, is_layer)]
+    lists = sorted((child for child in node.children if _is_stack(child, is_layer)), key=lambda list_: list_.name)
     while lists:
         first, *rest = lists
         # Lists that hold different parts of the same layers, such as `attentions` beside `ffns`, are one stack.
@@ -246,14 +246,22 @@ def _extras(stage: Node, list_: Node) -> list[Node]:
 
 
 def _name_towers(root: Node, stacks: list[_Stack]) -> None:
-    """Give every stack its tower, the largest module that holds no other stack, and a name of its own."""
+    """Give every stack its tower, and a name of its own.
+
+    A tower is the largest module that holds no other stack; or the one that holds the list, and other towers inside.
+    """
     paths = {id(stack): _path_to(root, stack.parent) for stack in stacks}
+    named: list[Node] = []
     for stack in stacks:
-        others = {id(node) for other in stacks if other is not stack for node in paths[id(other)]}
-        stack.tower = next((node for node in paths[id(stack)] if id(node) not in others), stack.lists[0])
+        rest = [other for other in stacks if other is not stack]
+        others = {id(node) for other in rest for node in paths[id(other)]}
+        alone = next((node for node in paths[id(stack)] if id(node) not in others), None)
+        list_ = stack.lists[0]
+        stack.tower = alone or (list_ if any(other.parent is stack.parent for other in rest) else stack.parent)
+        named.append(alone or list_)
     if len(stacks) == 1:
         return
-    steps = [path_steps(f"{stack.tower.path}.x")[:-1] if stack.tower is not None else [] for stack in stacks]
+    steps = [path_steps(f"{node.path}.x")[:-1] for node in named]
     shared = 0
     while all(len(own) > shared + 1 for own in steps) and len({own[shared] for own in steps}) == 1:
         shared += 1

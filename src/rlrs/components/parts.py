@@ -140,11 +140,19 @@ class Partition(Mapping[str, list[str]]):
         return len(self.components)
 
     def component_of(self) -> dict[str, str]:
-        """Parameter name -> component: the partition read the other way."""
+        """Parameter name -> component: the partition read the other way.
+
+        >>> partition(nn.Sequential(nn.Embedding(4, 2), nn.LayerNorm(2))).component_of()
+        {'0.weight': 'embedding', '1.weight': 'norm', '1.bias': 'norm'}
+        """
         return {name: component for component, names in self.components.items() for name in names}
 
     def suggestions(self) -> list[str]:
-        """One rule per kind of unsure parameter (layers of a stack are one kind), for the user to complete."""
+        """One rule per kind of unsure parameter (layers of a stack are one kind), for the user to complete.
+
+        >>> partition(nn.Sequential(nn.Linear(2, 2, bias=False))).suggestions()
+        ['Rule("COMPONENT", r"^\\\\d+\\\\.weight$")']
+        """
         return list(dict.fromkeys(suggest_rule(name) for name in self.unsure))
 
 
@@ -156,6 +164,15 @@ def partition(
     partial: bool = False,
 ) -> Partition:
     """Put every parameter of `model` in exactly one component.
+
+    >>> model = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16)
+    >>> parts = partition(model)
+    >>> list(parts), parts["feed_forward"][:2]
+    (['attention', 'feed_forward', 'norm'], ['linear1.weight', 'linear1.bias'])
+    >>> parts.reasons["linear1.weight"]
+    'structure: one width to a larger one and back, feed-forward linear1'
+    >>> list(partition(model, [Rule("early", "linear1")]))
+    ['attention', 'feed_forward', 'norm', 'early']
 
     Args:
         model: any module, wrapped (DDP, FSDP, compile, checkpoint, PEFT) or not, on any device, meta included.
@@ -288,13 +305,23 @@ def canonical_name(name: str) -> str:
 
     Removed: `module.` (DDP, DataParallel, DeepSpeed), `_orig_mod.` (compile), `_fsdp_wrapped_module.`,
     `_checkpoint_wrapped_module.`, and PEFT's `base_model.model.`, `base_layer.`, `original_module.`,
-    `modules_to_save.NAME.`. Two parameters may share a canonical name (a layer and its `modules_to_save` copy).
+    `modules_to_save.NAME.`. A tensor that is parametrized keeps its own name. Two parameters may share a canonical
+    name (a layer and its `modules_to_save` copy; magnitude and direction of weight norm).
+
+    >>> canonical_name("_orig_mod.module.layers.0._checkpoint_wrapped_module.q_proj.weight")
+    'layers.0.q_proj.weight'
+    >>> canonical_name("layers.0.q_proj.parametrizations.weight.original1")
+    'layers.0.q_proj.weight'
     """
     return ".".join(path_steps(name))
 
 
 def suggest_rule(name: str) -> str:
-    """The rule, as code, that would settle the parameter and its like in other layers; the component is left open."""
+    """The rule, as code, that would settle the parameter and its like in other layers; the component is left open.
+
+    >>> print(suggest_rule("module.layers.7.gate.weight"))
+    Rule("COMPONENT", r"^layers\\.\\d+\\.gate\\.weight$")
+    """
     steps = [r"\d+" if step.isdigit() else re.escape(step) for step in path_steps(name)]
     pattern = r"\.".join(steps)
     return f'Rule("COMPONENT", r"^{pattern}$")'
@@ -304,6 +331,9 @@ def coarse(component: str) -> str:
     """The paper's component (embedding, unembedding, attention, feed_forward, experts, router) or `base`.
 
     `base` follows the base rate. Shared experts are `feed_forward`: every token passes through them.
+
+    >>> coarse("shared_experts"), coarse("norm")
+    ('feed_forward', 'base')
     """
     return _COARSE.get(component, "base")
 
@@ -315,6 +345,7 @@ def undecayed(name: str, parameter: nn.Parameter, component: str) -> bool:
     width)). A vector stored with broadcast dimensions, such as a (1, 1, width) `cls_token`, is no matrix, and neither
     are the magnitudes of weight norm, (rows, 1): one number per row, as a norm has.
 
+    >>> import torch
     >>> undecayed("layers.0.attn.q_proj.bias", nn.Parameter(torch.ones(4)), "attention")
     True
     >>> undecayed("layers.0.attn.q_proj.weight", nn.Parameter(torch.ones(4, 4)), "attention")
