@@ -172,13 +172,15 @@ def _heights(component: str, depths: Sequence[Depth]) -> dict[str, int]:
     if all(depth.below for depth in depths) and len({depth.height for depth in depths}) == 1:
         return {component: depths[0].height}
     found = {component: 0}
-    for layer in sorted({-1 if depth.below else depth.layer for depth in depths if depth.height}):
-        here = [depth for depth in depths if depth.height and layer == (-1 if depth.below else depth.layer)]
-        suffix = "below" if layer < 0 else f"layer.{layer}"
+    places: dict[str, list[Depth]] = {}
+    for depth in sorted(depths, key=lambda depth: (not depth.below, depth.layer or 0)):
+        if depth.height:
+            places.setdefault("below" if depth.below else f"layer.{depth.layer}", []).append(depth)
+    for place, here in places.items():
         if len({depth.height for depth in here}) == 1:
-            found[f"{component}/{suffix}"] = here[0].height
+            found[f"{component}/{place}"] = here[0].height
         else:
-            found |= {f"{component}/{depth.tower}.{suffix}": depth.height for depth in here}
+            found |= {f"{component}/{depth.tower}.{place}": depth.height for depth in here}
     return found
 
 

@@ -180,8 +180,9 @@ def _take_parameters(node: Node) -> None:
             match = _OLD_STYLE.fullmatch(name)
             local = match[1] if match and match[1] in vars(node.module) else name
             sources.setdefault(local, []).append((_join(node.path, name), parameter))
-    if is_parametrized(node.module):
-        for local, steps in node.module.parametrizations.items():
+    parametrized = node.module._modules.get("parametrizations")
+    if parametrized is not None and is_parametrized(node.module):
+        for local, steps in parametrized.named_children():
             inside = [(_join(node.path, f"parametrizations.{local}.{n}"), p) for n, p in steps.named_parameters()]
             sources[local] = [*sources.get(local, []), *inside]
     for local, tensors in sources.items():

@@ -147,9 +147,9 @@ def _empty(tree: dict[str, Any], name: str) -> nn.Module:
     if len(shapes) == len(tree):
         matrix = next((shapes[key] for key in ("kernel", "w") if len(shapes.get(key, ())) == 2), None)
         if set(shapes) == {"embedding"} and len(shapes["embedding"]) == 2:
-            module = nn.Embedding(*shapes["embedding"], device="meta")
+            module = nn.Embedding(shapes["embedding"][0], shapes["embedding"][1], device="meta")
         elif matrix is not None:
-            module = nn.Linear(*matrix, device="meta")
+            module = nn.Linear(matrix[0], matrix[1], device="meta")
         elif set(shapes) <= _OF_NORM and _NORM_MODULE.search(name):
             module = NormTree()
     module._parameters.clear()
