@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from torch import nn
 
@@ -103,22 +105,22 @@ CONFIGS: dict[str, tuple[str, dict]] = {
 }
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, **overrides: int) -> nn.Module:
     """A transformers model of this type, small and without memory for its weights."""
     import transformers
 
     model_class, settings = CONFIGS[name]
-    config = transformers.AutoConfig.for_model(name, **{**SIZES, **settings})
+    config = transformers.AutoConfig.for_model(name, **{**SIZES, **settings, **overrides})
     with torch.device("meta"):
         return getattr(transformers, model_class)(config)
 
 
-def build_llava() -> nn.Module:
+def build_llava(text_layers: int = 2, vision_layers: int = 1) -> nn.Module:
     """A vision tower, a projector and a Llama."""
     import transformers
 
-    text = transformers.LlamaConfig(**SIZES)
-    vision = transformers.CLIPVisionConfig(**VISION, projection_dim=32)
+    text = transformers.LlamaConfig(**{**SIZES, "num_hidden_layers": text_layers})
+    vision = transformers.CLIPVisionConfig(**{**VISION, "num_hidden_layers": vision_layers}, projection_dim=32)
     config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_id=95)
     with torch.device("meta"):
         return transformers.LlavaForConditionalGeneration(config)
@@ -269,4 +271,17 @@ def peft_model(d: int = 16) -> nn.Module:
     model = named(base_model=named(model=named(model=body, lm_head=head)))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or "modules_to_save" in name)
+    return model
+
+
+def shuffled(model: nn.Module, seed: int) -> nn.Module:
+    """The model, with the children and parameters of its modules in another order (not those of lists)."""
+    order = random.Random(seed)
+    for module in model.modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            for held in (module._modules, module._parameters):
+                items = list(held.items())
+                order.shuffle(items)
+                held.clear()
+                held.update(items)
     return model

@@ -8,7 +8,7 @@ from torch import nn
 
 import rlrs
 from architectures import build
-from rlrs.components import PartitionError, expert_of, layer_of, refine
+from rlrs.components import PartitionError, refine
 from rlrs.ratios import RatiosError
 
 E, D, F = 3, 4, 6
@@ -207,22 +207,6 @@ def test_layer_decay_is_a_power_of_the_distance_from_the_top():
     rlrs.RelativeLR(torch.optim.SGD(groups), ratios, total_steps=10)
     with pytest.raises(RatiosError, match=r"attention/layer\.0"):
         rlrs.layer_decay(model, 0.5, ratios)
-
-
-@pytest.mark.parametrize(
-    ("name", "layer", "expert"),
-    [
-        ("model.layers.3.self_attn.q_proj.weight", 3, None),
-        ("_orig_mod.transformer.h.11.mlp.c_fc.weight", 11, None),
-        ("model.layers.3.block_sparse_moe.experts.7.w1.weight", 3, 7),
-        ("encoder.block.1.layer.2.mlp.experts.expert_5.wi.weight", 1, 5),
-        ("model.layers.3.mlp.experts.gate_up_proj", 3, None),
-        ("lm_head.weight", None, None),
-    ],
-)
-def test_layer_and_expert_are_read_from_the_name(name, layer, expert):
-    assert layer_of(name) == layer
-    assert expert_of(name) == expert
 
 
 def test_experts_that_are_modules_of_their_own_are_components_of_their_own():

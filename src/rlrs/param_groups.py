@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from rlrs.components import Partition, Refined, Rule, layer_of, partition, refine, undecayed
+from rlrs.components import Depth, Partition, Refined, Rule, partition, refine, undecayed
 from rlrs.ratios import BASE, Ratio, Ratios
 
 
@@ -105,8 +105,9 @@ def param_groups(
                 group["lr"] = lr.clone() if isinstance(lr, Tensor) else lr
                 groups.append({**group, "params": [parameters[name] for name in of_name]})
     grouped = {group["component"] for group in groups}
+    known = [*parts, *sorted(finer.names - set(parts))]  # finer names too: what is frozen has no group either
     for group in groups:
-        group["ungrouped"] = [c for c in (*parts, *parts.tied_components) if c not in grouped]
+        group["ungrouped"] = [name for name in known if name not in grouped]
     if not groups:
         raise ValueError(f"{type(model).__name__} has no parameter to train")
     return groups
@@ -129,17 +130,24 @@ def layer_decay(
 ) -> Ratios:
     """Layer-wise decay of learning rates as ratios: `ratios` of every layer times a power of `factor`.
 
-    With N layers, layer l (from 0) has `factor ** (N - l)`; what lies below all layers (embedding, positions)
-    `factor ** (N + 1)`; what lies above them 1 (Bao et al., 2022, arXiv:2106.08254).
+    In a tower of N layers, layer l (from 0) has `factor ** (N - l)`; what lies below all layers (embeddings, positions,
+    their norms, patches and convolutions) `factor ** (N + 1)`; what lies above them 1 (Bao et al., 2022,
+    arXiv:2106.08254). An encoder, a decoder and a vision tower count their layers each; a table that several towers
+    share is below the deepest. Layers are those of `Partition.depths`: stages, as in Swin, are counted through.
+
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
+    >>> layer_decay(model, 0.5, {"attention": (2.0, 1.0)})["attention/layer.0"]
+    Ratio(knots=((0.0, 0.5), (1.0, 0.25)))
 
     Args:
-        model: its layers are those of `rlrs.components.layer_of`.
+        model: the whole model, on any device (meta will do); a stage of a pipeline does not know how many layers
+            there are.
         factor: above 0; below 1, lower layers learn more slowly.
         ratios: per component; all 1 if not given.
         rules: of the partition; see `partition`.
 
     Raises:
-        ValueError: a factor that is not above 0, or a model without numbered layers.
+        ValueError: a factor that is not above 0, or a model without layers.
         RatiosError: ratios that are per layer or expert already, or for a component that the model does not have.
     """
     if not factor > 0:
@@ -147,17 +155,33 @@ def layer_decay(
     ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
     parts = partition(model, rules)
     ratios.check_used([*parts, *parts.tied_components], "the model")
-    layers = {c: sorted({n for name in names if (n := layer_of(name)) is not None}) for c, names in parts.items()}
-    depth = max((own[-1] for own in layers.values() if own), default=-1) + 1
-    if not depth:
-        raise ValueError(f"{type(model).__name__} has no numbered layers")
+    if not any(depth.layer is not None for depth in parts.depths.values()):
+        raise ValueError(
+            f"{type(model).__name__} has no layers, of which layer_decay could tell lower from higher ones"
+        )
     decayed: dict[str, Ratio] = {}
-    for component, own in layers.items():
+    for component, names in parts.items():
         ratio = ratios.get(component, BASE)
-        below = component in ("embedding", "position")
-        decayed[component] = ratio.times(factor ** (depth + 1) if below else 1.0)
-        decayed |= {f"{component}/layer.{n}": ratio.times(factor ** (depth - n)) for n in own}
+        heights = _heights(component, [parts.depths[name] for name in names])
+        decayed |= {key: ratio.times(factor**height) for key, height in heights.items()}
     return Ratios(decayed, {**ratios.provenance, "layer_decay": factor})
+
+
+def _heights(component: str, depths: Sequence[Depth]) -> dict[str, int]:
+    """Keys of ratios for a component's parameters -> their distance from the top, in as few keys as will do."""
+    if all(depth.below for depth in depths) and len({depth.height for depth in depths}) == 1:
+        return {component: depths[0].height}
+    found = {component: 0}
+    places: dict[str, list[Depth]] = {}
+    for depth in sorted(depths, key=lambda depth: (not depth.below, depth.layer or 0)):
+        if depth.height:
+            places.setdefault("below" if depth.below else f"layer.{depth.layer}", []).append(depth)
+    for place, here in places.items():
+        if len({depth.height for depth in here}) == 1:
+            found[f"{component}/{place}"] = here[0].height
+        else:
+            found |= {f"{component}/{depth.tower}.{place}": depth.height for depth in here}
+    return found
 
 
 def split_groups(

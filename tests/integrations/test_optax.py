@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import runpy
 from pathlib import Path
@@ -285,3 +286,104 @@ def test_the_example_runs(capsys):
     printed = capsys.readouterr().out
     assert "unembedding: unembedding.weight\n" in printed
     assert "step 2: loss" in printed
+
+
+# The same model in torch
+
+
+def as_tree(module):
+    """A torch model's parameters as a tree that Flax would have: kernels (in, out), scales, embeddings."""
+    tree = {}
+    for name, parameter in module._parameters.items():
+        if parameter is None:
+            continue
+        shape = tuple(parameter.shape)
+        if isinstance(module, torch.nn.Linear) and name == "weight":
+            name, shape = "kernel", shape[::-1]
+        elif isinstance(module, torch.nn.Embedding):
+            name = "embedding"
+        elif "norm" in type(module).__name__.lower() and name == "weight":
+            name = "scale"
+        tree[name] = shape
+    for name, child in module._modules.items():
+        if child is not None and (below := as_tree(child)):
+            tree[name] = below
+    return tree
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("llama", "qwen2_moe", "deepseek_v3", "gpt_oss", "bert", "t5", "mamba", "jamba", "vit", "bloom"),
+        *("torchtitan_moe", "nano_gpt", "anonymous_moe", "flat_layers", "timm_vit"),
+    ],
+)
+def test_a_tree_has_the_partition_of_the_same_model_in_torch(name):
+    import architectures
+
+    if name in architectures.CONFIGS:
+        pytest.importorskip("transformers")
+    model = architectures.build(name) if name in architectures.CONFIGS else getattr(architectures, name)()
+    expected = rlrs.partition(model).component_of()
+    found = component_partition(shapes(as_tree(model))).component_of()
+    # A bare matrix is a module of its own in the tree, and its name then ends in `.weight`.
+    assert {n: found.get(n, found.get(f"{n}.weight")) for n in expected} == expected
+
+
+def scanned(layers, axis):
+    """FLAX's blocks as one, every array with an axis of layers more."""
+
+    def more(shape):
+        return (*shape[:axis], layers, *shape[axis:])
+
+    block = jax.tree.map(more, FLAX["params"]["block_0"], is_leaf=lambda x: isinstance(x, tuple))
+    rest = {name: tree for name, tree in FLAX["params"].items() if not name.startswith("block_")}
+    return {"params": {**rest, "layers": block}}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("layers", [2, 3, 8])  # 8 is the model's width, too
+def test_scanned_layers_have_the_components_of_single_ones(layers, axis):
+    plain = component_labels(shapes(FLAX))["params"]
+    found = component_labels(shapes(scanned(layers, axis)))["params"]
+    assert found["layers"] == plain["block_0"]
+    assert {name: found[name] for name in ("wte", "wpe", "ln_f", "lm_head")} == {
+        name: plain[name] for name in ("wte", "wpe", "ln_f", "lm_head")
+    }
+
+
+def test_a_scanned_mixture_is_told_by_its_structure():
+    """Names that say nothing: the router by its outputs, the feed-forward by its widths, the head by its rows."""
+    one = {
+        "norm_a": {"scale": (3, 8)},
+        "a": {n: {"kernel": (3, 8, 8)} for n in ("q", "k", "v", "o")},
+        "norm_b": {"scale": (3, 8)},
+        "b": {"c": {"kernel": (3, 8, 4)}, "d": (3, 4, 8, 32), "e": (3, 4, 32, 8)},
+        "f": {"g": {"kernel": (3, 8, 24)}, "h": {"kernel": (3, 24, 8)}},
+    }
+    tree = {"table": {"embedding": (50, 8)}, "stages": one, "norm": {"scale": (8,)}, "x": {"kernel": (8, 50)}}
+    labels = component_labels(shapes(tree))
+    assert labels["x"] == {"kernel": "unembedding"}
+    assert labels["stages"]["b"] == {"c": {"kernel": "router"}, "d": "experts", "e": "experts"}
+    assert set(jax.tree.leaves(labels["stages"]["f"])) == {"feed_forward"}
+    assert labels["stages"]["norm_a"] == {"scale": "norm"}
+
+
+@pytest.mark.parametrize("name", ["logits_dense", "logits", "lm_head", "output"])
+def test_a_head_is_told_by_name_or_rows(name):
+    tree = {"params": {**{k: v for k, v in FLAX["params"].items() if k != "lm_head"}, name: {"kernel": (8, 50)}}}
+    assert component_labels(shapes(tree))["params"][name] == {"kernel": "unembedding"}
+
+
+def test_boxes_around_arrays_are_looked_through():
+    @functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["names"])
+    @dataclasses.dataclass
+    class Box:
+        value: object
+        names: tuple
+
+    boxed = jax.tree.map(lambda leaf: Box(leaf, ()), shapes(FLAX))
+    labels = component_labels(boxed)
+    expected = component_labels(shapes(FLAX))
+    assert jax.tree.leaves(labels) == jax.tree.leaves(expected)
+    assert "params.wte.weight" in component_partition(boxed)["embedding"]

@@ -1,6 +1,7 @@
 """Parameter -> component: `partition` decides by rules, ownership, structure and names, in that order."""
 
-from rlrs.components.granularity import Refined, Slice, expert_of, layer_of, refine
+from rlrs.components.granularity import Refined, Slice, refine
+from rlrs.components.layers import Depth
 from rlrs.components.parts import (
     COMPONENTS,
     Partition,
@@ -12,9 +13,11 @@ from rlrs.components.parts import (
     suggest_rule,
     undecayed,
 )
+from rlrs.components.synonyms import standard_name, suggest_component
 
 __all__ = [
     "COMPONENTS",
+    "Depth",
     "Partition",
     "PartitionError",
     "Refined",
@@ -22,10 +25,10 @@ __all__ = [
     "Slice",
     "canonical_name",
     "coarse",
-    "expert_of",
-    "layer_of",
     "partition",
     "refine",
+    "standard_name",
+    "suggest_component",
     "suggest_rule",
     "undecayed",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 from torch import nn
@@ -19,19 +20,22 @@ _WORDS = {
     "router": re.compile(r"(?:router|gating)$"),
     "conv_block": re.compile(r"conv(?:olution)?(?:_?\dd)?s?$"),
 }
-_SUFFIX = re.compile(r"(?:_|\d+|layers?|blocks?|modules?|networks?|unit|core)$")
+_SUFFIX = re.compile(r"(?:_|\d+|layers?|blocks?|modules?|networks?|unit|(?<!s)core)$")
 _POSITION = re.compile(
     r"(?:^|_)(?:w?pos|wpe|positions?|positional|rope|rotary)(?:$|\d|_(?!wise|ffn?$|mlp))"
     r"|(?:^|_)rel(?:ative)?_(?:pos|emb|att\w*_bias|bias)|positional|position_?(?:emb|enc|bias)|rotary"
 )
 _EMBEDDING = re.compile(
-    r"(?:^|_)(?:embed|embeds|embedder|embedding|embeddings|emb|embd|embs|wte|tokens?|patchify|patch|stem)(?:_|\d|$)"
+    r"(?:^|_)(?:embed|embeds|embedder|embedding|embeddings|emb|embd|embs|wte|tokens?|patchify|patch|stem|prompts?)(?:_|\d|$)"
     r"|embeddings?$|embedder$|embed$"
 )
 _HEAD = re.compile(
-    r"(?:^|_)(?:heads?|classifier|score|unembed|unembedding|logits?|pooler|predictions?|cls|qa_outputs|embed_out"
+    r"(?:^|_)(?:heads?|classifier|score|unembed|unembedding|logits?(?:_dense|_linear|_proj\w*)?|pooler|predictions?|cls|qa_outputs|embed_out"
     r"|proj_out|output_projection)$|(?:head|classifier|pooler|unembed|unembedding)$"
 )
+_PARAMETER = re.compile(r"_(?:weight|matrix|kernel|bias|w|b)$")
+_BANK = re.compile(r"_(?:banks?|weights?|params?|stack(?:ed)?|all)$")
+_Q_K_V_OUT = {"qkv", "qkvo", "qk", "vo", "kv", "ov"}
 _LEAF_HEAD = re.compile(r"^(?:output|decoder|vocab\w*|out|fc_out|to_out)$")
 _SHARED = re.compile(r"(?:^|_)shared|shared(?:expert|mlp)", re.I)
 _ROUTER = re.compile(
@@ -82,6 +86,31 @@ def names_head(text: str, *, leaf: bool) -> bool:
     return bool(_HEAD.search(trimmed) or (leaf and _LEAF_HEAD.search(trimmed)))
 
 
+def names_head_parameter(text: str) -> bool:
+    """Whether a bare parameter's own name says output head (`lm_head`, `head_weight`, `W_U`)."""
+    return bool(_HEAD.search(_trimmed(_PARAMETER.sub("", text))) or text == "W_U")
+
+
+def bank_role(text: str, *, beside: list[str]) -> str | None:
+    """Role of a bare parameter of three and more dimensions that holds the weights of many layers (`mlp_bank`).
+
+    Args:
+        text: the parameter's name.
+        beside: names of all such parameters of its module: `up` is a feed-forward's beside queries, keys and values.
+    """
+    plain = _BANK.sub("", text.lower())
+    if _EXPERTS.search(plain) and not _ROUTER.search(plain):
+        return "experts"
+    words = [word for word in re.split(r"[_\d]+", plain) if word]
+    if any(_WORDS["attention"].search(word) or word in _Q_K_V_OUT for word in words):
+        return "attention"
+    if any(_WORDS["feed_forward"].search(word) for word in words):
+        return "feed_forward"
+    if has_query_key_value([_BANK.sub("", name) for name in beside]):
+        return "attention" if is_attention_weight(plain) else "feed_forward" if is_feed_forward_weight(plain) else None
+    return None
+
+
 def names_norm_parameter(text: str) -> bool:
     """Whether a parameter's own name says norm, as in a layer fused with the norm before it."""
     return bool(_NAMED_NORM.search(re.sub(r"_(?:weight|bias|scale)$", "", text)))
@@ -127,9 +156,14 @@ def names_norm(node: Node) -> bool:
     return bool(_NAMED_NORM.search(node.name) or _NAMED_NORM.search(node.kind))
 
 
+def names_decay(text: str) -> bool:
+    """Whether a parameter's name says learned decay or time step of a recurrent state."""
+    return bool(_DECAY.search(text))
+
+
 def has_decay(node: Node) -> bool:
     """Whether the module itself owns a learned decay or time step of a recurrent state."""
-    return isinstance(node.module, nn.RNNBase) or any(_DECAY.search(n) for n in node.params)
+    return isinstance(node.module, nn.RNNBase) or any(names_decay(n) for n in node.params)
 
 
 def norm_evidence(node: Node) -> str | None:
@@ -183,12 +217,12 @@ def has_query_key_value(names: list[str]) -> bool:
 
 
 _UP = re.compile(
-    r"^(?:gate_up(?:_proj)?|(?:proj_)?(?:up|gate)(?:_proj|_gate)?|(?:linear_|c_)?fc_?1?|w_?[13]|w_?i(?:_\d)?|w12"
+    r"^(?:gate_up(?:_proj)?|(?:proj_|w_?)?(?:up|gate)(?:_proj|_gate)?|(?:linear_|c_)?fc_?1?|w_?[13]|w_?i(?:_\d)?|w12"
     r"|w_in|lin(?:ear)?_?1|dense_h_to_4h|(?:fc|linear|input)_(?:in|linear)|intermediate|ffn|proj_up(?:_gate)?)$",
     re.I,
 )
 _DOWN = re.compile(
-    r"^(?:(?:proj_)?down(?:_proj)?|(?:linear_|c_)?fc_?2|c_proj|w_?2|w_?o|w_out|lin(?:ear)?_?2|dense_4h_to_h"
+    r"^(?:(?:proj_|w_?)?down(?:_proj)?|(?:linear_|c_)?fc_?2|c_proj|w_?2|w_?o|w_out|lin(?:ear)?_?2|dense_4h_to_h"
     r"|(?:fc|linear|output)_(?:out|linear)|ffn_output)$",
     re.I,
 )
@@ -210,17 +244,17 @@ def has_up_and_down(names: list[str]) -> bool:
     )
 
 
-def expanding_pair(shapes: dict[str, tuple[int, ...]]) -> set[str]:
-    """Names of the matrices that go from one width to a larger one, (h, d) or (2h, d), and then back, (d, h).
+def expanding_pair(shapes: dict[str, tuple[int, ...]], widths: Mapping[int, int]) -> set[str]:
+    """Names of the matrices that go from one width to a larger one, (h, d) or (2h, d), and back, (d, h), in any order.
 
-    `2h` is a gate and its value fused. A bottleneck (h < d) is not told from a low-rank map and stays out.
+    `2h` is a gate and its value fused. A bottleneck (its larger side is the model's width: more norms have it) is not
+    told from a low-rank map and stays out.
     """
     found: set[str] = set()
-    before: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         if len(shape) == 2 and shape[0] < shape[1]:
             d, h = shape
-            ups = [n for n, s in before.items() if s in ((h, d), (2 * h, d))]
-            found |= {name, *ups} if ups else set()
-        before[name] = shape
+            ups = [n for n, s in shapes.items() if s in ((h, d), (2 * h, d))]
+            if ups and widths.get(d, 0) >= widths.get(h, 0):
+                found |= {name, *ups}
     return found

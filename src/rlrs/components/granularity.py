@@ -1,10 +1,12 @@
 """Finer ratios than a component's: by layer (`attention/layer.0-3`) and by expert (`experts/expert.0-3`).
 
 A key COMPONENT/layer.RANGE or COMPONENT/expert.RANGE refines its component: RANGE is one number (`5`), both ends
-inclusive (`0-3`), or open (`4-`), counted from 0. What no range of a component takes keeps the component's own ratio.
+inclusive (`0-3`), or open (`4-`), counted from 0. COMPONENT/below is what the component has below the first layer, such
+as the norm of the embeddings. What no key of a component takes keeps the component's own ratio.
 
-- A parameter's layer is the first number in its name. Parameters without one (embedding, head, final norm) are in no
-  layer. In an encoder and decoder, layers are counted in each.
+- Layers are those of `Partition.depths`, found by structure: stages of layers are counted through, and in an encoder
+  and decoder layers are counted in each. COMPONENT/TOWER.layer.RANGE means those of one tower alone:
+  `attention/encoder.layer.0`, `norm/decoder.below`.
 - Experts that are modules of their own become components of their own. Of experts that are fused into one tensor,
   (experts, ...), a range is a slice of it: the parameter stays whole, and `RelativeLR` scales the slices' updates.
 """
@@ -19,11 +21,16 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
+from rlrs.components.layers import Depth
 from rlrs.components.module_tree import path_steps
 from rlrs.components.parts import Partition, PartitionError
+from rlrs.components.synonyms import suggest_component
 
-_KEY = re.compile(r"^(?P<component>.+)/(?P<axis>layer|expert)\.(?P<first>\d+)(?P<to>-(?P<last>\d+)?)?$")
-_NEAR = re.compile(r"/\s*(?:layer|expert|block)s?\b", re.IGNORECASE)
+_KEY = re.compile(
+    r"^(?P<component>.+)/(?:(?P<tower>[\w.-]+)\.)?"
+    r"(?:(?P<below>below)|(?P<axis>layer|expert)\.(?P<first>\d+)(?P<to>-(?P<last>\d+)?)?)$"
+)
+_NEAR = re.compile(r"/(?:.*\.)?\s*(?:layer|expert|block|below)s?\b", re.IGNORECASE)
 _EXPERTS = re.compile(r"experts?$", re.IGNORECASE)
 _NUMBERED_EXPERT = re.compile(r"^experts?_?(\d+)$", re.IGNORECASE)
 
@@ -37,39 +44,52 @@ class Slice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Span:
+class _Span:
     """A key of ratios that refines a component; `last` is inclusive, None if open."""
 
     key: str
     component: str
-    axis: Literal["layer", "expert"]
+    axis: Literal["layer", "expert", "below"]
+    tower: str
+    """Empty for all towers."""
     first: int
     last: int | None
 
     @classmethod
-    def parse(cls, key: str) -> Span | None:
+    def parse(cls, key: str) -> _Span | None:
         """The span that a key says; None for a component's own name.
 
         Raises:
             PartitionError: a key that wants to be a span and is none, or a range that ends before it begins.
         """
         match = _KEY.match(key)
-        if match is None:
+        if match is None or (match["tower"] and match["axis"] == "expert"):
             if _NEAR.search(key):
                 raise PartitionError(
-                    f"{key!r} should look like attention/layer.0-3, attention/layer.4- or experts/expert.2"
+                    f"{key!r} should look like attention/layer.0-3, attention/layer.4-, attention/encoder.layer.0, "
+                    "norm/below or experts/expert.2"
                 )
             return None
+        tower = match["tower"] or ""
+        if match["below"]:
+            return cls(key, match["component"], "below", tower, 0, None)
         first = int(match["first"])
         last = first if match["to"] is None else int(match["last"]) if match["last"] else None
         if last is not None and last < first:
             raise PartitionError(f"{key!r} ends before it begins")
-        axis = "layer" if match["axis"] == "layer" else "expert"
-        return cls(key, match["component"], axis, first, last)
+        return cls(key, match["component"], "layer" if match["axis"] == "layer" else "expert", tower, first, last)
 
     def holds(self, number: int) -> bool:
         """Whether a layer or expert of this number is in the range."""
         return self.first <= number and (self.last is None or number <= self.last)
+
+    def takes(self, depth: Depth | None) -> bool:
+        """Whether a parameter at this place belongs to the span, for one of layers or of what is below them."""
+        if depth is None or self.axis == "expert" or self.tower not in ("", depth.tower):
+            return False
+        if self.axis == "below":
+            return depth.below
+        return depth.layer is not None and self.holds(depth.layer)
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,12 @@ class Refined:
 def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: bool = False) -> Refined:
     """Divide the components of a partition as the keys of ratios ask.
 
+    >>> from rlrs import partition
+    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+    >>> finer = refine(model, partition(model), ["feed_forward/layer.0-1"])
+    >>> {component: len(names) for component, names in finer.parts.items()}
+    {'attention': 12, 'feed_forward': 4, 'feed_forward/layer.0-1': 8, 'norm': 12}
+
     Args:
         model: the partitioned model, for the shapes of fused experts.
         parts: its partition; components without a refining key stay as they are.
@@ -103,9 +129,9 @@ def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: 
         PartitionError: a key that is no range, two ranges of one component that overlap, a range that holds no
             parameter, or experts that cannot be told apart.
     """
-    spans: dict[str, list[Span]] = {}
+    spans: dict[str, list[_Span]] = {}
     for key in keys:
-        if key not in parts and (span := Span.parse(key)) is not None:
+        if key not in parts and (span := _Span.parse(key)) is not None:
             spans.setdefault(span.component, []).append(span)
     if not spans:
         return Refined(parts, {})
@@ -115,12 +141,15 @@ def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: 
     for component, names in parts.items():
         own = spans.pop(component, [])
         _check_overlap(own)
-        counts: dict[str, set[int]] = {"layer": set(), "expert": set()}
+        experts: set[int] = set()
         rest = components.setdefault(component, [])
         finer: dict[str, list[str]] = {span.key: [] for span in own}
         for name in names:
-            place = _place(name, own, shapes[name], counts)
-            if isinstance(place, Span):
+            if any(span.axis == "expert" for span in own):
+                place = _place(name, own, shapes[name], experts)
+            else:
+                place = next((span for span in own if span.takes(parts.depths.get(name))), ())
+            if isinstance(place, _Span):
                 finer[place.key].append(name)
             else:
                 rest.append(name)
@@ -129,20 +158,18 @@ def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: 
         sliced = {s.component for name in rest for s in slices.get(name, ())}
         for span in own:
             if not partial and not finer[span.key] and span.key not in sliced:
-                raise PartitionError(_holds_nothing(span, counts[span.axis]))
+                depths = [parts.depths[name] for name in names if name in parts.depths]
+                raise PartitionError(_holds_nothing(span, depths, experts, {d.tower for d in parts.depths.values()}))
         components |= {key: members for key, members in finer.items() if members}
     if spans and not partial:
         component, (span, *_) = next(iter(spans.items()))
-        raise PartitionError(f"{span.key!r}: the model has no component {component!r}; it has {', '.join(parts)}")
+        raise PartitionError(
+            f"{span.key!r}: the model has no component {component!r}{suggest_component(component, parts)}"
+        )
     return Refined(replace(parts, components={c: names for c, names in components.items() if names}), slices)
 
 
-def layer_of(name: str) -> int | None:
-    """The number of a parameter's layer: the first number in its name; None if it is in no layer."""
-    return next((int(step) for step in path_steps(name)[:-1] if step.isdigit()), None)
-
-
-def expert_of(name: str) -> int | None:
+def _expert_number(name: str) -> int | None:
     """The number of the expert that a parameter belongs to, where experts are modules of their own."""
     steps = path_steps(name)
     for before, step in zip(["", *steps], steps, strict=False):
@@ -153,37 +180,38 @@ def expert_of(name: str) -> int | None:
     return None
 
 
-def _place(
-    name: str, spans: list[Span], shape: tuple[int, ...], counts: dict[str, set[int]]
-) -> Span | tuple[Slice, ...]:
+def _place(name: str, spans: list[_Span], shape: tuple[int, ...], experts: set[int]) -> _Span | tuple[Slice, ...]:
     """The span that takes a whole parameter, or the slices of a fused one; no slice if nothing refines it."""
-    by_expert = [span for span in spans if span.axis == "expert"]
-    if not by_expert:
-        number = layer_of(name)
-        counts["layer"] |= set() if number is None else {number}
-        return next((s for s in spans if number is not None and s.holds(number)), ())
-    if (expert := expert_of(name)) is not None:
-        counts["expert"].add(expert)
-        return next((span for span in by_expert if span.holds(expert)), ())
+    if (expert := _expert_number(name)) is not None:
+        experts.add(expert)
+        return next((span for span in spans if span.holds(expert)), ())
     if len(shape) != 3 and not (len(shape) == 2 and path_steps(name)[-1].endswith("bias")):
         raise PartitionError(
-            f"{by_expert[0].key!r}: the experts in {name} of shape {shape} cannot be told apart; a fused tensor should "
+            f"{spans[0].key!r}: the experts in {name} of shape {shape} cannot be told apart; a fused tensor should "
             "be (experts, ...), and a list of experts should have their numbers in its names"
         )
-    counts["expert"] |= set(range(shape[0]))
-    ends = [(s, shape[0] if s.last is None else s.last + 1) for s in by_expert]
+    experts |= set(range(shape[0]))
+    ends = [(s, shape[0] if s.last is None else s.last + 1) for s in spans]
     return tuple(Slice(s.key, s.first, min(end, shape[0])) for s, end in ends if s.first < shape[0])
 
 
-def _check_overlap(spans: list[Span]) -> None:
-    if len({span.axis for span in spans}) > 1:
+def _check_overlap(spans: list[_Span]) -> None:
+    if len({span.axis == "expert" for span in spans}) > 1:
         raise PartitionError(f"ratios divide {spans[0].component!r} both by layer and by expert; choose one")
-    ordered = sorted(spans, key=lambda span: span.first)
-    for one, other in itertools.pairwise(ordered):
-        if one.holds(other.first):
+    for one, other in itertools.combinations(sorted(spans, key=lambda span: span.first), 2):
+        towers = not one.tower or not other.tower or one.tower == other.tower
+        if one.axis == other.axis and towers and one.holds(other.first):
             raise PartitionError(f"ratios {one.key!r} and {other.key!r} overlap")
 
 
-def _holds_nothing(span: Span, numbers: set[int]) -> str:
+def _holds_nothing(span: _Span, depths: list[Depth], experts: set[int], towers: set[str]) -> str:
+    start = f"{span.key!r} holds no parameter: "
+    if span.tower and span.tower not in towers:
+        named = ", ".join(sorted(towers - {""}))
+        return start + (f"the model's towers are {named}" if named else "the model has one tower: leave its name out")
+    if span.axis == "below":
+        return f"{start}{span.component} has nothing below the layers"
+    here = [depth for depth in depths if span.tower in ("", depth.tower) and depth.layer is not None]
+    numbers = experts if span.axis == "expert" else {depth.layer for depth in here if depth.layer is not None}
     there = f"{span.axis}s {min(numbers)} to {max(numbers)}" if numbers else f"no numbered {span.axis}s"
-    return f"{span.key!r} holds no parameter: {span.component} has {there}"
+    return f"{start}{span.component} has {there}"

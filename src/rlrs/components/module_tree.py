@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+_ORIGINAL = re.compile(r"original\d*")
+_OLD_STYLE = re.compile(r"(.+)_(?:g|v|orig)")
+"""`torch.nn.utils.weight_norm`, `spectral_norm` and `prune`, which keep the tensor itself as a plain attribute."""
 BLOCK_ROLES = frozenset(
     {"attention", "feed_forward", "ssm", "experts", "router", "shared_experts", "moe", "conv_block"}
 )
 """Roles that make up a layer of a Transformer; a module that holds several of them is a layer, not a component."""
+
+
+class StackedLayers(nn.Module):
+    """A module that stands for all layers of a stack, where their weights are in one array with an axis of layers."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,7 +38,10 @@ class Node:
     stacked: bool
     """Inside a repeated layer: an element of a list, dict or sequence of modules with children of their own."""
     params: dict[str, tuple[str, nn.Parameter]] = field(default_factory=dict)
-    """Local name -> (full name, parameter), for the parameters that the module itself owns."""
+    """Local name -> (full name, parameter), for the parameters that the module itself owns; of a parametrized tensor,
+    the largest of those that it is computed from."""
+    followers: list[tuple[str, str]] = field(default_factory=list)
+    """(full name, local name) of the other parameters from which a parametrized tensor is computed."""
     extras: list[str] = field(default_factory=list)
     """Full names of adapter parameters that a PEFT layer adds to this module."""
     children: list[Node] = field(default_factory=list)
@@ -41,11 +52,13 @@ class Node:
     param_roles: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Local name -> (role, evidence), where it differs from the node's."""
 
+    widths: Mapping[int, int] = field(default_factory=dict)
+    """Widths of the model's residual stream -> how many norms are that long, and tables that wide."""
     kind: str = field(init=False)
     """Name of the class, without the prefix that FSDP2 and parametrizations give a class they derive."""
 
     def __post_init__(self) -> None:
-        self.kind = re.sub(r"^(?:FSDP|Parametrized)(?=[A-Z])", "", type(self.module).__name__)
+        self.kind = re.sub(r"^(?:FSDP|Parametrized)+(?=[A-Z])", "", type(self.module).__name__)
 
     @property
     def is_container(self) -> bool:
@@ -65,6 +78,8 @@ class Node:
         # Told by the layer where it can: a sharded or quantised weight has another shape.
         if isinstance(self.module, nn.Linear):
             return self.module.out_features, self.module.in_features
+        if isinstance(self.module, nn.Embedding | nn.EmbeddingBag):
+            return self.module.num_embeddings, self.module.embedding_dim
         if "weight" not in self.params:
             return None
         shape = self.params["weight"][1].shape
@@ -98,7 +113,8 @@ class Node:
 def path_steps(name: str) -> list[str]:
     """The steps of a dotted name that are the model's own, without those that wrappers put in.
 
-    The last step, the parameter's, always stays.
+    The last step, the parameter's, always stays. A tensor that `torch.nn.utils.parametrize` computes from others keeps
+    its own name: `q.parametrizations.weight.original0` is `q.weight`.
     """
     *steps, last = name.split(".")
     kept: list[str] = []
@@ -110,6 +126,8 @@ def path_steps(name: str) -> list[str]:
             skip = True
         elif step not in _WRAPPERS and step not in ("base_layer", "original_module"):
             kept.append(step)
+    if len(kept) >= 2 and kept[-2] == "parametrizations" and _ORIGINAL.fullmatch(last):
+        return [*kept[:-2], kept[-1]]
     return [*kept, last]
 
 
@@ -143,14 +161,36 @@ def build(module: nn.Module, path: str = "", name: str = "", stacked: bool = Fal
         ]
         return [node]
     node = Node(path, name, module, ids, stacked)
-    node.params = {n: (_join(path, n), p) for n, p in module._parameters.items() if p is not None}
+    _take_parameters(node)
     is_list = isinstance(module, _CONTAINERS)
     for step, child in held.items():
-        if child is not None:
+        if child is not None and not (step == "parametrizations" and is_parametrized(module)):
             layer = is_list and any(m is not None for m in child._modules.values())
+            layer = layer or isinstance(child, StackedLayers)
             nodes = build(child, _join(path, step), step, stacked or layer)
             node.children += [n for n in nodes if n.params or n.extras or n.children]
     return [node]
+
+
+def _take_parameters(node: Node) -> None:
+    """Record what the module itself owns: a parametrized tensor once, under its own name."""
+    sources: dict[str, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in node.module._parameters.items():
+        if parameter is not None:
+            match = _OLD_STYLE.fullmatch(name)
+            local = match[1] if match and match[1] in vars(node.module) else name
+            sources.setdefault(local, []).append((_join(node.path, name), parameter))
+    parametrized = node.module._modules.get("parametrizations")
+    if parametrized is not None and is_parametrized(node.module):
+        for local, steps in parametrized.named_children():
+            inside = [(_join(node.path, f"parametrizations.{local}.{n}"), p) for n, p in steps.named_parameters()]
+            sources[local] = [*sources.get(local, []), *inside]
+    for local, tensors in sources.items():
+        if tensors:
+            originals = [t for t in tensors if _ORIGINAL.fullmatch(t[0].rpartition(".")[2])] or tensors
+            largest = max(originals, key=lambda tensor: tensor[1].numel())
+            node.params[local] = largest
+            node.followers += [(full, local) for full, _ in tensors if full != largest[0]]
 
 
 def _look_through(module: nn.Module) -> tuple[str, nn.Module] | None:

@@ -10,6 +10,7 @@ everywhere, and experts, router and shared experts divide a mixture of experts.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from rlrs.components import evidence
 from rlrs.components.experts import judge_experts
+from rlrs.components.layers import Depth, find_depths
 from rlrs.components.module_tree import BLOCK_ROLES, Node, build, is_vector
 
 _MIXERS = {"attention", "ssm", "conv", "conv_block"}
@@ -49,21 +51,35 @@ _MODALITY = {
 _JOINT = re.compile(r"projector|connector|merger|resampler|aligner|multi_?modal|(?:^|_)mm_|qformer")
 
 
-class Verdict(NamedTuple):
+class Placement(NamedTuple):
     """Where a parameter belongs, and the evidence."""
 
     component: str
     reason: str
 
 
-def owners(model: nn.Module) -> dict[str, Verdict]:
-    """Parameter name, aliases of tied weights included -> its component and why."""
+def judge(model: nn.Module) -> tuple[dict[str, Placement], dict[str, Depth]]:
+    """Parameter name, aliases of tied weights included -> its component and why; and its place among the layers."""
     (root,) = build(model)
+    widths = _widths(root)
+    for node in root.walk():
+        node.widths = widths
     _judge(root)
     _judge_heads(root, model)
     towers = _towers(root)
-    found: dict[str, Verdict] = {}
+    found: dict[str, Placement] = {}
     _assign(root, None, towers, found)
+    return found, find_depths(root)
+
+
+def _widths(root: Node) -> Counter[int]:
+    """Widths of the residual stream -> how many norms are that long, and tables that wide."""
+    found: Counter[int] = Counter()
+    for node in root.walk():
+        if isinstance(node.module, nn.Embedding | nn.EmbeddingBag):
+            found[node.module.embedding_dim] += 1
+        elif evidence.norm_evidence(node) is not None:
+            found[max((size for _, p in node.tensors() for size in p.shape), default=1)] += 1
     return found
 
 
@@ -113,8 +129,9 @@ def _is_patchify(module: nn.Module) -> bool:
 def _is_flat_layer(node: Node) -> bool:
     """Whether queries, keys, values and a feed-forward stand in one module, as a layer written without submodules."""
     shapes = node.matrices()
-    rest = {name: shape for name, shape in shapes.items() if not evidence.is_attention_weight(name)}
-    both = evidence.expanding_pair(rest) or evidence.has_up_and_down(list(rest))
+    decided = {child.name for child in node.children if child.role is not None}
+    rest = {n: s for n, s in shapes.items() if n not in decided and not evidence.is_attention_weight(n)}
+    both = evidence.expanding_pair(rest, node.widths) or evidence.has_up_and_down(list(rest))
     return bool(both) and evidence.has_query_key_value(list(shapes))
 
 
@@ -166,7 +183,7 @@ def _by_shape(node: Node) -> tuple[str, str] | None:
         (small, large) = sorted(sizes, key=lambda s: s[0] * s[1])
         if small[0] == small[1] and set(large) == {small[0], 3 * small[0]}:
             return "attention", "structure: three projections in one and their output,"
-    if evidence.expanding_pair(shapes) == set(shapes):
+    if evidence.expanding_pair(shapes, node.widths) == set(shapes):
         return "feed_forward", "structure: one width to a larger one and back,"
     return None
 
@@ -180,7 +197,7 @@ def _judge_layer(node: Node) -> None:
     open_leaves = [leaf for child in node.children for leaf in _open_leaves(child, node.stacked)]
     shapes = {leaf.path: shape for leaf in open_leaves if (shape := leaf.matrix()) is not None}
     attends = {leaf.path for leaf in open_leaves if flat and evidence.is_attention_weight(leaf.name)}
-    pair = evidence.expanding_pair({p: s for p, s in shapes.items() if p not in attends})
+    pair = evidence.expanding_pair({p: s for p, s in shapes.items() if p not in attends}, node.widths)
     named = [leaf.name for leaf in open_leaves if leaf.path in shapes and evidence.is_feed_forward_weight(leaf.name)]
     halves = mixed and evidence.has_up_and_down(named)
     for leaf in open_leaves:
@@ -208,21 +225,50 @@ def _open_leaves(node: Node, stacked: bool) -> Iterable[Node]:
 
 def _judge_heads(root: Node, model: nn.Module) -> None:
     declared = _declared(model)
-    tables = [n for n in root.walk() if isinstance(n.module, nn.Embedding) and n.role == "embedding"]
-    rows = {shape[0] for n in tables if (shape := n.matrix())}
+    tables = [n.matrix() for n in root.walk() if isinstance(n.module, nn.Embedding) and n.role == "embedding"]
+    rows = _vocabularies([shape[0] for shape in tables if shape])
     for node in root.walk():
+        shape = node.matrix() or (None, None)
         if node.ids & declared["unembedding"] and not node.below and not isinstance(node.module, nn.Embedding):
             node.decide("unembedding", "owner: the model's declared")
         elif node.ids & declared["embedding"] and not node.below:
             node.decide("embedding", "owner: the model's declared")
-        elif node.role is None and not node.stacked and (node.matrix() or (None,))[0] in rows:
+        elif node.role is None and not node.stacked and shape[0] in rows and shape[1] in root.widths:
             node.decide("unembedding", "structure: as many outputs as the embedding has rows,")
+    if not any(node.role == "unembedding" for node in root.walk()):
+        _judge_only_head(root, rows)
+
+
+def _vocabularies(rows: list[int]) -> set[int]:
+    """Rows of the tables that hold vocabularies: not of those of token types and other small ones beside them."""
+    return {count for count in rows if 2 * count >= max(rows)}
+
+
+def _judge_only_head(root: Node, rows: set[int]) -> None:
+    """A head that nothing names: the one linear beside the blocks that reads the model's width.
+
+    Where there is a vocabulary, its outputs should be that many, or padded to a multiple of up to 128: a tied head is
+    none of the model's modules, and what stands there may be a halting gate, a modulation, a projection of images.
+    """
     top = _inner(root).children
-    blocks = [i for i, child in enumerate(top) if child.below or child.role in BLOCK_ROLES]
-    after = [c for c in top[blocks[-1] + 1 :] if _modality(c, frozenset()) is None] if blocks else []
-    open_ends = [child for child in after if child.role is None and child.matrix() is not None]
-    if len(open_ends) == 1:
-        open_ends[0].decide("unembedding", "structure: the one linear after the last block,")
+    if not any(child.below or child.role in BLOCK_ROLES for child in top):
+        return
+    open_ends = [
+        (child, shape)
+        for child in top
+        if child.role is None and not child.below and not child.children and (shape := child.matrix()) is not None
+    ]
+    likely = [
+        child
+        for child, shape in open_ends
+        if shape[1] in root.widths
+        and shape[0] != shape[1]
+        and not evidence.names_router(child.name)
+        and _modality(child, frozenset()) is None
+        and (not rows or any(count <= shape[0] < count + 128 for count in rows))
+    ]
+    if len(likely) == 1:
+        likely[0].decide("unembedding", "structure: the one linear that reads the model's width,")
 
 
 def _inner(root: Node) -> Node:
@@ -257,28 +303,28 @@ def _modality(node: Node, without: frozenset[str]) -> str | None:
     return None
 
 
-def _towers(root: Node) -> dict[int, Verdict]:
-    """Node -> verdict for all under it: encoders of another modality than the model's own, and what joins them."""
+def _towers(root: Node) -> dict[int, Placement]:
+    """Node -> placement for all under it: encoders of another modality than the model's own, and what joins them."""
     # A root of class Qwen2AudioForConditionalGeneration gives its word to all of its parts' classes.
     without = frozenset(m for m, pattern in _MODALITY.items() if pattern.search(_inner(root).kind))
-    found: dict[int, Verdict] = {}
+    found: dict[int, Placement] = {}
     for modality in _MODALITY:
         candidates = _topmost(root, lambda n, m=modality: n is not root and _modality(n, without) == m)
         encoders = [n for n in candidates if n.below]
         if encoders and _blocks_outside(root, {id(n) for n in encoders}):
             for node in encoders:
-                found[id(node)] = Verdict(modality, f"owner: {modality} tower {node.path}")
-    modalities = {verdict.component for verdict in found.values()}
+                found[id(node)] = Placement(modality, f"owner: {modality} tower {node.path}")
+    modalities = {placement.component for placement in found.values()}
     if not modalities:
         return found
     for node in _topmost(root, lambda n: id(n) in found or _joins(n, found, without)):
         modality = _modality(node, without) or (min(modalities) if len(modalities) == 1 else None)
         if id(node) not in found and modality in modalities:
-            found[id(node)] = Verdict(modality, f"owner: {node.path}, which joins the {modality} tower")
+            found[id(node)] = Placement(modality, f"owner: {node.path}, which joins the {modality} tower")
     return found
 
 
-def _joins(node: Node, towers: dict[int, Verdict], without: frozenset[str]) -> bool:
+def _joins(node: Node, towers: dict[int, Placement], without: frozenset[str]) -> bool:
     if node.stacked or any(id(n) in towers for n in node.walk()):
         return False
     return bool(_JOINT.search(node.name) or (_modality(node, without) and not node.below))
@@ -294,31 +340,35 @@ def _blocks_outside(node: Node, excluded: set[int]) -> bool:
     return node.role in BLOCK_ROLES or any(_blocks_outside(child, excluded) for child in node.children)
 
 
-# Downwards: verdicts.
+# Downwards: placements.
 
 
-def _assign(node: Node, owner: Verdict | None, towers: dict[int, Verdict], found: dict[str, Verdict]) -> None:
-    """Record the verdict on each parameter at and below a node; `owner` is what the modules above it decided."""
+def _assign(node: Node, owner: Placement | None, towers: dict[int, Placement], found: dict[str, Placement]) -> None:
+    """Record the placement on each parameter at and below a node; `owner` is what the modules above it decided."""
     tower = towers.get(id(node))
     if tower is not None:
-        found |= {full: tower for n in node.walk() for full in [f for f, _ in n.params.values()] + n.extras}
+        for inner in node.walk():
+            names = [*(full for full, _ in inner.params.values()), *(full for full, _ in inner.followers)]
+            found |= dict.fromkeys([*names, *inner.extras], tower)
         return
-    verdict = _verdict(node, owner)
+    placement = _placement(node, owner)
     for local, (full, parameter) in node.params.items():
-        found[full] = _verdict_on(node, local, parameter, verdict, towers)
+        found[full] = _placement_on(node, local, parameter, placement, towers)
+    for full, local in node.followers:
+        found[full] = found[node.params[local][0]]
     for full in node.extras:
-        settled = verdict if verdict is not None and verdict.component != "moe" else None
+        settled = placement if placement is not None and placement.component != "moe" else None
         found[full] = settled or _unsure(node, "the adapter of an unclear layer")
     for child in node.children:
-        _assign(child, verdict, towers, found)
+        _assign(child, placement, towers, found)
 
 
-def _verdict(node: Node, owner: Verdict | None) -> Verdict | None:
+def _placement(node: Node, owner: Placement | None) -> Placement | None:
     role = node.role
     if role is None:
         return owner
     where = f"{_WHAT.get(role, role)} {node.path or 'model'}"
-    own = Verdict({"conv_block": "conv"}.get(role, role), f"{node.evidence} {where}")
+    own = Placement({"conv_block": "conv"}.get(role, role), f"{node.evidence} {where}")
     if owner is None or role == "norm":
         return own
     if owner.component == "moe":
@@ -327,44 +377,54 @@ def _verdict(node: Node, owner: Verdict | None) -> Verdict | None:
     return own if table or (role == "position" and owner.component == "embedding") else owner
 
 
-def _verdict_on(
-    node: Node, local: str, parameter: nn.Parameter, verdict: Verdict | None, towers: dict[int, Verdict]
-) -> Verdict:
-    """The verdict on one parameter that a node itself owns."""
+def _placement_on(
+    node: Node, local: str, parameter: nn.Parameter, placement: Placement | None, towers: dict[int, Placement]
+) -> Placement:
+    """The placement on one parameter that a node itself owns."""
     if local in node.param_roles:
         role, why = node.param_roles[local]
-        return Verdict(role, f"{why} {_WHAT[role]} {node.path}.{local}")
-    component = verdict.component if verdict is not None else None
+        return Placement(role, f"{why} {_WHAT[role]} {node.path}.{local}")
+    component = placement.component if placement is not None else None
     if component in (None, "attention", "embedding") and local != "weight" and evidence.names_position(local):
-        return Verdict("position", f"name: positions {local}")
+        return Placement("position", f"name: positions {local}")
     if evidence.names_norm_parameter(local) and is_vector(parameter):
-        return Verdict("norm", f"name: norm {local}")
-    if verdict is not None and component != "moe":
-        return verdict
+        return Placement("norm", f"name: norm {local}")
+    if placement is not None and component != "moe":
+        return placement
     if component == "moe" and local.endswith("bias"):
-        return Verdict("experts", f"owner: bias of {node.path}")
+        return Placement("experts", f"owner: bias of {node.path}")
     for modality in {tower.component for tower in towers.values()}:
         if _MODALITY[modality].search(local):
-            return Verdict(modality, f"name: {local}, which joins the {modality} tower")
+            return Placement(modality, f"name: {local}, which joins the {modality} tower")
     if local == "_flat_param":
         return _unsure(node, "FSDP has flattened it with others (make it with use_orig_params=True)")
     return _by_own_name(node, local, parameter) or _unsure(node, f"{local} of shape {tuple(parameter.shape)}")
 
 
-def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Verdict | None:
+def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Placement | None:
     """The last resort: what a parameter that a layer or a model owns directly is called."""
+    if not node.stacked and evidence.names_head_parameter(local):
+        return Placement("unembedding", f"name: output head {local}")
+    banks = [name for name, other in node.tensors() if other.ndim >= 3]
+    if not node.stacked and banks:
+        if parameter.ndim >= 3 and (role := evidence.bank_role(local, beside=banks)) is not None:
+            return Placement(role, f"name: {_WHAT[role]} of all layers in {local}")
+        if parameter.ndim == 2 and evidence.names_norm_parameter(local):
+            return Placement("norm", f"name: norms of all layers in {local}")
     if evidence.names_embedding(local):
-        return Verdict("embedding", f"name: learned input {local}")
+        return Placement("embedding", f"name: learned input {local}")
     if node.stacked and evidence.names_scale(local) and is_vector(parameter) and parameter.ndim > 0:
-        return Verdict("norm", f"name: scale per channel {local}")
+        return Placement("norm", f"name: scale per channel {local}")
     if node.stacked and parameter.ndim >= 2 and evidence.has_query_key_value(list(node.matrices())):
         if evidence.is_attention_weight(local):
-            return Verdict("attention", f"name: {local} beside queries, keys and values")
+            return Placement("attention", f"name: {local} beside queries, keys and values")
         if evidence.is_feed_forward_weight(local):
-            return Verdict("feed_forward", f"name: {local} beside queries, keys and values")
+            return Placement("feed_forward", f"name: {local} beside queries, keys and values")
     return None
 
 
-def _unsure(node: Node, what: str) -> Verdict:
+def _unsure(node: Node, what: str) -> Placement:
     where = f"{node.kind} {node.path}" if node.path else f"the model ({node.kind})"
-    return Verdict("other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides")
+    return Placement(
+        "other", f"{what}, owned by {where}: neither its owner, nor what is around it, nor its name decides"
+    )

@@ -28,8 +28,10 @@ from typing import Literal
 
 from torch import nn
 
+from rlrs.components.adapters import adapter_names
+from rlrs.components.layers import Depth
 from rlrs.components.module_tree import is_vector, path_steps
-from rlrs.components.ownership import Verdict, owners
+from rlrs.components.ownership import Placement, judge
 
 COMPONENTS = (
     "embedding",
@@ -61,11 +63,8 @@ _COARSE = {
     "router": "router",
 }
 
-# Parameter-efficient fine-tuning: LoRA and its kin, IA3, VeRA, OFT, bottleneck adapters, learned prompts.
-_ADAPTER = re.compile(
-    r"(?:^|\.)(?:lora|ia3|vera|hada|lokr|b?oft|randlora|adapters?|prompt_encoder|trainable_tokens)(?:_[^.]*)?(?:\.|$)",
-    re.IGNORECASE,
-)
+# Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`.
+_MAGNITUDE = re.compile(r"\.parametrizations\.[^.]+\.original\d+$|weight\w*_g$")
 
 
 class PartitionError(ValueError):
@@ -128,6 +127,8 @@ class Partition(Mapping[str, list[str]]):
     """Parameter -> why nothing decided, for what landed in `other` without a rule."""
     tied_components: tuple[str, ...] = ()
     """Components that are absent only because all their weights are tied to another's: they share its rate."""
+    depths: dict[str, Depth] = field(default_factory=dict)
+    """Parameter -> its place among the layers of its tower; empty for a model without layers."""
 
     def __getitem__(self, component: str) -> list[str]:
         return self.components[component]
@@ -139,11 +140,19 @@ class Partition(Mapping[str, list[str]]):
         return len(self.components)
 
     def component_of(self) -> dict[str, str]:
-        """Parameter name -> component: the partition read the other way."""
+        """Parameter name -> component: the partition read the other way.
+
+        >>> partition(nn.Sequential(nn.Embedding(4, 2), nn.LayerNorm(2))).component_of()
+        {'0.weight': 'embedding', '1.weight': 'norm', '1.bias': 'norm'}
+        """
         return {name: component for component, names in self.components.items() for name in names}
 
     def suggestions(self) -> list[str]:
-        """One rule per kind of unsure parameter (layers of a stack are one kind), for the user to complete."""
+        """One rule per kind of unsure parameter (layers of a stack are one kind), for the user to complete.
+
+        >>> partition(nn.Sequential(nn.Linear(2, 2, bias=False))).suggestions()
+        ['Rule("COMPONENT", r"^\\\\d+\\\\.weight$")']
+        """
         return list(dict.fromkeys(suggest_rule(name) for name in self.unsure))
 
 
@@ -156,12 +165,24 @@ def partition(
 ) -> Partition:
     """Put every parameter of `model` in exactly one component.
 
+    >>> model = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16)
+    >>> parts = partition(model)
+    >>> list(parts), parts["feed_forward"][:2]
+    (['attention', 'feed_forward', 'norm'], ['linear1.weight', 'linear1.bias'])
+    >>> parts.reasons["linear1.weight"]
+    'structure: one width to a larger one and back, feed-forward linear1'
+    >>> list(partition(model, [Rule("early", "linear1")]))
+    ['attention', 'feed_forward', 'norm', 'early']
+
     Args:
         model: any module, wrapped (DDP, FSDP, compile, checkpoint, PEFT) or not, on any device, meta included.
         rules: come before all else, in order; the first that matches wins.
         adapters: LoRA and other adapter weights `follow` the layer they adapt, or are a component of their `own`
             (`adapter`). Whole copies (`modules_to_save`) always follow.
         partial: the model is one pipeline stage, where a rule may match nothing because its parameters are elsewhere.
+            A head that is tied to the table of another stage is `embedding`, so that both copies have one rate, where
+            the model says so (`config.tie_word_embeddings` of transformers, `share_embeddings_and_output_weights` of
+            Megatron-LM); elsewhere a rule does: `Rule("embedding", "^output")`.
 
     Raises:
         PartitionError: a rule matches no parameter (not if `partial`), or only what earlier rules already took.
@@ -171,7 +192,10 @@ def partition(
         raise PartitionError(f"adapters={adapters!r} should be 'follow' or 'own'")
     kept = [name for name, _ in model.named_parameters()]
     tied = _tied(model)
-    verdicts = owners(model)
+    placements, depths = judge(model)
+    if partial and _shares_table(model):
+        _tie_across_stages(model, placements)
+    added = adapter_names(model) if adapters == "own" else set()
     ruled = _apply_rules(rules, kept, tied, partial)
 
     placed: dict[str, list[str]] = {component: [] for component in COMPONENTS}
@@ -180,17 +204,23 @@ def partition(
     for name in kept:
         if name in ruled:
             component, reasons[name] = ruled[name].component, f"rule {ruled[name].name}"
-        elif adapters == "own" and _ADAPTER.search(canonical_name(name)):
-            component, reasons[name] = "adapter", "name: an adapter's weight"
+        elif added.issuperset((name, *tied.get(name, ()))):
+            component, reasons[name] = "adapter", "structure: added to the model by an adapter"
         else:
-            component, reasons[name] = _settle(name, tied.get(name, []), verdicts)
+            component, reasons[name] = _settle(name, tied.get(name, []), placements)
             if component == "other":
                 unsure[name] = reasons[name]
         placed.setdefault(component, []).append(name)
 
-    shared = {verdicts[name].component for kept_name, names in tied.items() for name in (kept_name, *names)}
+    shared = {placements[name].component for kept_name, names in tied.items() for name in (kept_name, *names)}
+    if any(placement.reason.startswith(_ACROSS) for placement in placements.values()):
+        shared.add("unembedding")
     tied_components = tuple(c for c, names in placed.items() if c in shared and not names)
-    result = Partition({c: names for c, names in placed.items() if names}, reasons, tied, unsure, tied_components)
+    # A tensor that several layers share is as deep as the lowest of them.
+    lowest = {n: max((depths[m] for m in (n, *tied.get(n, ()))), key=lambda d: d.height) for n in kept if n in depths}
+    result = Partition(
+        {c: names for c, names in placed.items() if names}, reasons, tied, unsure, tied_components, lowest
+    )
     assert sorted(n for names in result.values() for n in names) == sorted(kept), "not total and disjoint"
     return result
 
@@ -203,16 +233,39 @@ def _tied(model: nn.Module) -> dict[str, list[str]]:
     return {first: rest for first, *rest in names.values() if rest}
 
 
-def _settle(name: str, aliases: list[str], verdicts: Mapping[str, Verdict]) -> tuple[str, str]:
+_ACROSS = "owner: the table's copy on the last stage"
+
+
+def _shares_table(model: nn.Module) -> bool:
+    """Whether the model itself says that its head is its embedding (transformers' config, Megatron-LM's flag)."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if getattr(module, "share_embeddings_and_output_weights", False):
+            return True
+        if config is not None and hasattr(config, "tie_word_embeddings"):
+            return bool(config.tie_word_embeddings)
+    return False
+
+
+def _tie_across_stages(model: nn.Module, placements: dict[str, Placement]) -> None:
+    """On a stage of a pipeline that has the head and not the table, the head's matrix is the table's copy."""
+    matrices = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False) if not is_vector(p)}
+    tables = {shape for name, shape in matrices.items() if placements[name].component == "embedding"}
+    for name, shape in matrices.items():
+        if placements[name].component == "unembedding" and shape not in tables:
+            placements[name] = Placement("embedding", f"{_ACROSS}: tied to the first stage's")
+
+
+def _settle(name: str, aliases: list[str], placements: Mapping[str, Placement]) -> tuple[str, str]:
     """The component of a parameter; of a tied one, the first in the order of `COMPONENTS` among its names'."""
-    options = [(verdicts[n], n) for n in (name, *aliases)]
-    (verdict, winner) = min(options, key=lambda option: COMPONENTS.index(option[0].component))
-    losers = {v.component: n for v, n in options if v.component != verdict.component}
+    options = [(placements[n], n) for n in (name, *aliases)]
+    (placement, winner) = min(options, key=lambda option: COMPONENTS.index(option[0].component))
+    losers = {p.component: n for p, n in options if p.component != placement.component}
     if not losers:
-        return verdict
+        return placement
     other = ", ".join(f"{n} ({component})" for component, n in losers.items())
     as_what = "" if winner == name else f" as {winner}"
-    return verdict.component, f"{verdict.reason}{as_what}; one weight, one rate: tied with {other}"
+    return placement.component, f"{placement.reason}{as_what}; one weight, one rate: tied with {other}"
 
 
 def _apply_rules(
@@ -252,13 +305,23 @@ def canonical_name(name: str) -> str:
 
     Removed: `module.` (DDP, DataParallel, DeepSpeed), `_orig_mod.` (compile), `_fsdp_wrapped_module.`,
     `_checkpoint_wrapped_module.`, and PEFT's `base_model.model.`, `base_layer.`, `original_module.`,
-    `modules_to_save.NAME.`. Two parameters may share a canonical name (a layer and its `modules_to_save` copy).
+    `modules_to_save.NAME.`. A tensor that is parametrized keeps its own name. Two parameters may share a canonical
+    name (a layer and its `modules_to_save` copy; magnitude and direction of weight norm).
+
+    >>> canonical_name("_orig_mod.module.layers.0._checkpoint_wrapped_module.q_proj.weight")
+    'layers.0.q_proj.weight'
+    >>> canonical_name("layers.0.q_proj.parametrizations.weight.original1")
+    'layers.0.q_proj.weight'
     """
     return ".".join(path_steps(name))
 
 
 def suggest_rule(name: str) -> str:
-    """The rule, as code, that would settle the parameter and its like in other layers; the component is left open."""
+    """The rule, as code, that would settle the parameter and its like in other layers; the component is left open.
+
+    >>> print(suggest_rule("module.layers.7.gate.weight"))
+    Rule("COMPONENT", r"^layers\\.\\d+\\.gate\\.weight$")
+    """
     steps = [r"\d+" if step.isdigit() else re.escape(step) for step in path_steps(name)]
     pattern = r"\.".join(steps)
     return f'Rule("COMPONENT", r"^{pattern}$")'
@@ -268,6 +331,9 @@ def coarse(component: str) -> str:
     """The paper's component (embedding, unembedding, attention, feed_forward, experts, router) or `base`.
 
     `base` follows the base rate. Shared experts are `feed_forward`: every token passes through them.
+
+    >>> coarse("shared_experts"), coarse("norm")
+    ('feed_forward', 'base')
     """
     return _COARSE.get(component, "base")
 
@@ -276,7 +342,16 @@ def undecayed(name: str, parameter: nn.Parameter, component: str) -> bool:
     """Whether weight decay stays off the parameter, by convention: norms, biases, and whatever is no matrix.
 
     Biases are told by name too, because those of fused experts are matrices (`gate_up_proj_bias`, shape (experts,
-    width)). A vector stored with broadcast dimensions, such as a (1, 1, width) `cls_token`, is no matrix.
+    width)). A vector stored with broadcast dimensions, such as a (1, 1, width) `cls_token`, is no matrix, and neither
+    are the magnitudes of weight norm, (rows, 1): one number per row, as a norm has.
+
+    >>> import torch
+    >>> undecayed("layers.0.attn.q_proj.bias", nn.Parameter(torch.ones(4)), "attention")
+    True
+    >>> undecayed("layers.0.attn.q_proj.weight", nn.Parameter(torch.ones(4, 4)), "attention")
+    False
     """
     last = path_steps(name)[-1]
-    return component == "norm" or last.endswith("bias") or last.startswith("bias_") or is_vector(parameter)
+    bias = last.endswith("bias") or last.startswith("bias_")
+    magnitude = _MAGNITUDE.search(name) and sum(size > 1 for size in parameter.shape) < 2
+    return component == "norm" or bias or bool(magnitude) or is_vector(parameter)

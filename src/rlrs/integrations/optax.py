@@ -149,6 +149,9 @@ def _shares(
 def component_labels(params: PyTree, rules: Sequence[Rule] = (), keys: Iterable[str] = ()) -> PyTree:
     """The tree of component names that `optax.partition` takes; see `component_partition`.
 
+    >>> component_labels({"embedding": jnp.ones((50, 8)), "norm": jnp.ones(8), "lm_head": jnp.ones((8, 50))})
+    {'embedding': 'embedding', 'lm_head': 'unembedding', 'norm': 'norm'}
+
     Args:
         params: the parameters, or their shapes.
         rules: the user's own, tried first.
@@ -167,7 +170,15 @@ def component_labels(params: PyTree, rules: Sequence[Rule] = (), keys: Iterable[
 
 
 def component_partition(params: PyTree, rules: Sequence[Rule] = ()) -> Partition:
-    """The components of a tree of arrays or shapes, with the reasons; names are those of `rlrs.integrations._skeleton`.
+    """The components of a tree of arrays or shapes, with the reasons; names are those that torch would have.
+
+    >>> dict(component_partition({"wte": {"embedding": jnp.ones((50, 8))}, "ln_f": {"scale": jnp.ones(8)}}))
+    {'embedding': ['wte.weight'], 'norm': ['ln_f.weight']}
+
+    Args:
+        params: the parameters, or their shapes (`jax.eval_shape`). Layers that are scanned, in one array with an axis
+            of layers (the first, or the second), are read as one layer.
+        rules: the user's own, tried first.
 
     Raises:
         PartitionError: a rule matches nothing.
