@@ -232,7 +232,7 @@ def _given(config: HubConfig) -> dict[str, Any]:
     elif path.suffix != ".json":
         return {"model_type": config.hub}
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"hub={config.hub!r}: cannot be read: {error.strerror}") from None
     except ValueError as error:
