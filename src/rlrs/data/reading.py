@@ -166,6 +166,7 @@ def read_parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ImportError(f"{path}: parquet needs the library pyarrow: pip install 'rlrs[datasets]'") from None
+    struct_field: Any = vars(compute)["struct_field"]  # made when the module is imported, which type checkers do not see
     row = 0
     try:
         # Without pre-buffering and with a small buffer, a row group of any size is read page by page.
@@ -175,7 +176,7 @@ def read_parquet(path: Path, field: str) -> Iterator[str]:
             for batch in file.iter_batches(batch_size=256, columns=[field]):
                 column: Any = batch.column(0)
                 if names[1:]:
-                    column = compute.struct_field(column, names[1:])
+                    column = struct_field(column, names[1:])
                 if pa.types.is_dictionary(column.type):
                     column = column.dictionary_decode()
                 for value in column:
@@ -246,7 +247,8 @@ def _document(record: Any, field: str, where: str, bad_record: BadRecord) -> Ite
 def why_no_text(text: str) -> str | None:
     """Why a string of Python is no text of Unicode: half of a surrogate pair; None if it is."""
     try:
-        text.isascii() or text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError as error:
         return f"half of a surrogate pair (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of the text"
     return None

@@ -77,13 +77,14 @@ class TokenData:
             facts = read_facts(folder)
         except RecordError as error:
             raise ConfigError(str(error)) from None
-        if facts is None or facts.sequence_length is None or facts.summary.hash is None:
+        name = None if facts is None else facts.summary.hash
+        if facts is None or facts.sequence_length is None or name is None:
             raise ConfigError(f"{folder}: no whole prepared data; prepare it (again) with rlrs.data.prepare")
         place, summary = facts.place(folder), facts.summary
         if check:
             found = digests(place, facts.sha256, Notes())
-            bad = [name for name, digest in found.items() if digest != facts.sha256[name]]
-            if bad or identity(found, facts.sequence_length) != summary.hash:
+            bad = [file for file, digest in found.items() if digest != facts.sha256[file]]
+            if bad or identity(found, facts.sequence_length) != name:
                 what = place / bad[0] if bad else folder / FILE
                 raise ConfigError(f"{what}: is not what was prepared: its hash is another")
         return cls(
@@ -91,7 +92,7 @@ class TokenData:
             valid=open_shards(place, "valid", summary.valid_tokens, facts.shard_tokens, facts.dtype),
             sequence_length=facts.sequence_length,
             vocab_size=summary.vocab_size,
-            hash=summary.hash,
+            hash=name,
             summary=summary.to_plain(),
         )
 

@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, built from a config and trained like our own. Nothing is downloaded.
+"""Any causal language model of transformers, from a config or a folder, trained like our own. Nothing is downloaded.
 
 Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, D model width, V vocabulary, E experts.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlrs.models.hub_weights import check_vocabulary, check_weights, load_weights
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
@@ -26,7 +27,7 @@ from rlrs.settings import ConfigError, HubConfig
 class HubTransformer(LanguageModel):
     """A causal language model of transformers with our models' contract: token numbers in, `ModelOutput` out.
 
-    Weights start as transformers starts that architecture, from torch's global generator. A mixture of experts adds its
+    Weights start as transformers starts that architecture, from torch's global generator, or are loaded. A mixture of experts adds its
     own load-balancing loss by its own `router_aux_loss_coef`.
 
     Args:
@@ -158,6 +159,7 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
         import transformers
     except ImportError:
         raise ConfigError(f"hub={config.hub!r} needs transformers: pip install 'rlrs[transformers]'") from None
+    check_weights(config)
     given = _given(config)
     kind = given.pop("model_type")
     if kind not in _types():
@@ -174,7 +176,7 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
             raise ConfigError(f"overrides.{key}: {kind} has no such setting{hint} (got {value!r})")
     # Marks of a tokenizer that is not ours; a padding mark would also keep one row of the embedding at zero.
     ours: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
-    if vocab_size is not None:
+    if vocab_size is not None and config.weights != "load":
         ours["vocab_size"] = vocab_size
     if hasattr(base, "is_decoder"):
         ours["is_decoder"] = True
@@ -192,6 +194,8 @@ def overrides_at_width(config: HubConfig, d_model: int) -> dict[str, int]:
     Raises:
         ValueError: a width at which there would be no whole number of heads.
     """
+    if config.weights == "load":
+        raise ConfigError(f"hub={config.hub!r}: weights: load is of one width; no narrower runs, no ladder")
     settings = transformers_config(config)
     scale = Fraction(d_model, settings.hidden_size)
     sizes = {"hidden_size": d_model}
@@ -244,6 +248,9 @@ def _given(config: HubConfig) -> dict[str, Any]:
 
 def _build(config: HubConfig, vocab_size: int) -> Any:
     settings = transformers_config(config, vocab_size)
+    loads = config.weights == "load"
+    if loads and torch.get_default_device().type != "meta":
+        return load_weights(config, settings, vocab_size)
     import transformers
 
     try:
@@ -251,7 +258,9 @@ def _build(config: HubConfig, vocab_size: int) -> Any:
         rows = model.get_input_embeddings().num_embeddings
     except Exception as error:
         raise ConfigError(f"hub={config.hub!r}: cannot be built with {_values(config)}: {_line(error)}") from None
-    if rows != vocab_size:
+    if loads:
+        check_vocabulary(config, rows, vocab_size)
+    elif rows != vocab_size:
         raise ConfigError(f"hub={config.hub!r}: its vocabulary cannot be set: it has {rows} entries, not {vocab_size}")
     return model
 

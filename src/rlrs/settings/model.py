@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
@@ -116,6 +116,9 @@ class HubConfig(Settings):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Its settings that differ from the type's defaults or from the file, by transformers' own names
     (hidden_size, num_hidden_layers, ...). The vocabulary's size is the data's."""
+    weights: Literal["random", "load"] | None = None
+    """Of a folder that holds weights: `load` them, or take the architecture alone (`random`). To be said if there are
+    any."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
