@@ -97,7 +97,7 @@ def test_damaged_weights_are_refused_in_one_line(tmp_path):
     save(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ConfigError, match="its weights cannot be loaded: .") as error:
+    with pytest.raises(ConfigError, match=r"its weights cannot be loaded: .") as error:
         build_model(HubConfig(hub=str(tmp_path), weights="load"), V)
     assert "\n" not in str(error.value)
 
@@ -106,7 +106,7 @@ def test_there_is_nothing_to_load_by_the_name_of_a_type_or_without_weights(tmp_p
     save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     for hub in ("llama", str(tmp_path), str(tmp_path / "config.json")):
-        with pytest.raises(ValueError, match="weights: load needs a local folder with a model.safetensors"):
+        with pytest.raises(ValueError, match=r"weights: load needs a local folder with a model\.safetensors"):
             HubConfig(hub=hub, weights="load")
     assert HubConfig(hub=str(tmp_path)).weights is None
 

@@ -166,7 +166,7 @@ def read_parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise ImportError(f"{path}: parquet needs the library pyarrow: pip install 'rlrs[datasets]'") from None
-    struct_field: Any = vars(compute)["struct_field"]  # made when the module is imported, which type checkers do not see
+    struct_field: Any = vars(compute)["struct_field"]  # made at import, unseen by type checkers
     row = 0
     try:
         # Without pre-buffering and with a small buffer, a row group of any size is read page by page.

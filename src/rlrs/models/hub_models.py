@@ -27,8 +27,8 @@ from rlrs.settings import ConfigError, HubConfig
 class HubTransformer(LanguageModel):
     """A causal language model of transformers with our models' contract: token numbers in, `ModelOutput` out.
 
-    Weights start as transformers starts that architecture, from torch's global generator, or are loaded. A mixture of experts adds its
-    own load-balancing loss by its own `router_aux_loss_coef`.
+    Weights start as transformers starts that architecture, from torch's global generator, or are loaded. A mixture of
+    experts adds its own load-balancing loss by its own `router_aux_loss_coef`.
 
     Args:
         config: which architecture, and what to change in it.

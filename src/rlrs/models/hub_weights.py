@@ -19,7 +19,7 @@ def check_weights(config: HubConfig) -> None:
     """See that it was said what to do with weights, and that there are some to load.
 
     Raises:
-        ConfigError: `hub` is a folder with weights and `weights` is not set; or they should be loaded and are not there.
+        ConfigError: `hub` is a folder with weights and `weights` is not set; or there are none to load.
     """
     files = weight_files(config.hub)
     if config.weights is None and files:
@@ -57,12 +57,13 @@ def load_weights(config: HubConfig, settings: Any, vocab_size: int) -> Any:
 
     check_vocabulary(config, settings.get_text_config().vocab_size, vocab_size)
     try:
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             config.hub, config=settings, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # each architecture checks in its own way
         line = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(f"hub={config.hub!r}: its weights cannot be loaded: {line}") from None
+    model, found = loaded
     for kind in ("missing", "mismatched", "unexpected"):
         if names := sorted(map(str, found[f"{kind}_keys"])):
             more = f" and {len(names) - 1} more" if names[1:] else ""
