@@ -289,7 +289,7 @@ def test_progress_is_told_in_bytes_of_text(text, tmp_path, small):
 
 
 def test_what_was_left_out_stands_in_the_summary(text, tmp_path):
-    (text / "bad.txt").write_bytes(b"\xff\xfe")
+    (text / "bad.txt").write_bytes(b"\xff\xff")
     with pytest.raises(ConfigError, match=r"bad\.txt: not UTF-8 text; mend it"):
         prepare(config(text), tmp_path / "data")
     assert not (tmp_path / "data").exists()

@@ -57,9 +57,7 @@ def test_runs_on_a_cluster_have_the_numbers_that_they_have_here(data, cluster, t
 def test_where_the_data_is_not_at_its_path_it_comes_through_the_object_store(data, cluster, tmp_path, monkeypatch):  # noqa: F811
     tokens, folder = data
     with Ray(folder, cpus=0.5) as engine:
-        monkeypatch.setattr(
-            engine, "_source", replace(engine._source, folder=str(tmp_path / "elsewhere"), hash=tokens.hash)
-        )
+        monkeypatch.setattr(engine, "_source", replace(engine._source, folder=str(tmp_path / "elsewhere")))
         ship = engine._ship_data
 
         def from_here():

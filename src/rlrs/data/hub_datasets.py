@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrs.data.reading import BadLine, DamagedError, Hash
+from rlrs.data.reading import BadRecord, why_no_text
 from rlrs.data.sources import HUB
+from rlrs.data.unpacking import BYTE_ORDER_MARK, DamagedError, Hash, first_line
 from rlrs.settings import ConfigError, DataConfig
 
 ROWS = 256
@@ -41,7 +42,7 @@ class HubPart:
         """None: the data set as a whole has a fingerprint."""
         return None
 
-    def texts(self, bad_line: BadLine, digest: Hash | None = None) -> Iterator[str]:
+    def texts(self, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[str]:
         """The documents of the shard; one without text (null) is an empty text.
 
         Raises:
@@ -57,21 +58,24 @@ class HubPart:
                 for text in rows[self.text_field]:
                     if text is not None and not isinstance(text, str):
                         raise DamagedError(f"the column {self.text_field!r} holds {type(text).__name__}, not text")
+                    text = (text or "").replace(BYTE_ORDER_MARK, "")
+                    if (why := why_no_text(text)) is not None:
+                        raise DamagedError(why)
                     if digest is not None:
-                        digest.update((text or "").encode() + b"\xff")
-                    yield text or ""
+                        digest.update(text.encode() + b"\xff")
+                    yield text
         except (ConfigError, DamagedError, GeneratorExit):
             raise
         except (ValueError, EOFError, zlib.error, datasets.exceptions.DatasetsError) as error:
-            raise DamagedError(_first_line(error)) from None
+            raise DamagedError(first_line(error)) from None
         except OSError as error:
             if error.errno is not None:
                 raise
             if type(error) is not ConnectionError and isinstance(error, _broken_file_errors()):
-                raise DamagedError(_first_line(error)) from None
-            raise ConnectionError(f"reading {self.where}: {_first_line(error)}") from None
+                raise DamagedError(first_line(error)) from None
+            raise ConnectionError(f"reading {self.where}: {first_line(error)}") from None
         except Exception as error:  # of whichever client library reads from afar
-            raise ConnectionError(f"reading {self.where}: {_first_line(error)}") from None
+            raise ConnectionError(f"reading {self.where}: {first_line(error)}") from None
 
 
 def is_local(config: DataConfig) -> bool:
@@ -105,10 +109,10 @@ def open_hub(config: DataConfig) -> tuple[list[HubPart], str]:
         raise
     except (ConnectionError, FileNotFoundError) as error:
         raise ConfigError(
-            f"{shown}: {_first_line(error)}; it should be a local folder, or a data set on the hub or in the cache"
+            f"{shown}: {first_line(error)}; it should be a local folder, or a data set on the hub or in the cache"
         ) from None
     except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(f"{shown}: {_first_line(error)}") from None
+        raise ConfigError(f"{shown}: {first_line(error)}") from None
     roles = [(config.split, None if config.valid_split is None else False)]
     if config.valid_split is not None:
         roles.append((config.valid_split, True))
@@ -175,7 +179,3 @@ def _broken_file_errors() -> tuple[type[BaseException], ...]:
     import pyarrow
 
     return gzip.BadGzipFile, pyarrow.ArrowException
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -11,23 +11,27 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rlrs.data import shards
+from rlrs.data.facts import FORMAT, DataSummary, Facts, read_facts, write_facts
 from rlrs.data.hub_datasets import is_local, open_hub
-from rlrs.data.reading import DamagedError
-from rlrs.data.shards import STREAMS, ShardWriter, digests, read_facts, write_facts
+from rlrs.data.reading import printable, why_no_text
+from rlrs.data.sealed import Sealed, read_sealed, write_sealed
+from rlrs.data.shards import STREAMS, ShardWriter, digests
 from rlrs.data.sources import HUB, Part, find_files, hash_order
-from rlrs.data.split import Labelled, labelled, split_files
+from rlrs.data.split import Labelled, labelled, split_corpus
 from rlrs.data.stock import Entry, Notes, Stock, take_stock
 from rlrs.data.tokenizer import BPE, BYTES, Encoder, encoder_of, from_path, identity, learn, of_bytes
 from rlrs.data.tokens import TokenData
+from rlrs.data.unpacking import DamagedError
 from rlrs.files import locked, write_atomic
+from rlrs.records import RecordError
 from rlrs.settings import ConfigError, DataConfig
 
 log = logging.getLogger("rlrs.data")
@@ -65,6 +69,8 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
     """
     folder = Path(folder)
     root = folder if config.folder is None else Path(config.folder).expanduser()
+    if why_no_text(str(root.resolve())) is not None:
+        raise ConfigError(f"{printable(root.resolve())}: the name of a folder of tokens should be UTF-8")
     notes = Notes.load(root / "notes.json")
     settings = _settings(config)
     stock = None
@@ -88,6 +94,7 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     """What decides the tokens beside the text itself."""
     plain: dict[str, Any] = {"tokenizer": identity(config), "valid_fraction": config.valid_fraction}
     plain["text_field"] = config.text_field
+    plain["format"] = config.format
     if _is_hub(config):
         names = ("source", "config_name", "split", "valid_split", "revision", "max_bytes")
         plain["hub"] = {name: getattr(config, name) for name in names}
@@ -102,10 +109,19 @@ def _open(config: DataConfig) -> tuple[list[Part], str | None]:
 
 
 def _is_whole(folder: Path, settings: dict[str, Any], notes: Notes) -> bool:
-    facts = read_facts(folder)
-    if facts is None or facts["settings"] != settings:
+    facts = _facts(folder)
+    if facts is None or facts.home is not None or facts.settings != settings:
         return False
-    return facts["sha256"] == digests(folder, list(facts["sha256"]), notes)
+    return facts.sha256 == digests(folder, facts.sha256, notes)
+
+
+def _facts(folder: Path) -> Facts | None:
+    """What data.json says; None if there is none that can be used, which is said."""
+    try:
+        return read_facts(folder)
+    except RecordError as error:
+        log.warning("made anew: %s", error)
+        return None
 
 
 def _known_text(config: DataConfig, settings: dict[str, Any], root: Path) -> str | None:
@@ -116,9 +132,9 @@ def _known_text(config: DataConfig, settings: dict[str, Any], root: Path) -> str
     if not _is_hub(config) or is_local(config):
         return None
     for folder in [root] if config.folder is None else sorted(root.glob("*/")):
-        facts = read_facts(folder)
-        if facts is not None and facts["settings"] == {**settings, "text": facts["settings"].get("text")}:
-            return facts["settings"]["text"]
+        facts = _facts(folder)
+        if facts is not None and facts.settings == {**settings, "text": facts.settings.get("text")}:
+            return facts.settings["text"]
     return None
 
 
@@ -128,7 +144,7 @@ def _is_hub(config: DataConfig) -> bool:
 
 def _key(settings: dict[str, Any]) -> str:
     """Hash of settings and text: what the tokens are of."""
-    text = json.dumps([shards.FORMAT, shards.SHARD_TOKENS, settings], sort_keys=True)
+    text = json.dumps([FORMAT, shards.SHARD_TOKENS, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -136,17 +152,22 @@ def _describe(config: DataConfig, home: Path, folder: Path) -> None:
     """Let the study's data.json speak of its name of the source and sequence length, on which no token depends."""
     whole = read_facts(home)
     assert whole is not None, "it has just been found or made whole"
-    facts = {**whole, "sequence_length": config.sequence_length}
-    facts["summary"] = {
-        **whole["summary"],
-        "source": config.source if isinstance(config.source, str) else list(config.source),
-        "hash": shards.identity(whole["sha256"], config.sequence_length),
-    }
+    summary = whole.summary.model_copy(
+        update={"source": config.source, "hash": shards.identity(whole.sha256, config.sequence_length)}
+    )
+    facts = whole.model_copy(update={"sequence_length": config.sequence_length, "summary": summary})
     if home != folder:
         folder.mkdir(parents=True, exist_ok=True)
-        facts["home"] = str(home.resolve())
-    if facts != read_facts(folder):
+        facts = facts.model_copy(update={"home": str(home.resolve())})
+    if facts.sealed() != _facts_there(folder):
         write_facts(folder, facts)
+
+
+def _facts_there(folder: Path) -> Facts | None:
+    try:
+        return read_facts(folder)
+    except RecordError:
+        return None
 
 
 @contextmanager
@@ -171,13 +192,27 @@ class _Done:
     skipped: list[str] = field(default_factory=list)
 
 
+class _Progress(Sealed):
+    """Content of progress.json."""
+
+    key: str
+    """Of settings and text."""
+    tokenizer: str
+    """SHA-256 of tokenizer.json."""
+    end: int
+    """Number of the token after every document."""
+    itemsize: Literal[2, 4]
+    """Bytes of a token on disk."""
+    done: _Done
+
+
 class _Preparation:
     def __init__(
         self, config: DataConfig, folder: Path, stock: Stock, settings: dict[str, Any], notes: Notes, tell: Tell
     ) -> None:
         self.config, self.folder, self.stock, self.settings = config, folder, stock, settings
         self.notes, self.tell = notes, tell
-        self.split = split_files(stock, config.valid_fraction)
+        self.split = split_corpus(stock, config)
         self.path = folder / "progress.json"
 
     def run(self) -> None:
@@ -209,15 +244,18 @@ class _Preparation:
     def _resumed(self) -> tuple[Encoder, _Done] | None:
         """Tokenizer and progress of a preparation of just these data that was killed."""
         try:
-            plain = json.loads(self.path.read_text(encoding="utf-8"))
-            if plain["key"] != _key(self.settings):
-                return None
+            found = read_sealed(self.path, _Progress, "the preparation begins again")
+        except FileNotFoundError:
+            return None
+        except RecordError as error:
+            log.warning("%s", error)
+            return None
+        done = found.done
+        try:
             tokenizer = (self.folder / "tokenizer.json").read_bytes()
-            if hashlib.sha256(tokenizer).hexdigest() != plain["tokenizer"]:
-                return None
-            done = _Done(**plain["done"])
-            on_disk = all(self._has(stream, done.tokens[stream], plain["itemsize"]) for stream in STREAMS)
-        except (OSError, ValueError, KeyError, TypeError):
+            same = found.key == _key(self.settings) and found.tokenizer == hashlib.sha256(tokenizer).hexdigest()
+            on_disk = same and all(self._has(stream, done.tokens[stream], found.itemsize) for stream in STREAMS)
+        except OSError:
             return None
         if not on_disk:
             return None
@@ -225,7 +263,7 @@ class _Preparation:
             return of_bytes(), done
         from tokenizers import Tokenizer
 
-        return encoder_of(Tokenizer.from_str(tokenizer.decode()), plain["end"]), done
+        return encoder_of(Tokenizer.from_str(tokenizer.decode()), found.end), done
 
     def _has(self, stream: str, tokens: int, itemsize: int) -> bool:
         """Whether at least so many tokens of a stream are on disk."""
@@ -238,14 +276,14 @@ class _Preparation:
         return True
 
     def _commit(self, encoder: Encoder, done: _Done) -> None:
-        plain = {
-            "key": _key(self.settings),
-            "tokenizer": hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest(),
-            "end": encoder.end,
-            "itemsize": 2 if encoder.size <= 2**16 else 4,
-            "done": asdict(done),
-        }
-        write_atomic(self.path, json.dumps(plain) + "\n")
+        progress = _Progress(
+            key=_key(self.settings),
+            tokenizer=hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest(),
+            end=encoder.end,
+            itemsize=2 if encoder.size <= 2**16 else 4,
+            done=done,
+        )
+        write_sealed(self.path, progress)
 
     def _tokenizer(self) -> Encoder:
         if self.config.tokenizer == BPE:
@@ -302,7 +340,7 @@ class _Preparation:
                 raise ConfigError(f"{part.where}: {error}; {remedy}") from None
             if skipped is not None:
                 log.warning("left out from there on: %s: %s", part.where, error)
-                skipped.append(f"{part.name}: from there on: {error}")
+                skipped.append(f"{printable(part.name)}: from there on: {error}")
         if part.stamp() != before:
             raise ConfigError(f"{part.where}: changed while it was read; start again when nothing writes to it")
 
@@ -317,7 +355,7 @@ class _Preparation:
                 done.bytes[stream] += len(item.text.encode())
                 if item.last:
                     writers[stream].write(end)
-                    done.documents[stream] += 1
+                    done.documents[stream] += not item.cut
             done.part, done.piece = part, piece
             done.tokens = {stream: writer.position for stream, writer in writers.items()}
             self.tell(sum(done.bytes.values()), self.stock.bytes)
@@ -350,29 +388,28 @@ class _Preparation:
             names += shards.shard_names(stream, done.tokens[stream], shards.SHARD_TOKENS)
         sha256 = digests(self.folder, names, self.notes)
         total = sum(done.bytes.values())
-        summary: dict[str, Any] = {
-            "source": None,
-            "files": len(self.stock.parts),
-            "bytes": total,
-            "hash": None,
-            "vocab_size": encoder.size,
-            "train_tokens": done.tokens["train"],
-            "valid_tokens": done.tokens["valid"],
-            "bytes_per_token": total / sum(done.tokens.values()),
-            "valid_bytes_per_token": done.bytes["valid"] / max(done.tokens["valid"], 1),
-            "documents": sum(done.documents.values()),
-            "valid_documents": done.documents["valid"],
-            "end_token": encoder.end,
-            "skipped": [*self.stock.skipped, *done.skipped],
-        }
-        facts = {
-            "format": shards.FORMAT,
-            "settings": self.settings,
-            "sequence_length": None,
-            "summary": summary,
-            "dtype": dtype.str,
-            "shard_tokens": shards.SHARD_TOKENS,
-            "sizes": {name: (self.folder / name).stat().st_size for name in names},
-            "sha256": sha256,
-        }
+        summary = DataSummary(
+            source=None,
+            files=len(self.stock.parts),
+            bytes=total,
+            hash=None,
+            vocab_size=encoder.size,
+            train_tokens=done.tokens["train"],
+            valid_tokens=done.tokens["valid"],
+            bytes_per_token=total / sum(done.tokens.values()),
+            valid_bytes_per_token=done.bytes["valid"] / max(done.tokens["valid"], 1),
+            documents=sum(done.documents.values()),
+            valid_documents=done.documents["valid"],
+            end_token=encoder.end,
+            skipped=(*self.stock.skipped, *done.skipped),
+        )
+        facts = Facts(
+            settings=self.settings,
+            sequence_length=None,
+            summary=summary,
+            dtype="<u2" if dtype.itemsize == 2 else "<u4",
+            shard_tokens=shards.SHARD_TOKENS,
+            sizes={name: (self.folder / name).stat().st_size for name in names},
+            sha256=sha256,
+        )
         write_facts(self.folder, facts)

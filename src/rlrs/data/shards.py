@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,10 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlrs.data.stock import Notes
-from rlrs.files import write_atomic
-
-FORMAT = 2
-"""Version of the files that this code writes; others are made anew."""
 
 SHARD_TOKENS = 2**27
 """Tokens per shard: 256 MiB of 16-bit tokens. Chosen here, not studied."""
@@ -120,20 +116,20 @@ def shard_names(stream: str, tokens: int, shard_tokens: int) -> list[str]:
     return [shard_name(stream, number) for number in range(-(-tokens // shard_tokens))]
 
 
-def open_shards(folder: Path, stream: str, facts: dict[str, Any]) -> list[NDArray[Any]]:
+def open_shards(folder: Path, stream: str, tokens: int, shard_tokens: int, dtype: str) -> list[NDArray[Any]]:
     """A stream's shards, mapped into memory."""
-    names = shard_names(stream, facts["summary"][f"{stream}_tokens"], facts["shard_tokens"])
-    return [np.memmap(_home(folder, facts) / name, dtype=facts["dtype"], mode="r") for name in names]
+    names = shard_names(stream, tokens, shard_tokens)
+    return [np.memmap(folder / name, dtype=dtype, mode="r") for name in names]
 
 
-def digests(folder: Path, names: Sequence[str], notes: Notes) -> dict[str, str]:
+def digests(folder: Path, names: Iterable[str], notes: Notes) -> dict[str, str]:
     """SHA-256 of files by name; one that is as it was noted is not read again."""
     found = {}
     for name in names:
         status = (folder / name).stat()
         stamp = (status.st_size, status.st_mtime_ns)
         digest = notes.get(name, stamp)
-        if digest is None:
+        if not isinstance(digest, str):
             with open(folder / name, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             notes.put(name, stamp, digest)
@@ -149,29 +145,6 @@ def identity(digests: dict[str, str], sequence_length: int) -> str:
         parts[f"{stream}.bin"] = own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
     text = json.dumps([1, parts, sequence_length], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Write data.json."""
-    write_atomic(folder / "data.json", json.dumps(facts, indent=1) + "\n")
-
-
-def read_facts(folder: Path) -> dict[str, Any] | None:
-    """What data.json says; None if it is not there, not readable, or the files do not have the sizes it says."""
-    try:
-        facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-        home = _home(folder, facts)
-        whole = facts["format"] == FORMAT and all(
-            (home / name).stat().st_size == size for name, size in facts["sizes"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return facts if whole else None
-
-
-def _home(folder: Path, facts: dict[str, Any]) -> Path:
-    """Where the tokens are: beside data.json, unless it names another folder."""
-    return Path(facts.get("home", folder))
 
 
 def leftovers(folder: Path) -> Iterator[Path]:

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rlrs.data.reading import BadLine, Hash, format_of, read_jsonl, read_parquet, read_text
+from rlrs.data.reading import (
+    BadRecord,
+    Format,
+    format_of,
+    printable,
+    read_json,
+    read_jsonl,
+    read_parquet,
+    read_text,
+    why_no_text,
+    why_not_read,
+)
+from rlrs.data.unpacking import DamagedError, Hash
 from rlrs.settings import ConfigError, DataConfig
 
 STDLIB = "stdlib"
@@ -48,11 +60,11 @@ class Part(Protocol):
         """Size in bytes and time of last change in nanoseconds; None of what is no file."""
         ...
 
-    def texts(self, bad_line: BadLine, digest: Hash | None = None) -> Iterator[str]:
+    def texts(self, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[str]:
         """Its texts, in order.
 
         Raises:
-            DamagedError: it cannot be read to the end, or by `bad_line`.
+            DamagedError: it cannot be read to the end, or by `bad_record`.
         """
         ...
 
@@ -65,43 +77,48 @@ class FilePart:
         name: path relative to the corpus, with `/`.
         path: where it is.
         text_field: field of a document's text, if there are fields.
+        format: of the file; None for what the end of its name says.
     """
 
     name: str
     path: Path
     text_field: str
+    format: Format | None = None
     valid: bool | None = None
 
     @property
     def where(self) -> str:
         """Its path."""
-        return str(self.path)
+        return printable(self.path)
 
     @property
     def one_document(self) -> bool:
-        """Text files are; jsonl and parquet hold many."""
-        return format_of(self.path) == "text"
+        """Text files are; the others hold many."""
+        return (self.format or format_of(self.path)) == "text"
 
     def stamp(self) -> tuple[int, int] | None:
         """Size and time of last change."""
         status = self.path.stat()
         return status.st_size, status.st_mtime_ns
 
-    def texts(self, bad_line: BadLine, digest: Hash | None = None) -> Iterator[str]:
-        """Pieces of a text file; documents of jsonl and parquet."""
-        match format_of(self.path):
+    def texts(self, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[str]:
+        """Pieces of a text file; documents of the others."""
+        if not _is_unicode(self.path.name):
+            raise DamagedError("its name is not UTF-8")
+        if self.format is None and (why := why_not_read(self.path)) is not None:
+            raise DamagedError(why)
+        match self.format or format_of(self.path):
             case "text":
-                return read_text(self.path, digest)
+                yield from read_text(self.path, digest)
             case "jsonl":
-                return read_jsonl(self.path, self.text_field, bad_line, digest)
+                yield from read_jsonl(self.path, self.text_field, bad_record, digest)
+            case "json":
+                yield from read_json(self.path, self.text_field, bad_record, digest)
             case "parquet":
-                return self._parquet(digest)
-
-    def _parquet(self, digest: Hash | None) -> Iterator[str]:
-        yield from read_parquet(self.path, self.text_field)
-        if digest is not None:  # it is not read from front to back
-            with open(self.path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+                yield from read_parquet(self.path, self.text_field)
+                if digest is not None:  # it is not read from front to back
+                    with open(self.path, "rb") as file:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
 
 
 def find_files(config: DataConfig) -> list[FilePart]:
@@ -114,7 +131,7 @@ def find_files(config: DataConfig) -> list[FilePart]:
         files = _find_stdlib()
     else:
         files = _find([config.source] if isinstance(config.source, str) else config.source)
-    return [FilePart(name, path, config.text_field) for name, path in files.items()]
+    return [FilePart(name, path, config.text_field, config.format) for name, path in files.items()]
 
 
 def hash_order(name: str) -> bytes:
@@ -125,14 +142,30 @@ def hash_order(name: str) -> bytes:
 def _find(patterns: Sequence[str]) -> dict[str, Path]:
     paths: set[Path] = set()
     for pattern in patterns:
-        matches = glob.glob(os.path.expanduser(pattern.removeprefix(FILES)), recursive=True)
+        asked = os.path.expanduser(pattern.removeprefix(FILES))
+        matches = glob.glob(_without_classes_that_exist(asked), recursive=True)
         found = {Path(os.path.abspath(match)) for match in matches if os.path.isfile(match)}
         if not found:
-            raise ConfigError(f"data.source={pattern!r} matches no file, looked for from {Path.cwd()}")
+            if os.path.isdir(asked):
+                hint = f"is a folder; name its files, such as '{FILES}{os.path.join(asked, '**', '*.txt')}'"
+            else:
+                hint = f"matches no file, looked for from {printable(Path.cwd())}"
+                hint += "; [...] is a class of characters there, [[] a bracket" if "[" in asked else ""
+            raise ConfigError(f"data.source={pattern!r} {hint}")
         paths |= found
     # Names relative to what the files share: the same folder elsewhere is the same corpus.
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return _named(paths, root)
+
+
+def _without_classes_that_exist(pattern: str) -> str:
+    """A glob in which `[D] 1/x.txt`, where that is there, is that and no class of characters."""
+    literal, asked = "", []
+    for name in pattern.split("/"):
+        here = literal + name
+        literal = here + "/"
+        asked.append(glob.escape(name) if not {"*", "?"} & set(name) and os.path.lexists(here) else name)
+    return "/".join(asked)
 
 
 def _find_stdlib() -> dict[str, Path]:
@@ -144,4 +177,10 @@ def _find_stdlib() -> dict[str, Path]:
 
 
 def _named(paths: Iterable[Path], root: Path) -> dict[str, Path]:
-    return dict(sorted((path.relative_to(root).as_posix(), path) for path in paths))
+    named = ((path.relative_to(root).as_posix(), path) for path in paths)
+    return dict(sorted((name if _is_unicode(name) else printable(name), path) for name, path in named))
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a file's name is UTF-8: Python stands in for other bytes with halves of surrogate pairs."""
+    return why_no_text(name) is None

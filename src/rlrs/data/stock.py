@@ -10,14 +10,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rlrs.data.reading import DamagedError, is_compressed
+from rlrs.data.reading import BadRecord, border, printable
+from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.sources import STDLIB, FilePart, Part, hash_order
-from rlrs.files import write_atomic
+from rlrs.data.unpacking import DamagedError, is_compressed
+from rlrs.records import Record, RecordError
 from rlrs.settings import ConfigError, DataConfig
 
 log = logging.getLogger("rlrs.data")
@@ -29,27 +30,41 @@ SETTLED = 2_000_000_000
 """Nanoseconds: a file that changed this shortly before it was noted may change again within the clock's tick."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What is known of one part of the corpus.
-
-    Args:
-        name: of the part.
-        digest: SHA-256 of the file, or of the text of a shard that is no file.
-        bytes: of text, in UTF-8; None if it was not counted.
-        documents: how many to take; None for all of an unknown number.
-        damage: why it cannot be used; None if it can.
-        bad_lines: lines of jsonl that hold no document.
-        first_bad: the first of them, and why.
-    """
+class Entry(Record):
+    """What is known of one part of the corpus."""
 
     name: str
+    """Of the part."""
     digest: str = ""
+    """SHA-256 of the file, or of the text that is taken of it."""
     bytes: int | None = None
-    documents: int | None = None
+    """Of the text that is taken, in UTF-8; None if it was not counted."""
+    cut: bool = False
+    """Whether that is less than all of it."""
+    valid_bytes: int = 0
+    """Of the documents that `is_valid` keeps for validation."""
     damage: str | None = None
-    bad_lines: int = 0
+    """Why it cannot be used; None if it can."""
+    bad_records: int = 0
+    """Lines of JSON lines, or elements of an array, that hold no document."""
     first_bad: str | None = None
+    """The first of them, and why."""
+
+
+class Note(Record):
+    """What was noted of a file in one state."""
+
+    stamp: tuple[int, int]
+    """Size in bytes, and time of last change in nanoseconds."""
+    noted: int
+    """When, in nanoseconds."""
+    value: str | Entry
+
+
+class _File(Sealed):
+    """Content of notes.json."""
+
+    files: dict[str, Note]
 
 
 @dataclass
@@ -60,35 +75,34 @@ class Notes:
     """
 
     path: Path | None = None
-    known: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, Note] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Notes:
-        """Notes of a file; none if there is none or it is damaged."""
+        """Notes of a file; none if there is none or, which is said, it is damaged."""
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}
-        return cls(path, known if isinstance(known, dict) else {})
+            return cls(path, dict(read_sealed(path, _File, "all files are read again").files))
+        except FileNotFoundError:
+            return cls(path)
+        except (OSError, RecordError) as error:
+            log.warning("%s", error)
+            return cls(path)
 
-    def get(self, name: str, stamp: tuple[int, int] | None) -> Any:
+    def get(self, name: str, stamp: tuple[int, int] | None) -> str | Entry | None:
         """What was noted of a file in this state; None if nothing."""
-        try:
-            note = self.known[name]
-            same = stamp is not None and note["stamp"] == list(stamp) and stamp[1] + SETTLED < note["noted"]
-            return note["value"] if same else None
-        except (KeyError, TypeError):
-            return None
+        note = self.known.get(name)
+        same = note is not None and note.stamp == stamp and note.stamp[1] + SETTLED < note.noted
+        return note.value if note is not None and same else None
 
-    def put(self, name: str, stamp: tuple[int, int] | None, value: Any) -> None:
+    def put(self, name: str, stamp: tuple[int, int] | None, value: str | Entry) -> None:
         """Note something of a file in this state."""
         if stamp is not None:
-            self.known[name] = {"stamp": list(stamp), "noted": time.time_ns(), "value": value}
+            self.known[name] = Note(stamp=stamp, noted=time.time_ns(), value=value)
 
     def save(self) -> None:
         """Write them down."""
         if self.path is not None and self.path.parent.is_dir():
-            write_atomic(self.path, json.dumps(self.known) + "\n")
+            write_sealed(self.path, _File(files=self.known))
 
 
 @dataclass(frozen=True)
@@ -131,13 +145,13 @@ def take_stock(parts: Sequence[Part], version: str | None, config: DataConfig, n
     streams = [part for part in parts if not part.one_document]
     left = config.max_bytes
     if left is not None:
-        left -= stocktaking.whole_files_within(whole, left)
+        left -= stocktaking.files_within(whole, left)
     else:
         for part in whole:
             stocktaking.add(part)
     for number, part in enumerate(streams):
         if version is not None and left is None:
-            stocktaking.entries[part.name] = Entry(part.name)
+            stocktaking.entries[part.name] = Entry(name=part.name)
             continue
         limit = None if left is None else left // (len(streams) - number)
         taken = stocktaking.add(part, limit)
@@ -145,53 +159,77 @@ def take_stock(parts: Sequence[Part], version: str | None, config: DataConfig, n
     return stocktaking.finish(parts, version)
 
 
+def taken(part: Part, entry: Entry, bad_record: BadRecord) -> Iterator[str]:
+    """The texts of a part as far as they are taken; see `Part.texts`."""
+    if not entry.cut:
+        yield from part.texts(bad_record)
+        return
+    left = entry.bytes or 0
+    for text in part.texts(bad_record):
+        data = text.encode()
+        if len(data) >= left:
+            if left:
+                yield data[:left].decode()
+            return
+        left -= len(data)
+        yield text
+
+
 class _Stocktaking:
     def __init__(self, config: DataConfig, notes: Notes) -> None:
         self.config, self.notes = config, notes
         self.entries: dict[str, Entry] = {}
         self.bad: list[tuple[Part, str]] = []
-        self.lines: list[tuple[Part, Entry]] = []
+        self.records: list[tuple[Part, Entry]] = []
         self.saved = time.monotonic()
 
     def add(self, part: Part, limit: int | None = None) -> int:
-        """Use a part, or as many of its first documents as fit into a number of bytes; the bytes of text it gives."""
+        """Use a part, or as much of its beginning as fits into a number of bytes; the bytes of text it gives."""
         entry = self.look(part, limit)
         if entry.damage is not None:
             self.bad.append((part, entry.damage))
             return 0
-        if entry.bad_lines:
-            self.lines.append((part, entry))
-        if limit is not None and not entry.documents:
+        if entry.bad_records:
+            self.records.append((part, entry))
+        if limit is not None and not entry.bytes:
             return 0
         self.entries[part.name] = entry
         return entry.bytes or 0
 
-    def whole_files_within(self, parts: Sequence[Part], limit: int) -> int:
-        """Use whole files that together fit into a number of bytes, taken in hash order; their bytes."""
+    def files_within(self, parts: Sequence[Part], limit: int) -> int:
+        """Use whole files that together fit into a number of bytes, taken in hash order; their bytes.
+
+        Where they leave a fifth of it or more, the beginning of the first file that did not fit fills it up.
+        """
         filled = 0
+        first_too_large: Part | None = None
         for part in sorted(parts, key=lambda part: hash_order(part.name)):
             stamp = part.stamp()
             assert isinstance(part, FilePart), "only files are one document"
             assert stamp is not None, "a file has a size"
-            if filled + stamp[0] > limit:  # compressed or not, it holds more than that
-                continue
-            if is_compressed(part.path):
+            # Compressed or not, it holds at least about as many bytes as on disk.
+            size = stamp[0]
+            if filled + size <= limit and is_compressed(part.path):
                 size = self.look(part, None).bytes or 0
-                if filled + size > limit:
-                    continue
+            if filled + size > limit:
+                first_too_large = first_too_large or part
+                continue
             filled += self.add(part)
+        if first_too_large is not None and limit - filled >= limit / 5:
+            filled += self.add(first_too_large, limit - filled)
         return filled
 
     def look(self, part: Part, limit: int | None) -> Entry:
         stamp = part.stamp()
-        about = f"{part.name}|{self.config.text_field}|{'' if limit is None else limit}"
+        config = self.config
+        about = json.dumps([part.name, config.format, config.text_field, config.valid_fraction, limit])
         known = self.notes.get(about, stamp)
-        if known is not None:
-            return Entry(**known)
-        entry = _read(part, limit, empty_is_fine=self.config.source == STDLIB)
+        if isinstance(known, Entry):
+            return known
+        entry = _read(part, limit, config)
         if part.stamp() != stamp:
             raise ConfigError(f"{part.where}: changed while it was read; start again when nothing writes to it")
-        self.notes.put(about, stamp, asdict(entry))
+        self.notes.put(about, stamp, entry)
         if time.monotonic() - self.saved > SAVE_EVERY:
             if self.notes.path is not None:
                 self.notes.path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,19 +244,22 @@ class _Stocktaking:
         known = [entry.bytes for entry in entries if entry.bytes is not None]
         if not entries or (len(known) == len(entries) and not sum(known)):
             if self.config.max_bytes is not None and not self.bad:
-                raise ConfigError(f"data.max_bytes={self.config.max_bytes} is less than any document of data.source")
+                raise ConfigError(f"data.max_bytes={self.config.max_bytes} is less than any character of data.source")
             raise ConfigError(
                 f"data.source={_shown(self.config.source)}: the corpus is empty: {len(parts)} files without usable text"
             )
         digest = hashlib.sha256((version or "").encode())
         for entry in entries:
-            digest.update(json.dumps([entry.name, entry.digest, entry.documents]).encode())
+            digest.update(json.dumps([entry.name, entry.digest, entry.bytes if entry.cut else None]).encode())
         return Stock(used, entries, skipped, digest.hexdigest()[:16])
 
     def _skipped(self) -> tuple[str, ...]:
         """Sentences on what is left out."""
         found = [f"{part.where}: {damage}" for part, damage in self.bad]
-        found += [f"{part.where}, {entry.first_bad}" + _more(entry.bad_lines - 1, "line") for part, entry in self.lines]
+        found += [
+            f"{part.where}, {entry.first_bad}" + _more(entry.bad_records - 1, _kind(entry))
+            for part, entry in self.records
+        ]
         if found and self.config.damaged == "refuse":
             raise ConfigError(
                 f"{found[0]}{_more(len(found) - 1, 'file')}; mend it, narrow data.source, or leave such out with "
@@ -226,47 +267,76 @@ class _Stocktaking:
             )
         for sentence in found:
             log.warning("left out: %s", sentence)
-        named = [f"{part.name}: {damage}" for part, damage in self.bad]
-        named += [f"{part.name}: {entry.bad_lines} lines, the first is {entry.first_bad}" for part, entry in self.lines]
+        named = [f"{printable(part.name)}: {damage}" for part, damage in self.bad]
+        named += [
+            f"{printable(part.name)}: {entry.bad_records} {_kind(entry)}s, the first is {entry.first_bad}"
+            for part, entry in self.records
+        ]
         return tuple(named)
 
 
-def _read(part: Part, limit: int | None, *, empty_is_fine: bool) -> Entry:
+def _read(part: Part, limit: int | None, config: DataConfig) -> Entry:
     """Read a part to its end, or up to a number of bytes of text."""
     digest = hashlib.sha256()
-    size = documents = bad_lines = 0
-    first_bad, whole = None, True
+    size = valid_bytes = bad_records = 0
+    first_bad, cut = None, False
 
-    def bad_line(number: int, why: str) -> None:
-        nonlocal bad_lines, first_bad
-        bad_lines, first_bad = bad_lines + 1, first_bad or f"line {number}: {why}"
+    def bad_record(where: str, why: str) -> None:
+        nonlocal bad_records, first_bad
+        bad_records, first_bad = bad_records + 1, first_bad or f"{where}: {why}"
 
     try:
-        for text in part.texts(bad_line, digest if limit is None else None):
+        for text in part.texts(bad_record, digest if limit is None else None):
             data = text.encode()
             if limit is not None:
                 if size + len(data) > limit:
-                    whole = False
-                    break
+                    cut = True
+                    if part.one_document or size < limit / 2:  # of many documents, a part of one only where it must be
+                        data = data[: border(data, (limit - size) * 9 // 10, limit - size)]
+                    else:
+                        data = b""
                 digest.update(data + b"\xff")  # of what is taken; the file as a whole is not read
             size += len(data)
-            documents += 1
+            if not part.one_document and data and is_valid(data, config.valid_fraction):
+                valid_bytes += len(data)
+            if cut:
+                break
     except DamagedError as error:
-        return Entry(part.name, damage=str(error))
+        return Entry(name=part.name, damage=str(error))
     except OSError as error:
         raise ConfigError(f"{part.where}: cannot be read: {error.strerror or error}") from None
-    if size == 0 and bad_lines:
-        return Entry(part.name, damage=f"no line holds a document; {first_bad}")
-    if size == 0 and whole and not empty_is_fine:
-        return Entry(part.name, damage="is empty")
+    if size == 0 and bad_records:
+        return Entry(name=part.name, damage=f"no {_kind_of(first_bad)} holds a document; {first_bad}")
+    if size == 0 and not cut and config.source != STDLIB:  # there, an empty __init__.py is no damage
+        return Entry(name=part.name, damage="is empty")
     return Entry(
-        part.name,
-        digest.hexdigest(),
-        size,
-        1 if part.one_document else documents,
-        bad_lines=bad_lines,
+        name=part.name,
+        digest=digest.hexdigest(),
+        bytes=size,
+        cut=cut,
+        valid_bytes=valid_bytes,
+        bad_records=bad_records,
         first_bad=first_bad,
     )
+
+
+def is_valid(text: bytes, valid_fraction: float) -> bool:
+    """Whether a document is kept for validation: by its text in UTF-8 alone."""
+    return text_key(text) < valid_fraction * 2**64
+
+
+def text_key(text: bytes) -> int:
+    """The first 64 bits of the SHA-256 of a text."""
+    return int.from_bytes(hashlib.sha256(text).digest()[:8])
+
+
+def _kind(entry: Entry) -> str:
+    return _kind_of(entry.first_bad)
+
+
+def _kind_of(where: str | None) -> str:
+    """What a bad record is: a line or an element."""
+    return (where or "line").partition(" ")[0]
 
 
 def _more(count: int, what: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlrs.data.unpacking import first_line
 from rlrs.settings import ConfigError, DataConfig
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ def _place(path: str) -> Path:
 
 def _from_file(path: str, file: Path) -> Tokenizer:
     try:
-        return _library().Tokenizer.from_file(str(file))
+        return _library().Tokenizer.from_str(file.read_text(encoding="utf-8-sig"))
     except Exception as error:  # the library raises nothing narrower
-        raise ConfigError(f"data.tokenizer={path!r}: not a tokenizer.json: {_first_line(error)}") from None
+        raise ConfigError(f"data.tokenizer={path!r}: not a tokenizer.json: {first_line(error)}") from None
 
 
 def _from_transformers(path: str, folder: Path) -> Tokenizer:
@@ -181,14 +182,14 @@ def _from_transformers(path: str, folder: Path) -> Tokenizer:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return _library().Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # of many kinds, by what is missing
-        raise ConfigError(f"data.tokenizer={path!r}: no tokenizer in it: {_first_line(error)}") from None
+        raise ConfigError(f"data.tokenizer={path!r}: no tokenizer in it: {first_line(error)}") from None
 
 
 def _end_token(folder: Path) -> str | None:
     """What a transformers folder says ends a text."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         try:
-            token = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token")
+            token = json.loads((folder / name).read_text(encoding="utf-8-sig")).get("eos_token")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(token, dict):
@@ -224,7 +225,3 @@ def _library():
     except ImportError:
         raise ImportError("preparing data needs the library tokenizers: pip install 'rlrs[data]'") from None
     return tokenizers
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

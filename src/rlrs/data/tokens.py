@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlrs.data.facts import FILE, read_facts
 from rlrs.data.order import window_order
-from rlrs.data.shards import open_shards, read_facts
+from rlrs.data.shards import digests, identity, open_shards
+from rlrs.data.stock import Notes
+from rlrs.records import RecordError
 from rlrs.settings import ConfigError
 
 
@@ -59,23 +62,38 @@ class TokenData:
                 )
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path, *, check: bool = False) -> Self:
         """Open what `prepare` has written, without reading the text again.
+
+        Args:
+            folder: with a data.json.
+            check: read every file and compare its hash with what data.json says, where others may write.
 
         Raises:
             ConfigError: the folder holds no prepared data, or a file of it is damaged.
         """
         folder = Path(folder)
-        facts = read_facts(folder)
-        if facts is None:
+        try:
+            facts = read_facts(folder)
+        except RecordError as error:
+            raise ConfigError(str(error)) from None
+        name = None if facts is None else facts.summary.hash
+        if facts is None or facts.sequence_length is None or name is None:
             raise ConfigError(f"{folder}: no whole prepared data; prepare it (again) with rlrs.data.prepare")
+        place, summary = facts.place(folder), facts.summary
+        if check:
+            found = digests(place, facts.sha256, Notes())
+            bad = [file for file, digest in found.items() if digest != facts.sha256[file]]
+            if bad or identity(found, facts.sequence_length) != name:
+                what = place / bad[0] if bad else folder / FILE
+                raise ConfigError(f"{what}: is not what was prepared: its hash is another")
         return cls(
-            train=open_shards(folder, "train", facts),
-            valid=open_shards(folder, "valid", facts),
-            sequence_length=facts["sequence_length"],
-            vocab_size=facts["summary"]["vocab_size"],
-            hash=facts["summary"]["hash"],
-            summary=facts["summary"],
+            train=open_shards(place, "train", summary.train_tokens, facts.shard_tokens, facts.dtype),
+            valid=open_shards(place, "valid", summary.valid_tokens, facts.shard_tokens, facts.dtype),
+            sequence_length=facts.sequence_length,
+            vocab_size=summary.vocab_size,
+            hash=name,
+            summary=summary.to_plain(),
         )
 
     @property

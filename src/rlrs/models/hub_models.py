@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, built from a config and trained like our own. Nothing is downloaded.
+"""Any causal language model of transformers, from a config or a folder, trained like our own. Nothing is downloaded.
 
 Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, D model width, V vocabulary, E experts.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrs.messages import printable, shown
+from rlrs.models.hub_weights import check_vocabulary, check_weights, content_hash, load_weights
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
@@ -27,8 +28,8 @@ from rlrs.settings import ConfigError, HubConfig
 class HubTransformer(LanguageModel):
     """A causal language model of transformers with our models' contract: token numbers in, `ModelOutput` out.
 
-    Weights start as transformers starts that architecture, from torch's global generator. A mixture of experts adds its
-    own load-balancing loss by its own `router_aux_loss_coef`.
+    Weights start as transformers starts that architecture, from torch's global generator, or are loaded. A mixture of
+    experts adds its own load-balancing loss by its own `router_aux_loss_coef`.
 
     Args:
         config: which architecture, and what to change in it.
@@ -159,6 +160,7 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
         import transformers
     except ImportError:
         raise ConfigError(f"hub={shown(config.hub)} needs transformers: pip install 'rlrs[transformers]'") from None
+    check_weights(config)
     given = _given(config)
     kind = given.pop("model_type")
     if kind not in _types():
@@ -182,7 +184,7 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
         overrides[key] = _meant(value, getattr(base, key, None))
     # Marks of a tokenizer that is not ours; a padding mark would also keep one row of the embedding at zero.
     ours: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False}
-    if vocab_size is not None:
+    if vocab_size is not None and config.weights != "load":
         ours["vocab_size"] = vocab_size
     if hasattr(base, "is_decoder"):
         ours["is_decoder"] = True
@@ -205,9 +207,16 @@ def with_content(config: HubConfig) -> HubConfig:
     transformers_config(config)
     if config.config is not None:
         return config
+    if config.weights == "load":
+        folder = Path(config.hub).resolve()
+        return config.model_copy(update={"hub": str(folder), "content": content_hash(folder, weights=True)})
     given = {key: value for key, value in _given(config).items() if key not in _OF_THE_FILE}
     kind = given.pop("model_type")
-    return config.model_copy(update={"hub": kind, "config": given}) if given or kind != config.hub else config
+    return (
+        config.model_copy(update={"hub": kind, "config": given, "weights": None})
+        if given or kind != config.hub
+        else config
+    )
 
 
 def overrides_at_width(config: HubConfig, d_model: int) -> dict[str, int]:
@@ -216,6 +225,8 @@ def overrides_at_width(config: HubConfig, d_model: int) -> dict[str, int]:
     Raises:
         ValueError: a width at which there would be no whole number of heads.
     """
+    if config.weights == "load":
+        raise ConfigError(f"hub={config.hub!r}: weights: load is of one width; no narrower runs, no ladder")
     settings = transformers_config(config)
     scale = Fraction(d_model, settings.hidden_size)
     sizes = {"hidden_size": d_model}
@@ -277,7 +288,7 @@ def _given(config: HubConfig) -> dict[str, Any]:
     elif path.suffix != ".json":
         return {"model_type": config.hub}
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"hub={shown(config.hub)}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -289,6 +300,9 @@ def _given(config: HubConfig) -> dict[str, Any]:
 
 def _build(config: HubConfig, vocab_size: int) -> Any:
     settings = transformers_config(config, vocab_size)
+    loads = config.weights == "load"
+    if loads and torch.get_default_device().type != "meta":
+        return load_weights(config, settings, vocab_size)
     import transformers
 
     try:
@@ -296,7 +310,9 @@ def _build(config: HubConfig, vocab_size: int) -> Any:
         rows = model.get_input_embeddings().num_embeddings
     except Exception as error:
         raise ConfigError(f"hub={shown(config.hub)}: cannot be built with {_values(config)}: {_line(error)}") from None
-    if rows != vocab_size:
+    if loads:
+        check_vocabulary(config, rows, vocab_size)
+    elif rows != vocab_size:
         raise ConfigError(
             f"hub={shown(config.hub)}: its vocabulary cannot be set: it has {rows} entries, not {vocab_size}"
         )

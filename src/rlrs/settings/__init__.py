@@ -48,9 +48,11 @@ __all__ = [
     "StudyConfig",
     "TrainingConfig",
     "TransferConfig",
+    "by_content",
     "changing",
     "difference",
     "fingerprint",
+    "kept",
     "load_study",
     "study_from",
 ]

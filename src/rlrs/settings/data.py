@@ -13,10 +13,12 @@ class DataConfig(Settings):
     """Where the text comes from and how it becomes tokens (docs/data.md)."""
 
     source: str | tuple[str, ...] = "stdlib"
-    """`stdlib` (the Python standard library's own source), `files:GLOB` or a list of such globs (text, jsonl and
+    """`stdlib` (the Python standard library's own source), `files:GLOB` or a list of such globs (text, jsonl, json and
     parquet, plain or compressed), or `hf:NAME` (a data set by name, or a local folder)."""
     text_field: Annotated[str, Field(min_length=1)] = "text"
     """Field of a document's text, in jsonl, parquet and data sets."""
+    format: Literal["text", "jsonl", "json", "parquet"] | None = None
+    """What `files:` are, whatever their names end in; by the end of each name if not set."""
     config_name: str | None = None
     """Configuration of an `hf:` data set (its subset)."""
     split: Annotated[str, Field(min_length=1)] = "train"
@@ -63,6 +65,8 @@ class DataConfig(Settings):
             for name in ("config_name", "valid_split", "revision"):
                 if (value := getattr(self, name)) is not None:
                     raise ValueError(f"{name}={value!r} is for 'hf:' sources only")
+        elif self.format is not None:
+            raise ValueError(f"format={self.format!r} is for 'files:' only; a data set knows its own")
         if self.tokenizer in ("bpe", "bytes") and self.end_token is not None:
             raise ValueError(
                 f"end_token={self.end_token!r} is for a tokenizer given by path; {self.tokenizer} has its own"

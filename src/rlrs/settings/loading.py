@@ -95,9 +95,24 @@ def fingerprint(settings: Settings, *, without: Mapping[str, Any] | None = None)
 
 
 def changing(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> dict[str, Any]:
-    """The settings that decide results, as JSON would hold them."""
+    """The settings that decide results, as JSON would hold them; of a folder with weights, what it holds."""
+    plain = kept(settings, without)
+    for scale in (plain.get("proxy"), plain.get("target")):
+        if isinstance(scale, dict):
+            by_content(scale["model"])
+    return plain
+
+
+def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> dict[str, Any]:
+    """The settings that decide results, as the study.yaml of a run directory has them."""
     exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
     return settings.model_dump(mode="json", exclude=exclude)
+
+
+def by_content(model: dict[str, Any]) -> None:
+    """Leave out where a folder is whose weights are loaded: it is known by what it holds."""
+    if model.get("content"):
+        del model["hub"]
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "") -> str | None:

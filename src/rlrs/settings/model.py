@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
@@ -94,9 +94,15 @@ class HubConfig(Settings):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Its settings that differ from the type's defaults or from the file, by transformers' own names
     (hidden_size, num_hidden_layers, ...). The vocabulary's size is the data's."""
+    weights: Literal["random", "load"] | None = None
+    """Of a folder that holds weights: `load` them, or take the architecture alone (`random`). To be said if there are
+    any."""
     config: dict[str, Any] | None = None
     """What the config.json holds; `hub` is then its model type. A study is run with it in the place of a path, so that
     it is the same study where the file has moved, and another one where it has changed (`rlrs.models.concrete`)."""
+    content: str | None = None
+    """Hash of the config.json and the weights of a folder whose weights are loaded, set when a study is resolved: what
+    the folder holds is part of a run's identity, and where it is is not."""
 
 
 AnyModelConfig = Annotated[

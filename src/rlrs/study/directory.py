@@ -12,7 +12,7 @@ from rlrs.data import TokenData, prepare
 from rlrs.files import locked, write_atomic
 from rlrs.messages import printable
 from rlrs.records import Trial
-from rlrs.settings import ConfigError, StudyConfig, changing, difference, study_from
+from rlrs.settings import ConfigError, StudyConfig, changing, difference, kept, study_from
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 
@@ -75,7 +75,7 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
                 shutil.rmtree(folder)
             raise
         # After the data: a study whose corpus could not be read has not claimed the folder.
-        write_atomic(path, dump_yaml(mine))
+        write_atomic(path, dump_yaml(kept(study)))
         yield data
 
 

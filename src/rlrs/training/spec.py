@@ -10,7 +10,7 @@ from typing import Any
 
 from rlrs.ratios import Ratios
 from rlrs.schedules import warmup_steps
-from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig
+from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig, by_content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,5 +86,6 @@ class RunSpec:
         plain = self.to_plain()
         for name in CHANGES_NO_RESULT["training"]:
             del plain["training"][name]
+        by_content(plain["model"])
         text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,31 +5,24 @@ A worker needs this package and, by path, the data; where it is not there, its f
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
 
 from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.files import write_atomic
 from rlrs.records import Pruning, RunResult
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
+from rlrs.search.engines.node_data import MARK, Source, open_data, pack, run_folder
 from rlrs.search.engines.ranks import Ranks
-from rlrs.settings import ConfigError
 from rlrs.training import RunSpec
-
-MARK = ".ray-driver"
-"""A file beside the data by which a worker knows that it writes to the driver's own file system."""
 
 LOOK_EVERY = 0.5
 """Seconds between looks at the workers' progress. Chosen here, not studied."""
@@ -73,7 +66,7 @@ class Ray:
         self.address, self.time_limit = address, time_limit
         self._processes, self._ranks = processes or cores(), ranks
         self._asked = {"CPU": cpus, "GPU": gpus, **(resources or {})}
-        self._source = _Source(str(data_folder.resolve()), TokenData.load(data_folder).hash, uuid.uuid4().hex)
+        self._source = Source(str(data_folder.resolve()), TokenData.load(data_folder).summary, uuid.uuid4().hex)
         self._jobs: dict[Any, tuple[Job, str]] = {}  # by Ray's reference: the job, and the name of this attempt
         self._seen: dict[str, tuple[int, float]] = {}  # by attempt: steps, seconds
         self._ended: deque[tuple[Hashable, RunResult]] = deque()
@@ -268,10 +261,8 @@ class Ray:
         import ray
 
         if self._source.files is None:
-            root = Path(self._source.folder)
-            paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != MARK]
-            files = {path.relative_to(root).as_posix(): ray.put(_bytes(path)) for path in paths}
-            self._source = _Source(self._source.folder, self._source.hash, self._source.mark, files)
+            files = {name: ray.put(content) for name, content in pack(Path(self._source.folder)).items()}
+            self._source = replace(self._source, files=files)
 
     @staticmethod
     def _keep_files(job: Job, files: Mapping[str, bytes]) -> None:
@@ -282,16 +273,6 @@ class Ray:
             path = job.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, files[name])
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a worker finds the data: by path, or else in the object store."""
-
-    folder: str
-    hash: str
-    mark: str
-    files: dict[str, Any] | None = None
 
 
 class _Board:
@@ -313,12 +294,8 @@ class _Board:
         return {attempt: (steps, time.monotonic() - self._began[attempt]) for attempt, steps in self._steps.items()}
 
 
-_opened: dict[str, tuple[Path, TokenData]] = {}
-"""In a worker, which trains many runs: data by its hash, and where it is."""
-
-
 def _work(
-    source: _Source,
+    source: Source,
     board: Any,
     attempt: str,
     spec: RunSpec,
@@ -333,10 +310,10 @@ def _work(
     board.write.remote(attempt, 0)
     torch.set_num_threads(1)
     try:
-        if (found := _data(source)) is None:
+        if (found := open_data(source)) is None:
             return "no data", None, {}
         place, data = found
-        where = _run_folder(source, folder)
+        where = run_folder(source, folder)
         with Ranks(ranks, place) as team:
             result = team.train(
                 *(spec, data, where),
@@ -349,53 +326,3 @@ def _work(
         return "error", error, {}
     files = {} if where is None else {path.name: path.read_bytes() for path in where.iterdir() if path.is_file()}
     return "result", result, files
-
-
-def _data(source: _Source) -> tuple[Path, TokenData] | None:
-    """The data of a run, and where it is; None if it is neither at its path nor in the object store."""
-    if source.hash not in _opened:
-        local = Path(tempfile.gettempdir()) / f"rlrs-data-{source.hash}-{os.getuid()}"
-        found = _load(Path(source.folder), source.hash) or _load(local, source.hash)
-        if found is None and source.files is not None:
-            _fetch(source.files, local)
-            found = _load(local, source.hash)
-        if found is None:
-            return None
-        _opened.clear()
-        _opened[source.hash] = found
-    return _opened[source.hash]
-
-
-def _load(folder: Path, data_hash: str) -> tuple[Path, TokenData] | None:
-    try:
-        data = TokenData.load(folder)
-    except (ConfigError, OSError):
-        return None
-    return (folder, data) if data.hash == data_hash else None
-
-
-def _fetch(files: Mapping[str, Any], folder: Path) -> None:
-    import ray
-
-    # data.json last: with it the folder counts as whole.
-    for name in sorted(files, key=lambda name: (name == "data.json", name)):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, np.asarray(ray.get(files[name])).tobytes())
-
-
-def _run_folder(source: _Source, folder: str | None) -> Path | None:
-    """Where a run's files go: the driver's folder where this node has it, else a place of the node's own."""
-    if folder is None:
-        return None
-    try:
-        shared = (Path(source.folder) / MARK).read_text() == source.mark
-    except OSError:
-        shared = False
-    if shared:
-        return Path(folder)
-    return Path(tempfile.gettempdir()) / f"rlrs-runs-{os.getuid()}" / source.mark / Path(folder).name
-
-
-def _bytes(path: Path) -> np.ndarray[Any, Any]:
-    return np.fromfile(path, dtype=np.uint8)

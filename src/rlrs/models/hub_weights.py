@@ -1,0 +1,114 @@
+"""Weights in a folder of transformers: seen, said, loaded, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlrs.settings import ConfigError, HubConfig
+
+PADDING = 1024
+"""Entries that a table may have beyond the tokenizer's: tables are padded to round sizes. Chosen here, not studied."""
+
+
+def check_weights(config: HubConfig) -> None:
+    """See that it was said what to do with weights, and that there are some to load.
+
+    Raises:
+        ConfigError: `hub` is a folder with weights and `weights` is not set; or there are none to load.
+    """
+    files = weight_files(config.hub)
+    if config.weights is None and files:
+        raise ConfigError(
+            f"hub={config.hub!r} holds weights ({files[0].name}): say weights: load, to train on from them, or "
+            "weights: random, to train the architecture from scratch"
+        )
+    if config.weights == "load" and not files:
+        raise ConfigError(
+            f"hub={config.hub!r}: weights: load needs a local folder with a model.safetensors (or shards of one), "
+            f"looked for from {Path.cwd()}"
+        )
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """Files of weights that transformers loads from a folder, in order of name; none of what is no folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def load_weights(config: HubConfig, settings: Any, vocab_size: int) -> Any:
+    """The model of a folder in float32, tied where its config ties it; every weight of it and no other.
+
+    Args:
+        config: with `weights: load`.
+        settings: transformers' own, of the folder and the overrides.
+        vocab_size: entries of the data's vocabulary.
+
+    Raises:
+        ConfigError: weights and model do not fit each other, or the vocabulary is another.
+    """
+    import transformers
+
+    check_vocabulary(config, settings.get_text_config().vocab_size, vocab_size)
+    try:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            config.hub, config=settings, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # each architecture checks in its own way
+        line = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"hub={config.hub!r}: its weights cannot be loaded: {line}") from None
+    model, found = loaded
+    for kind in ("missing", "mismatched", "unexpected"):
+        if names := sorted(map(str, found[f"{kind}_keys"])):
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise ConfigError(
+                f"hub={config.hub!r}: {kind} in its weights: {names[0]}{more}; overrides should leave sizes as they are"
+            )
+    return model.train()
+
+
+def check_vocabulary(config: HubConfig, rows: int, vocab_size: int) -> None:
+    """See that weights are for the data's vocabulary.
+
+    Raises:
+        ConfigError: their table has fewer rows than the tokenizer has entries, or too many more.
+    """
+    if not vocab_size <= rows <= vocab_size + PADDING:
+        raise ConfigError(
+            f"hub={config.hub!r}: its weights are for a vocabulary of {rows} entries, and the data's tokenizer has "
+            f"{vocab_size}; name the tokenizer that they were trained with as data.tokenizer, often the same folder"
+        )
+
+
+def content_hash(folder: str | Path, *, weights: bool) -> str:
+    """What a folder of transformers holds, wherever it is: config.json and, if they are loaded, its weights.
+
+    Files that have not changed since, by size and time, are not read again in this process.
+
+    Args:
+        folder: with a config.json.
+        weights: whether weights count.
+
+    Returns:
+        16 hex digits.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    folder = Path(folder)
+    files = [folder / "config.json", *(weight_files(folder) if weights else [])]
+    stamped = [(path, (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
+    parts = [f"{path.name} {_digest(path, size, time)}" for path, size, time in stamped]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, size: int, time: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
