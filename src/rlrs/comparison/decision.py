@@ -57,8 +57,8 @@ def decide(
         if one != other
     }
     beaten = {other for (_, other), difference in against.items() if difference.standing == "better"}
-    fallback: Arm = "uniform"  # where every arm diverged
-    winner = next((arm for arm in sound if arm not in beaten), fallback)
+    unbeaten: list[Arm] = [arm for arm in sound if arm not in beaten]
+    winner: Arm = unbeaten[0] if unbeaten else "uniform"  # none is left only where every arm diverged
     return Decision(
         winner=winner,
         sentence=_sentence(winner, losses, against, speed_ups or {}, len(seeds)),
