@@ -13,7 +13,7 @@ LAYERS = [
     {"param_groups", "lr_scheduler"},
     {"integrations"},
     {"settings", "records", "models", "data", "training", "inspection", "environment"},
-    {"search", "comparison"},
+    {"search", "comparison", "audit"},
     {"report"},
     {"study"},
     {"cli", "terminal", "watching"},

@@ -12,6 +12,7 @@ try:
     import typer
     from rich.table import Table
 
+    from rlrs.audit.commands import app as audit_commands
     from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, warnings_shown
     from rlrs.watching import Watch
 except ImportError as error:
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(audit_commands, name="audit")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[
@@ -372,6 +374,7 @@ def main() -> None:
 
 def _stage_errors() -> tuple[type[Exception], ...]:
     """Errors that are meant for the user; evaluated only when one is raised."""
+    from rlrs.audit import AuditError
     from rlrs.components import PartitionError
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
@@ -382,7 +385,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.training import CheckpointError
 
     return (
-        *(CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
+        *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
         *(ReportError, StorageError, StudyError),
     )
 
