@@ -10,16 +10,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import rfc8785
@@ -149,41 +150,54 @@ def edited(count: int, seed: int) -> dict[str, object]:
     return {"seed": seed, "tried": dict(tried), "found": dict(found), "named": dict(named), "missed": missed}
 
 
-WRITER = """
-import sys
-from rlrs.audit import Trail
-trail, padding = Trail(sys.argv[1]), "x" * int(sys.argv[3])
-for number in range(int(sys.argv[2])):
-    entry = trail.append("x-step", {"number": number, "padding": padding}, actor=sys.argv[4])
-    print(entry.index, flush=True)
-"""
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["rlrs.audit.tampering"])  # a writer then starts in milliseconds
 
 
-def writer(folder: str, entries: int, padding: int = 10, actor: str = "writer") -> subprocess.Popen[str]:
-    """A process that appends entries, and says the index of each when it is on disk."""
-    command = [sys.executable, "-c", WRITER, folder, str(entries), str(padding), actor]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def _append(folder: str, entries: int, padding: int, actor: str, acknowledged: Connection) -> None:
+    trail = Trail(folder)
+    for number in range(entries):
+        entry = trail.append("x-step", {"number": number, "padding": "x" * padding}, actor=actor)
+        acknowledged.send(entry.index)
+
+
+def writer(folder: str, entries: int, padding: int = 10, actor: str = "writer") -> tuple[BaseProcess, Connection]:
+    """A process that appends entries, and where it tells the index of each that is on disk."""
+    reading, writing = _processes.Pipe(duplex=False)
+    process = _processes.Process(target=_append, args=(folder, entries, padding, actor, writing), daemon=True)
+    process.start()
+    writing.close()
+    return process, reading
+
+
+def told(reading: Connection) -> Iterator[int]:
+    """What a writer told before it ended."""
+    with reading:
+        while True:
+            try:
+                yield reading.recv()
+            except (EOFError, OSError):  # OSError: killed while it told
+                return
 
 
 def killed(count: int, seed: int) -> dict[str, object]:
     """A writer, killed so often at random moments; each life goes on with the same trail."""
-    dice, told, torn = random.Random(seed), set(), 0
+    dice, acknowledged, torn = random.Random(seed), set(), 0
     with tempfile.TemporaryDirectory() as folder:
         trail = Trail(folder)
         for _ in range(count):
-            with writer(folder, 10**6, padding=dice.choice([10, 10_000, 500_000])) as process:
-                assert process.stdout is not None
-                said = [process.stdout.readline()]  # it has begun
-                time.sleep(dice.uniform(0, 0.05))
-                process.send_signal(signal.SIGKILL)
-                said += process.stdout.read().split("\n")[:-1]  # a number that was cut off may be another
+            process, reading = writer(folder, 10**6, padding=dice.choice([10, 10_000, 500_000]))
+            first = reading.recv()  # it has begun
+            time.sleep(dice.uniform(0, 0.05))
+            process.kill()
+            process.join()
+            acknowledged |= {first, *told(reading)}
             torn += not trail.path.read_bytes().endswith(b"\n")
-            told |= {int(line) for line in said if line.strip()}
         trail.append("x-after")
         result = trail.verify()
         entries = {entry.index: entry.kind for entry in trail}
     return {
-        **{"seed": seed, "kills": count, "acknowledged": len(told), "lost": len(told - entries.keys())},
+        **{"seed": seed, "kills": count, "acknowledged": len(acknowledged), "lost": len(acknowledged - entries.keys())},
         **{
             "torn": torn,
             "set_aside": [*entries.values()].count("torn"),
@@ -197,10 +211,10 @@ def interleaved(writers: int, entries: int) -> dict[str, object]:
     """So many writers at once: whether every entry of every one is there once, in its order."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        processes = [writer(folder, entries, actor=f"writer {n}") for n in range(writers)]
-        for process in processes:
-            process.communicate()
-            assert process.returncode == 0
+        running = [writer(folder, entries, actor=f"writer {n}") for n in range(writers)]
+        for process, reading in running:
+            assert len(list(told(reading))) == entries
+            process.join()
         seconds = time.perf_counter() - began
         trail = Trail(folder)
         by = {f"writer {n}": [e.facts["number"] for e in trail if e.actor == f"writer {n}"] for n in range(writers)}

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from audit_attacks import EDITS, edited, sealed, written
 
+from audit_attacks import EDITS, edited, sealed, written
 from rlrs.audit import Anchor, AuditError, Trail, digests, note
 
 

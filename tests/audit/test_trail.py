@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import rfc8785
 import torch
-from audit_attacks import interleaved, killed, written
 
+from audit_attacks import interleaved, killed, written
 from rlrs import Ratios
 from rlrs.audit import AuditError, Trail, digests, note
 from rlrs.audit import trail as trail_module
@@ -157,7 +157,7 @@ def test_a_torn_end_is_set_aside_wherever_it_was_cut(tmp_path):
             assert [entry.kind for entry in kept] == ["decision", "torn", "x-after"]
             assert (tmp_path / kept[1].facts["file"]).read_bytes() == lines[1][:cut]
             assert kept[1].facts["bytes"] == cut
-            assert Trail(tmp_path).verify() .notes == ()
+            assert Trail(tmp_path).verify().notes == ()
 
 
 def test_an_entry_that_lacks_its_line_break_alone_is_kept(tmp_path):
