@@ -16,7 +16,7 @@ LAYERS = [
     {"integrations", "settings", "records"},
     {"models"},
     {"data", "training", "inspection", "environment"},
-    {"search", "comparison"},
+    {"search", "comparison", "audit"},
     {"report"},
     {"study"},
     {"cli", "terminal", "watching"},

@@ -13,6 +13,7 @@ try:
     import typer
     from rich.table import Table
 
+    from rlrs.audit.commands import app as audit_commands
     from rlrs.messages import printable
     from rlrs.terminal import (
         end_quietly,
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(audit_commands, name="audit")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[
@@ -413,6 +415,7 @@ def main() -> None:
 
 def _stage_errors() -> tuple[type[Exception], ...]:
     """Errors that are meant for the user; evaluated only when one is raised."""
+    from rlrs.audit import AuditError
     from rlrs.components import PartitionError
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
@@ -423,7 +426,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.training import CheckpointError
 
     return (
-        *(CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
+        *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
         *(RecordError, StorageError, StudyError),
     )
 
