@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
     {"files", "schedules", "ratios", "components", "slices"},
     {"param_groups", "lr_scheduler"},
+    {"verify", "_verify"},
     {"integrations"},
     {"settings", "records", "models", "data", "training", "inspection", "environment"},
     {"search", "comparison"},
@@ -19,7 +20,7 @@ LAYERS = [
     {"cli", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
-CORE = LAYERS[0] | LAYERS[1]
+CORE = LAYERS[0] | LAYERS[1] | LAYERS[2]
 
 
 def modules():
