@@ -281,6 +281,8 @@ _NARROW = "keep float32 weights (autocast to bfloat16 for the forward pass), or 
 def _of_rate(step: Step, seen: ParameterStep, notes: list[str], component: str) -> Verdict | None:
     """The number that the responses spell: its own group's, none, another's, or not a number at all."""
     name, code = type(step.optimizer).__name__, seen.group + 1
+    if seen.decay and seen.decay.said and abs(seen.decay.response - 2) > 0.1:
+        return None  # its decay does not follow the rate, which is said of the decay
     if seen.tolerance > 0.3:
         notes.append(f"{component}: steps are too small beside rounding of the weights to tell what the rate does")
         return None

@@ -176,9 +176,12 @@ def _measure_decays(replay: Replay, shown: Sequence[tuple[int, Tensor, Parameter
             here.decay = DecayStep(said=float(said), done=0.0, off=0.0, response=float("nan"))
             doubtful += [(i, here)] if said else []
             continue
-        share = -_along(once[i], weight)
-        off = _size(once[i] + share * weight) / change
-        here.decay = DecayStep(float(said), share / rate, off, _along(twice[i], once[i]))
+        # Experts in one tensor have shares of its rate, and the fastest of them has all of it.
+        sliced = bool(replay.groups[here.group].get("slices")) and once[i].ndim > 1
+        rows = (once[i].flatten(1), weight.flatten(1)) if sliced else (once[i].reshape(1, -1), weight.reshape(1, -1))
+        shares = -(rows[0] * rows[1]).sum(1) / (rows[1] * rows[1]).sum(1).clamp(min=torch.finfo(weight.dtype).tiny)
+        off = _size(rows[0] + shares[:, None] * rows[1]) / change
+        here.decay = DecayStep(float(said), float(shares.max()) / rate, off, _along(twice[i], once[i]))
     if doubtful:
         _confirm_decays(replay, doubtful)
 

@@ -158,7 +158,10 @@ class Watch:
                 self.hook_factors.setdefault(id(parameter), []).append(factor)
 
         self._handles += [first, parameter.register_hook(compare)]
-        hooks.move_to_end(first.id, last=False)
+        # autograd goes by the order of insertion; an OrderedDict's `move_to_end` does not change that.
+        items = list(hooks.items())
+        hooks.clear()
+        hooks.update(sorted(items, key=lambda item: item[0] != first.id))
 
 
 def multiple(before: Tensor, after: Tensor) -> float | None:
