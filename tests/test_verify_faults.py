@@ -262,13 +262,6 @@ def a_second_writer_of_rates():
     return plain(model, optimizer, scheduler=scheduler, before=write)
 
 
-def adafactor_that_sets_its_own_rate():
-    transformers = pytest.importorskip("transformers")
-    model = Decoder()
-    made = [{k: v for k, v in g.items() if k != "lr"} for g in groups(model)]
-    return plain(model, transformers.Adafactor(made, relative_step=True, warmup_init=True))
-
-
 def adafactor_that_caps_the_rate():  # torch: min(lr, 1 / sqrt(step))
     model = Decoder()
     optimizer = torch.optim.Adafactor(groups(model, 1e3))
@@ -387,7 +380,6 @@ FAULTS = {
     resumed_without_the_schedulers_state: (ALL, "pace", "load the scheduler's state"),
     state_loaded_by_position: ({"embedding", "unembedding"}, "misplaced", "by position"),
     a_second_writer_of_rates: ({"embedding"}, "rate", "something else writes rates"),
-    adafactor_that_sets_its_own_rate: (ALL, "inert", "no rate"),
     adafactor_that_caps_the_rate: (ALL, "inert", "caps the rate"),
     rprop: (ALL, "inert", "step size of its own"),
     an_optimizer_that_reads_one_groups_rate: (ALL - {"embedding"}, "inert", "one group's rate for all"),
@@ -399,6 +391,8 @@ FAULTS = {
     frozen_with_an_old_gradient: ({"embedding"}, "moved", "frozen"),
     a_step_hook_that_multiplies_the_update: ({"unembedding"}, "rescaled", "step hook"),
 }
+
+
 @pytest.mark.parametrize("make", FAULTS, ids=lambda make: make.__name__)
 def test_a_fault_is_named_and_the_run_goes_on_bit_for_bit(make):
     components, kind, words = FAULTS[make]

@@ -106,7 +106,9 @@ def state(loop):
         "model": loop.model.state_dict(),
         "gradients": [p.grad for p in loop.model.parameters()],
         "optimizers": [o.state_dict() for o in several],
-        "attributes": [{k: v for k, v in vars(o).items() if isinstance(v, int | float | torch.Tensor)} for o in several],
+        "attributes": [
+            {k: v for k, v in vars(o).items() if isinstance(v, int | float | torch.Tensor)} for o in several
+        ],
         "schedulers": [s.state_dict() for s in schedulers if s is not None],
         "keeps": loop.keeps.state_dict() if loop.keeps is not None else None,
         "random": (torch.get_rng_state(), random.getstate(), list(np.random.get_state()[1])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,10 +43,10 @@ class Watch:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
-        ]
+        before, after = self._before_step, self._after_step
+        if "torch._dynamo" in sys.modules:  # a compiled step would compile its hooks too
+            before, after = torch.compiler.disable(before), torch.compiler.disable(after)
+        self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
         for parameter in self._trained.values():
             self._watch_gradient_hooks(parameter)
         self._backward = original = torch.autograd.backward
