@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
-from verified_loops import ALL, WIDTH, Decoder, Loop, Muon, groups, loss_of, observe, plain
 
 import rlrs
+from verified_loops import ALL, WIDTH, Decoder, Loop, Muon, groups, loss_of, observe, plain
 
 RATIOS = {"embedding": (5.0, 0.666), "attention": (0.5, 0.2)}
 
@@ -354,6 +354,83 @@ def a_step_hook_that_multiplies_the_update():
     return plain(model, optimizer)
 
 
+# Those from here on were written after verify was, to see what it says.
+
+
+def gradients_scaled_by_a_step_hook_under_adam():
+    model = Decoder()
+    optimizer = torch.optim.AdamW(groups(model, ratios={}))
+
+    def scale(*call):
+        model.lm_head.weight.grad.mul_(0.1)
+
+    optimizer.register_step_pre_hook(scale)
+    return plain(model, optimizer)
+
+
+def frozen_by_putting_the_weights_back():  # textual inversion's way to keep an embedding
+    model = Decoder()
+    optimizer = torch.optim.AdamW(groups(model))
+    kept = model.embed_tokens.weight.detach().clone()
+    return plain(model, optimizer, after=lambda i: model.embed_tokens.weight.data.copy_(kept))
+
+
+def an_average_copied_back():
+    model = Decoder()
+    optimizer = torch.optim.AdamW(groups(model))
+    average = [p.detach().clone() for p in model.parameters()]
+
+    def after(i):
+        for mean, p in zip(average, model.parameters(), strict=True):
+            p.data.copy_(mean.lerp_(p.detach(), 0.01))
+
+    return plain(model, optimizer, after=after)
+
+
+def an_update_that_is_clamped():
+    class Clamped(Muon):
+        @torch.no_grad()
+        def step(self, closure=None):
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            before = [p.clone() for p in parameters]
+            super().step()
+            for old, p in zip(before, parameters, strict=True):
+                p.copy_(old + (p - old).clamp(-3e-3, 3e-3))
+
+    model = Decoder()
+    return plain(model, Clamped(groups(model, ratios={})))
+
+
+def a_rate_that_counts_twice():
+    class Squared(Muon):
+        rate_of = staticmethod(lambda optimizer, group: group["lr"] ** 2)
+
+    model = Decoder()
+    return plain(model, Squared(groups(model)))
+
+
+def a_new_optimizer_at_every_step():
+    model = Decoder()
+    optimizer = torch.optim.AdamW(groups(model))
+
+    def step(i):
+        again = torch.optim.AdamW(groups(model))
+        again.zero_grad()
+        loss_of(model).backward()
+        again.step()
+
+    return Loop(model, optimizer, step)
+
+
+def an_old_rate_loaded_with_the_state():  # load_state_dict brings the saved rate, whatever was asked for
+    model = Decoder()
+    saved = torch.optim.AdamW(groups(model, 1e-2, ratios={}))
+    plain(model, saved).step(0)
+    optimizer = torch.optim.AdamW(groups(model, 1e-4, ratios={}))
+    optimizer.load_state_dict(saved.state_dict())
+    return plain(model, optimizer, told={"rates": lambda t: dict.fromkeys(ALL, 1e-4)})
+
+
 MATRICES = {"attention", "feed_forward"}
 # Loop -> components, kind, words of the cause or the remedy.
 FAULTS = {
@@ -390,6 +467,13 @@ FAULTS = {
     bfloat16_weights_and_a_small_rate: (ALL, "inert", "rounding"),
     frozen_with_an_old_gradient: ({"embedding"}, "moved", "frozen"),
     a_step_hook_that_multiplies_the_update: ({"unembedding"}, "rescaled", "step hook"),
+    gradients_scaled_by_a_step_hook_under_adam: ({"unembedding"}, "inert", "multiplied by 0.1"),
+    frozen_by_putting_the_weights_back: ({"embedding"}, "rescaled", "0 of its step is left"),
+    an_average_copied_back: (ALL, "rescaled", "0.01 of its step is left"),
+    an_update_that_is_clamped: (ALL, "clipped", "cut after the rate"),
+    a_rate_that_counts_twice: (ALL, "twice", "more than once"),
+    a_new_optimizer_at_every_step: (ALL, "inert", "made in the loop"),
+    an_old_rate_loaded_with_the_state: (ALL, "rate", "another rate than `rates` says"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, dropout, scaled_dot_product_attention, silu
 
 import rlrs
 
@@ -29,9 +29,9 @@ class Block(nn.Module):
 
     def forward(self, x_BTD):
         h = self.input_norm(x_BTD)
-        mixed = F.scaled_dot_product_attention(self.q_proj(h), self.k_proj(h), self.v_proj(h), is_causal=True)
-        x_BTD = x_BTD + F.dropout(self.o_proj(mixed), 0.1, self.training)  # takes random numbers
-        return x_BTD + self.down_proj(F.silu(self.up_proj(x_BTD)))
+        mixed = scaled_dot_product_attention(self.q_proj(h), self.k_proj(h), self.v_proj(h), is_causal=True)
+        x_BTD = x_BTD + dropout(self.o_proj(mixed), 0.1, self.training)  # takes random numbers
+        return x_BTD + self.down_proj(silu(self.up_proj(x_BTD)))
 
 
 class Decoder(nn.Module):
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
 def loss_of(model, scale=1.0):
     tokens_BT = torch.randint(VOCAB, (2, 6))
     logits = model(tokens_BT[:, :-1])
-    return scale * F.cross_entropy(logits.flatten(0, 1).float(), tokens_BT[:, 1:].flatten())
+    return scale * cross_entropy(logits.flatten(0, 1).float(), tokens_BT[:, 1:].flatten())
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Are these rates real? `verify` watches a few steps of a loop and names the components whose rate is not what it says."""
+"""Are these rates real? `verify` watches some steps of a loop and names components whose rate is not what it says."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Kind = Literal[
 ]
 """`inert`: the rate has no effect; `twice`: a step is done twice; `missing`: in no optimizer; `two_groups`: in several;
 `clipped`: the step is cut; `rate`: another rate than promised; `pace`: the scheduler goes at another pace than the
-optimizer; `decay`: weight decay is not what the group says; `moved`: frozen, and moves; `rescaled`: something beside the
-optimizer changes the step; `misplaced`: a group has another's parameters."""
+optimizer; `decay`: weight decay is not what the group says; `moved`: frozen, and moves; `rescaled`: something beside
+the optimizer changes the step; `misplaced`: a group has another's parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no finding, and something was looked at."""
-        return not self.findings and self.steps > 0
+        """Whether there is no finding, and at least one component's rate could be tried."""
+        return not self.findings and bool(self.components)
 
     def raise_for_findings(self) -> None:
         """Raise a `VerificationError` unless the report is `ok`."""
@@ -67,6 +67,8 @@ class Report:
         what = f"{self.steps} optimizer steps, rates tried of: {', '.join(self.components) or 'nothing'}"
         if not self.steps:
             lines = ["rlrs.verify saw no optimizer step: nothing is known"]
+        elif not self.findings and not self.components:
+            lines = [f"nothing could be judged ({what})"]
         elif not self.findings:
             lines = [f"rates are as promised ({what})"]
         else:
@@ -79,8 +81,11 @@ class Report:
                 if not index:
                     lines.append(f"{start}cause, and what to do")
                     continue
-                finding = self.findings[index - 1]
-                lines += [f"{start}{finding.cause}", f"{pad}-> {finding.remedy}"]
+                finding, before = self.findings[index - 1], self.findings[index - 2] if index > 1 else None
+                if before and (finding.cause, finding.remedy) == (before.cause, before.remedy):
+                    lines.append(f"{start}as above")
+                else:
+                    lines += [f"{start}{finding.cause}", f"{pad}-> {finding.remedy}"]
                 if finding.parameters:
                     lines.append(f"{pad}   {_some(finding.parameters)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
@@ -99,9 +104,9 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like torch.no_grad)
     """Watch the optimizer steps of a loop, and report every component whose rate is not what it says.
 
-    Every watched step is done for real, then again from a copy of what it started from: with nothing changed, with some
-    groups' rates doubled, without gradients. Parameters, optimizer state, schedulers, scaler and random generators go on
-    bit for bit as without `verify`. With DDP or FSDP, enter it on every rank.
+    Every watched step is done for real, then again from a copy of what it started from: with nothing changed, with
+    some groups' rates doubled, without gradients. Parameters, optimizer state, schedulers, scaler and random generators
+    go on bit for bit as without `verify`. With DDP or FSDP, enter it on every rank.
 
         with rlrs.verify(model, optimizer, scheduler=scheduler) as check:
             train(steps=3)
@@ -182,7 +187,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         return self._report is not None
 
     def __enter__(self) -> verify:
-        from rlrs._verify.judging import Promise
+        from rlrs._verify.verdicts import Promise
         from rlrs._verify.watching import Watch
 
         self._promise = Promise(self._model, self._parts, self._ratios, self._rates)

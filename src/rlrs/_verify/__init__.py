@@ -1,1 +1,1 @@
-"""The parts of `rlrs.verify`: `replay` (one optimizer step again), `watching` (a loop while it runs), `judging`."""
+"""The parts of `rlrs.verify`: a loop is watched, its steps replayed and measured, and what came of it judged."""

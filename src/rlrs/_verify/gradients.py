@@ -1,4 +1,4 @@
-"""Gradients that are multiplied between the backward pass and the step: scaling that does nothing, clipping that does."""
+"""Gradients that change between the backward pass and the step: scaling that does nothing, clipping that does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
-from rlrs._verify.judging import Promise, Verdict, Verdicts
 from rlrs._verify.measuring import Step
+from rlrs._verify.verdicts import Promise, Verdict, Verdicts
 from rlrs._verify.watching import Watch, multiple
 
 SAME = 0.01
@@ -18,12 +18,12 @@ CUT = 0.5
 """A component whose gradient is cut to less than half of what the others keep is clipped. Chosen here."""
 
 ALL_CUT = 0.1
-"""Clipping of everything counts where it leaves less than a tenth in every step that was seen: then the clip and not the
-rate decides how far a step goes. Ordinary clipping, now and then or by a few times, is below it. Chosen here."""
+"""Clipping of everything counts where it leaves less than a tenth in every step that was seen: then the clip and not
+the rate decides how far a step goes. Ordinary clipping, now and then or by a few times, is below it. Chosen here."""
 
 INVARIANT = 1.1
-"""An optimizer whose first step grows by less than 10 % with doubled gradients does not follow their size: 1 for Adam, 2
-for SGD."""
+"""An optimizer whose first step grows by less than 10 % with doubled gradients does not follow their size: 1 for Adam,
+2 for SGD."""
 
 
 def judge_gradients(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:

@@ -45,6 +45,8 @@ class ParameterStep:
     gradient_response: float | None = None
     """By which factor doubled gradients change the first step of an optimizer without a past; None if not asked."""
     decay: DecayStep | None = None
+    left: float | None = None
+    """What is left of the change when the optimizer's next step begins, along it; None before that."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from rlrs._verify.judging import Promise, Verdict, Verdicts, group_label
 from rlrs._verify.measuring import Step
+from rlrs._verify.verdicts import Promise, Verdict, Verdicts, group_label
 from rlrs._verify.watching import Watch
 from rlrs.lr_scheduler import RelativeLR
 
@@ -19,8 +20,8 @@ SAME = 1e-3
 digits, and no ratio worth setting is this close to 1. Chosen here."""
 
 BEHIND = (3, 0.01)
-"""A scheduler and an optimizer whose counts differ by more than 3 steps and 1 % have parted: a few infinite gradients at
-the start of fp16 are ordinary. Chosen here."""
+"""A scheduler and an optimizer whose counts differ by more than 3 steps and 1 % have parted: a few infinite gradients
+at the start of fp16 are ordinary. Chosen here."""
 
 
 def judge_rates(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
@@ -76,13 +77,14 @@ def _second_writer(watch: Watch) -> Verdicts:
             for group, found in wrong.items():
                 if 2 * len(found) < len(steps):
                     continue
-                cause = (
-                    f"group {group_label(optimizer, group)} does not have the rate that {type(scheduler).__name__} "
-                    "wrote: something else writes rates"
-                )
+                cause = f"{{group}}: not the rate that {type(scheduler).__name__} wrote; something else writes rates"
                 factor = median(factor for _, factor in found)
                 verdict = Verdict(
-                    "rate", factor, cause, "let one of the two go: a second scheduler, a callback, a loop"
+                    "rate",
+                    factor,
+                    cause,
+                    "let one of them go: a second scheduler, a callback, a loop",
+                    group_label(optimizer, group),
                 )
                 yield from ((key, verdict) for key in _members(found[-1][0], group))
 
@@ -101,9 +103,9 @@ def _flattened(watch: Watch) -> Verdicts:
     for optimizer in watch.optimizers:
         for group, rate in enumerate(watch.entry_rates[id(optimizer)]):
             if rate and _differs(rate, top):
-                cause = f"group {group_label(optimizer, group)} began at {rate / top:.3g} of the largest rate; one rate is written into all"
+                cause = f"{{group}} began at {rate / top:.3g} of the largest rate; one rate is written into all"
                 remedy = "multiply each group's own initial_lr by the schedule (LambdaLR does), or use RelativeLR"
-                verdict = Verdict("rate", top / rate, cause, remedy)
+                verdict = Verdict("rate", top / rate, cause, remedy, group_label(optimizer, group))
                 yield from ((key, verdict) for key in _members(seen[id(optimizer)][-1], group))
 
 
@@ -125,12 +127,13 @@ def _given(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
             if said is not None:
                 wanted[key] = wanted.get(key, 0) + 1
                 if _differs(rate, said):
-                    cause = f"group {group_label(step.optimizer, seen.group)} has another rate than `rates` says"
-                    found.setdefault(key, []).append((rate / said if said else float("inf"), cause))
+                    label = group_label(step.optimizer, seen.group)
+                    found.setdefault(key, []).append((rate / said if said else float("inf"), label))
     for key, off in found.items():
         if 2 * len(off) >= wanted[key]:
             remedy = "look for what writes group['lr'], and at which step it believes to be"
-            yield key, Verdict("rate", median(f for f, _ in off), off[-1][1], remedy)
+            cause = "{group}: another rate than `rates` says"
+            yield key, Verdict("rate", median(f for f, _ in off), cause, remedy, off[-1][1])
     if promise.ratios is not None:
         yield from _given_ratios(watch, promise, notes)
 
@@ -167,12 +170,12 @@ def _given_ratios(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
         label = group_label(step.optimizer, group)
         mixed = {promise.component(k) for k in _members(step, group)}
         if len({ratio.get(c, 1.0) for c in mixed}) > 1:
-            cause = f"group {label} holds {', '.join(sorted(mixed))} together: one group, one rate"
+            cause = f"{{group}}: {', '.join(sorted(mixed))} together; one group, one rate"
             remedy = "make groups by component (rlrs.param_groups), and keep the trainer from merging them"
         else:
-            cause = f"group {label} has {implied * said / base:.3g} times the base rate, not {said:.3g}"
+            cause = f"{{group}}: {implied * said / base:.3g} times the base rate, not {said:.3g}"
             remedy = "look for what writes group['lr']; RelativeLR keeps the ratio"
-        yield key, Verdict("rate", implied / base, cause, remedy)
+        yield key, Verdict("rate", implied / base, cause, remedy, label)
 
 
 def _pace(watch: Watch, index: int, optimizer: Optimizer) -> Verdict | None:
@@ -183,9 +186,9 @@ def _pace(watch: Watch, index: int, optimizer: Optimizer) -> Verdict | None:
     if not steps or None in places:
         return None
     at: list[int] = [place for place in places if place is not None]
-    gone = [b - a for a, b in zip(at, at[1:], strict=False)]
-    passes = [b.backwards - a.backwards for a, b in zip(steps, steps[1:], strict=False)]
-    if gone and sum(step != 1 for step in gone) * 2 >= len(gone):
+    gone = [b - a for a, b in itertools.pairwise(at)]
+    passes = [b.backwards - a.backwards for a, b in itertools.pairwise(steps)]
+    if gone and sum(step != 1 for step in gone) * 2 > len(gone):
         pace = sum(gone) / len(gone)
         cause, remedy = _why_pace(name, pace, sum(passes) / len(passes))
         return Verdict("pace", pace, cause, remedy)
@@ -208,10 +211,10 @@ def _why_pace(name: str, pace: float, passes: float) -> tuple[str, str]:
     )
     if pace == 0:
         return f"{name} is not stepped", f"call {name}.step() after every optimizer.step()"
-    if pace == passes > 1:
+    if pace > 1 and abs(pace - passes) < 0.01:
         return (
-            f"{name} goes {pace:g} steps per optimizer step, one per micro-batch",
-            "step it where the optimizer steps: once per accumulated batch",
+            f"{name} goes {pace:g} steps per optimizer step, one per micro-batch (or also where fp16 skips a step)",
+            "step it where the optimizer steps: once per accumulated batch, not after a skipped one",
         )
     if pace == world > 1:
         return (
@@ -236,12 +239,12 @@ def _unscheduled(watch: Watch) -> Verdicts:
             if scheduled or len(rates) > 1:
                 continue
             whole = not any(step.scheduled)
-            what = f"{type(step.optimizer).__name__}" if whole else f"group {group_label(step.optimizer, group)}"
+            what = type(step.optimizer).__name__ if whole else "{group}"
             cause = f"{what} has no scheduler, and the rates of others follow one"
             remedy = (
                 "give it a scheduler too; one RelativeLR drives several optimizers"
                 if whole
                 else "add groups before the scheduler is made"
             )
-            verdict = Verdict("pace", 0.0, cause, remedy)
+            verdict = Verdict("pace", 0.0, cause, remedy, group_label(step.optimizer, group))
             yield from ((key, verdict) for key in _members(step, group))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 _NARROW = (torch.bfloat16, torch.float16)
 """Dtypes whose rounding hides what a rate does; replayed in float32."""
@@ -85,6 +85,8 @@ class Replay:
         for index, group in enumerate(groups):
             if factors is not None and self.rates[index] is not None:
                 group["lr"] = group["lr"] * factors[index]
+            if fresh:
+                group.update(self._first(index))
             if change is not None:
                 change(group)
         state = {} if fresh else {key: self._state_of(key, memo) for key in self._state}
@@ -95,6 +97,12 @@ class Replay:
             _restore_random(self._random)
             _step(self.optimizer)
         return [_change(after, before) for after, before in zip(work, self.before, strict=True)]
+
+    def _first(self, index: int) -> dict[str, Any]:
+        """What the optimizer counts in a group (steps, a largest rate), as its defaults have it; after the real step."""
+        before, after, defaults = self.groups[index], self.optimizer.param_groups[index], self.optimizer.defaults
+        numbers = {k: v for k, v in before.items() if isinstance(v, int | float) and k not in ("lr", "weight_decay")}
+        return {k: defaults[k] for k, v in numbers.items() if k in defaults and after.get(k) != v}
 
     def moved(self) -> list[Tensor]:
         """Changes of all parameters in the real step, which has just ended."""
@@ -170,7 +178,7 @@ def _in_place_of(
     """Copied groups, state and attributes in the places of the optimizer's own; nobody's hooks but ours."""
     own = dict(vars(optimizer))
     group_items = [dict(group) for group in optimizer.param_groups]
-    hooks = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
+    hooks: list[dict[int, Any]] = [_global_optimizer_pre_hooks, _global_optimizer_post_hooks]
     global_hooks = [list(each.items()) for each in hooks]
     try:
         for each in hooks:

@@ -37,13 +37,16 @@ class Watch:
         self._open: list[tuple[Optimizer, Replay | None]] = []
         self._backwards = 0
         self._arrived: dict[int, Tensor] = {}
+        self._moved: dict[int, tuple[Step, Tensor, Tensor]] = {}
+        """Parameter (by id) -> its last step, and samples of it before and after that."""
         self._handles: list[Any] = []
         self._backward: Callable[..., Any] | None = None
         self.entry_rates = {id(o): [_rate(g) for g in o.param_groups] for o in self.optimizers}
 
     def start(self) -> None:
         """Begin to watch."""
-        before, after = self._before_step, self._after_step
+        before: Any = self._before_step
+        after: Any = self._after_step
         if "torch._dynamo" in sys.modules:  # a compiled step would compile its hooks too
             before, after = torch.compiler.disable(before), torch.compiler.disable(after)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
@@ -87,6 +90,7 @@ class Watch:
             return None
         with random_untouched(), torch.no_grad():
             replay = Replay(optimizer)
+            self._look_between(replay)
         self._open.append((optimizer, replay))
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
@@ -113,6 +117,13 @@ class Watch:
             return
         step = self._step(replay)
         self.steps.append(step)
+        for parameter, before in zip(replay.parameters, replay.before, strict=True):
+            self._moved[id(parameter)] = step, sample(before), sample(parameter)
+            if parameter.grad is not None and id(parameter) in step.gradients:
+                # A step hook may have multiplied it after we looked; others may have cleared it since.
+                after = sample(parameter.grad)
+                if multiple(step.gradients[id(parameter)], after):
+                    step.gradients[id(parameter)] = after
         with random_untouched(), torch.no_grad():
             try:
                 measure(replay, step)
@@ -123,6 +134,17 @@ class Watch:
         if self._is_done():
             self.stop()
             self.on_done()
+
+    def _look_between(self, replay: Replay) -> None:
+        """What is left of the last step of every parameter, now that the next one begins."""
+        for parameter in replay.parameters:
+            step, before, after = self._moved.get(id(parameter), (None, None, None))
+            if step is None or before is None or after is None or step.optimizer is not replay.optimizer:
+                continue
+            moved, now = after - before, sample(parameter)
+            square = float(moved @ moved)
+            if square and (seen := step.parameters.get(id(parameter))):
+                seen.left = float((now - before) @ moved) / square
 
     def _is_done(self) -> bool:
         every = [o for o in self.optimizers if not any(o is c for c in self.containers)]

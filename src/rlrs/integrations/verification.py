@@ -2,8 +2,8 @@
 
 trainer.add_callback(trainer_callback())
 
-Accelerate has no callbacks, and the loop is the user's: `with rlrs.verify(model, optimizer, scheduler=scheduler):` takes
-what `accelerator.prepare` returned.
+Accelerate has no callbacks, and the loop is the user's: `with rlrs.verify(model, optimizer, scheduler=scheduler):`
+takes what `accelerator.prepare` returned.
 """
 
 from __future__ import annotations
