@@ -309,6 +309,80 @@ def random_numbers_in_a_step():
     return plain(model, Noisy(groups(model)))
 
 
+def master_weights():
+    """Bfloat16 weights, of which the optimizer has float32 copies."""
+    model = Decoder().bfloat16()
+    masters = {name: nn.Parameter(p.detach().float()) for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(masters.values(), lr=1e-3)
+
+    def step(i):
+        model.zero_grad()
+        loss_of(model).backward()
+        for name, p in model.named_parameters():
+            masters[name].grad = p.grad.float()
+        optimizer.step()
+        for name, p in model.named_parameters():
+            p.data.copy_(masters[name])
+
+    return Loop(model, optimizer, step)
+
+
+def bfloat16_weights_with_compensation():
+    class Kahan(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    rest = self.state[p].setdefault("compensation", torch.zeros_like(p))
+                    rest.sub_(p.grad.sign() * group["lr"])
+                    before = p.clone()
+                    p.add_(rest)
+                    rest.add_(before - p)
+
+    model = Decoder().bfloat16()
+    return plain(model, Kahan(groups(model, 1e-6), {}))
+
+
+def an_optimizer_that_steps_now_and_then():
+    model = Decoder()
+    first, second = rlrs.split_groups(groups(model), lambda g, p: g["component"] == "embedding")
+    optimizers = [torch.optim.SGD(first), torch.optim.AdamW(second)]
+
+    def step(i):
+        loss_of(model).backward()
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+        if i % 2:
+            optimizers[0].step()
+            optimizers[0].zero_grad()
+
+    return Loop(model, optimizers, step)
+
+
+def weights_clipped_one_by_one_under_adam():
+    model = Decoder()
+
+    def clip(i):
+        for p in model.parameters():
+            nn.utils.clip_grad_norm_([p], 0.01)
+
+    return plain(model, torch.optim.AdamW(groups(model)), before=clip)
+
+
+def layer_decay():
+    model = Decoder()
+    ratios = rlrs.layer_decay(model, 0.5)
+    optimizer = torch.optim.AdamW(groups(model, ratios=ratios, weight_decay=0.1))
+    return plain(model, optimizer, scheduler=relative(optimizer, ratios))
+
+
+def a_compiled_model():
+    model = Decoder()
+    optimizer = torch.optim.AdamW(groups(model, ratios=RATIOS))
+    compiled = torch.compile(model, backend="eager")
+    return plain(compiled, optimizer, scheduler=relative(optimizer))
+
+
 def schedule_free():
     schedulefree = pytest.importorskip("schedulefree")
     model = Decoder()
@@ -371,6 +445,9 @@ LOOPS = [
     a_closure, tied_embeddings, frozen_parameters, one_optimizer_per_parameter_in_the_backward_pass, resumed,
     an_averaged_copy, a_subclass_that_calls_its_parent, random_numbers_in_a_step, schedule_free,
     rates_per_expert_of_a_fused_tensor,
+    master_weights, bfloat16_weights_with_compensation, an_optimizer_that_steps_now_and_then,
+    weights_clipped_one_by_one_under_adam, layer_decay,
+    pytest.param(a_compiled_model, marks=pytest.mark.filterwarnings("ignore:.*torch.jit")),
     pytest.param(a_compiled_step, marks=pytest.mark.filterwarnings("ignore:.*torch.jit")),
 ]  # fmt: skip
 

@@ -128,6 +128,8 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
 
     Raises:
         ValueError: no model, no optimizer, or fewer than one step; from `report`, when it is not yet there.
+        RatiosError: `ratios` for a component that the model does not have.
+        PartitionError: rules that cannot be applied to this model.
 
     Example:
         >>> import torch, rlrs
@@ -168,9 +170,10 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         for each in self._schedulers:
             if not hasattr(each, "get_last_lr"):
                 raise ValueError(f"scheduler should be a torch scheduler or a list of them, not {type(each).__name__}")
-        self._model, self._steps, self._rates = model, steps, rates
-        self._parts = partition(model, rules) if parts is None else parts
-        self._ratios = ratios
+        self._model, self._steps = model, steps
+        from rlrs._verify.verdicts import Promise  # with all that belongs to it, by those who use it only
+
+        self._promise = Promise(model, partition(model, rules) if parts is None else parts, ratios, rates)
         self._report: Report | None = None
         self._watch: Any = None
 
@@ -187,10 +190,8 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         return self._report is not None
 
     def __enter__(self) -> verify:
-        from rlrs._verify.verdicts import Promise
         from rlrs._verify.watching import Watch
 
-        self._promise = Promise(self._model, self._parts, self._ratios, self._rates)
         self._watch = Watch(self._model, self._optimizers, self._schedulers, self._steps)
         self._watch.on_done = self._finish
         self._watch.start()

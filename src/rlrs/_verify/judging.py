@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import median
 
 from rlrs._verify.gradients import judge_gradients
-from rlrs._verify.membership import judge_labels, judge_membership
+from rlrs._verify.membership import adopt_masters, judge_labels, judge_membership
 from rlrs._verify.rates import judge_pace, judge_rates
 from rlrs._verify.updates import judge_decays, judge_elsewhere, judge_repeated, judge_responses
 from rlrs._verify.verdicts import FOREIGN, Promise, Verdict, Verdicts
@@ -17,6 +17,8 @@ from rlrs.verify import Finding, Kind, Report
 def judge(watch: Watch, promise: Promise) -> Report:
     """The report on a watched loop."""
     notes: list[str] = []
+    if adopt_masters(watch, promise):
+        notes.append("the optimizers have float32 copies of 16-bit weights; they are judged in their place")
     verdicts: dict[int, list[Verdict]] = {}
     stepped = list({id(step.optimizer): step.optimizer for step in watch.steps}.values())
     if watch.steps:

@@ -116,6 +116,8 @@ def measure(replay: Replay, step: Step) -> None:
             continue
         here.gradient = _size(local(gradient))
         if here.expected:
+            if is_narrow(parameter) and replay.is_compensated(parameter):
+                moved[i] = same[i]  # what rounding swallows now comes later
             here.gain = _along(moved[i], same[i])
             here.off = _size(moved[i] - here.gain * same[i]) / here.expected
             here.tolerance = CLOSE + _rounding(replay.before[i], parameter, here.expected)

@@ -5,11 +5,41 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import torch
 from torch.optim import Optimizer
 
+from rlrs._verify.measuring import sample
 from rlrs._verify.verdicts import Promise, Verdict, Verdicts, group_label
 from rlrs._verify.watching import Watch
 from rlrs.components import canonical_name
+
+
+def adopt_masters(watch: Watch, promise: Promise) -> int:
+    """Give float32 master copies of 16-bit weights these weights' names; returns how many there are.
+
+    A tensor is one if it is stepped, is not the model's, and has the shape and, but for its last step and rounding, the
+    values of a weight that no optimizer has: a copy that was left behind is not stepped.
+    """
+    stepped = {id(p): p for s in watch.steps for g in s.optimizer.param_groups for p in g["params"]}
+    moved = {key for step in watch.steps for key, seen in step.parameters.items() if seen.moved}
+    spare = [p for key, p in stepped.items() if key not in promise.names and key in moved and p.dtype == torch.float32]
+    count = 0
+    for key, parameter in list(promise.parameters.items()):
+        if key in stepped or parameter.dtype not in (torch.bfloat16, torch.float16):
+            continue
+        values = sample(parameter)
+        for master in spare:
+            if master.shape != parameter.shape:
+                continue
+            off = float(torch.linalg.vector_norm(sample(master) - values))
+            if off <= 0.1 * float(torch.linalg.vector_norm(values)) + 1e-6:
+                for names in (promise.parameters, promise.names, promise.components):
+                    names[id(master)] = names.pop(key)  # pyright: ignore[reportArgumentType]
+                promise.parameters[id(master)] = master
+                spare = [other for other in spare if other is not master]
+                count += 1
+                break
+    return count
 
 
 def judge_membership(watch: Watch, promise: Promise, stepped: list[Optimizer], notes: list[str]) -> Verdicts:

@@ -50,7 +50,9 @@ class Replay:
         )
         self.before = [local(p).clone() for p in self.parameters]
         memo: dict[int, Any] = {}
-        self.groups = [{k: v if k == "params" else _copied(v, memo) for k, v in g.items()} for g in _groups(optimizer)]
+        self.groups = [
+            {k: v if k == "params" else _copied(v, memo) for k, v in g.items()} for g in optimizer.param_groups
+        ]
         self.rates = [_number(group.get("lr")) for group in self.groups]
         self._state = {key: _copied(value, memo) for key, value in optimizer.state.items()}
         self._attributes = {k: _copied(v, memo) for k, v in vars(optimizer).items() if k not in _NOT_COPIED}
@@ -99,10 +101,15 @@ class Replay:
         return [_change(after, before) for after, before in zip(work, self.before, strict=True)]
 
     def _first(self, index: int) -> dict[str, Any]:
-        """What the optimizer counts in a group (steps, a largest rate), as its defaults have it; after the real step."""
+        """What the optimizer counts in a group (steps, a largest rate), as its defaults have it; known after a step."""
         before, after, defaults = self.groups[index], self.optimizer.param_groups[index], self.optimizer.defaults
         numbers = {k: v for k, v in before.items() if isinstance(v, int | float) and k not in ("lr", "weight_decay")}
         return {k: defaults[k] for k, v in numbers.items() if k in defaults and after.get(k) != v}
+
+    def is_compensated(self, parameter: Tensor) -> bool:
+        """Whether the optimizer keeps what rounding takes from a weight (Kahan's summation), to add it later."""
+        state = self.optimizer.state.get(parameter, {})
+        return isinstance(state, dict) and any("comp" in str(key) for key in state)
 
     def moved(self) -> list[Tensor]:
         """Changes of all parameters in the real step, which has just ended."""
@@ -131,10 +138,6 @@ class Replay:
                 p.grad = None
                 _place(p, data)
                 p.grad = grad
-
-
-def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    return optimizer.param_groups
 
 
 def _number(rate: Any) -> float | None:
