@@ -431,6 +431,20 @@ def an_old_rate_loaded_with_the_state():  # load_state_dict brings the saved rat
     return plain(model, optimizer, told={"rates": lambda t: dict.fromkeys(ALL, 1e-4)})
 
 
+def gradients_cleared_before_the_step():
+    model = Decoder()
+    optimizer = torch.optim.AdamW(groups(model, weight_decay=0.1))
+    return plain(model, optimizer, before=lambda i: optimizer.zero_grad())
+
+
+def a_scheduler_of_another_optimizer():
+    model = Decoder()
+    other = torch.optim.AdamW(groups(model))
+    scheduler = LambdaLR(other, lambda t: 0.9**t)
+    other._opt_called = True  # it was stepped once, elsewhere
+    return plain(model, torch.optim.AdamW(groups(model)), scheduler=scheduler)
+
+
 MATRICES = {"attention", "feed_forward"}
 # Loop -> components, kind, words of the cause or the remedy.
 FAULTS = {
@@ -468,10 +482,12 @@ FAULTS = {
     frozen_with_an_old_gradient: ({"embedding"}, "moved", "frozen"),
     a_step_hook_that_multiplies_the_update: ({"unembedding"}, "rescaled", "step hook"),
     gradients_scaled_by_a_step_hook_under_adam: ({"unembedding"}, "inert", "multiplied by 0.1"),
-    frozen_by_putting_the_weights_back: ({"embedding"}, "rescaled", "0 of its step is left"),
-    an_average_copied_back: (ALL, "rescaled", "0.01 of its step is left"),
+    frozen_by_putting_the_weights_back: ({"embedding"}, "rescaled", "writes to the weights"),
+    an_average_copied_back: (ALL, "rescaled", "an average copied back"),
     an_update_that_is_clamped: (ALL, "clipped", "cut after the rate"),
     a_rate_that_counts_twice: (ALL, "twice", "more than once"),
+    gradients_cleared_before_the_step: (ALL, "inert", "cleared between"),
+    a_scheduler_of_another_optimizer: (ALL, "pace", "not stepped"),
     a_new_optimizer_at_every_step: (ALL, "inert", "made in the loop"),
     an_old_rate_loaded_with_the_state: (ALL, "rate", "another rate than `rates` says"),
 }

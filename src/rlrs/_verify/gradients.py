@@ -79,7 +79,8 @@ def _factors(watch: Watch, step: Step) -> dict[int, tuple[float, bool]]:
     """Parameter -> what its gradient was multiplied by on the way to the step, and whether all its elements were."""
     factors: dict[int, tuple[float, bool]] = {}
     for key, arrived in step.arrived.items():
-        used = step.gradients[key]
+        if (used := step.gradients.get(key)) is None:
+            continue
         before = float(torch.linalg.vector_norm(arrived))
         after = float(torch.linalg.vector_norm(used))
         if not before or not after or not math.isfinite(before) or not math.isfinite(after):

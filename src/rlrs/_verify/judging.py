@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from statistics import median
 
 from rlrs._verify.gradients import judge_gradients
+from rlrs._verify.measuring import ParameterStep
 from rlrs._verify.membership import adopt_masters, judge_labels, judge_membership
 from rlrs._verify.rates import judge_pace, judge_rates
-from rlrs._verify.updates import judge_decays, judge_elsewhere, judge_repeated, judge_responses
+from rlrs._verify.updates import UNTOLD, judge_decays, judge_elsewhere, judge_repeated, judge_responses
 from rlrs._verify.verdicts import FOREIGN, Promise, Verdict, Verdicts
 from rlrs._verify.watching import Watch
 from rlrs.verify import Finding, Kind, Report
@@ -37,7 +38,7 @@ def judge(watch: Watch, promise: Promise) -> Report:
             for parameter, verdict in source:
                 verdicts.setdefault(parameter, []).append(verdict)
     _say_what_was_not_judged(watch, promise, verdicts, notes)
-    tried = {promise.component(p) for s in watch.steps for p, seen in s.parameters.items() if seen.responses}
+    tried = {promise.component(p) for s in watch.steps for p, seen in s.parameters.items() if _is_tried(seen)}
     order = [*promise.order, FOREIGN]
     return Report(
         findings=tuple(_gather(verdicts, promise, order)),
@@ -45,6 +46,10 @@ def judge(watch: Watch, promise: Promise) -> Report:
         steps=len(watch.steps),
         components=tuple(c for c in order if c in tried),
     )
+
+
+def _is_tried(seen: ParameterStep) -> bool:
+    return bool(seen.responses) and seen.tolerance <= UNTOLD
 
 
 def _gather(verdicts: Mapping[int, list[Verdict]], promise: Promise, order: list[str]) -> list[Finding]:

@@ -17,8 +17,8 @@ from rlrs.components import canonical_name
 def adopt_masters(watch: Watch, promise: Promise) -> int:
     """Give float32 master copies of 16-bit weights these weights' names; returns how many there are.
 
-    A tensor is one if it is stepped, is not the model's, and has the shape and, but for its last step and rounding, the
-    values of a weight that no optimizer has: a copy that was left behind is not stepped.
+    A tensor is one if it is stepped, is not the model's, and has the shape and values of a weight that no optimizer
+    has: a copy that was left behind is not stepped.
     """
     stepped = {id(p): p for s in watch.steps for g in s.optimizer.param_groups for p in g["params"]}
     moved = {key for step in watch.steps for key, seen in step.parameters.items() if seen.moved}
@@ -31,8 +31,9 @@ def adopt_masters(watch: Watch, promise: Promise) -> int:
         for master in spare:
             if master.shape != parameter.shape:
                 continue
-            off = float(torch.linalg.vector_norm(sample(master) - values))
-            if off <= 0.1 * float(torch.linalg.vector_norm(values)) + 1e-6:
+            # The weight has the copy's values of before its last step, or of after it, rounded to 8 or 11 bits.
+            near = (torch.linalg.vector_norm(seen - values) for seen in watch.moved[id(master)][1:])
+            if min(map(float, near)) <= 2**-8 * float(torch.linalg.vector_norm(values)):
                 for names in (promise.parameters, promise.names, promise.components):
                     names[id(master)] = names.pop(key)  # pyright: ignore[reportArgumentType]
                 promise.parameters[id(master)] = master

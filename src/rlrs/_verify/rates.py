@@ -36,7 +36,13 @@ def judge_pace(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
     for index, scheduler in enumerate(watch.schedulers):
         if hasattr(scheduler, "mode") and hasattr(scheduler, "patience"):
             continue  # it follows a metric, not the steps
-        for optimizer in driven(scheduler):
+        writes_to = driven(scheduler)
+        if not any(watch.seen(optimizer) for optimizer in writes_to):
+            cause = f"{type(scheduler).__name__} writes rates into an optimizer that is not stepped"
+            verdict = Verdict("pace", 0.0, cause, "make the scheduler with the optimizer that is stepped")
+            for optimizer in watch.optimizers:
+                yield from ((id(p), verdict) for group in optimizer.param_groups for p in group["params"])
+        for optimizer in writes_to:
             if verdict := _pace(watch, index, optimizer):
                 for group in optimizer.param_groups:
                     yield from ((id(p), verdict) for p in group["params"])

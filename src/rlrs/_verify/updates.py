@@ -11,6 +11,9 @@ from rlrs._verify.measuring import ParameterStep, Step
 from rlrs._verify.verdicts import Promise, Verdict, Verdicts, group_label
 from rlrs._verify.watching import Watch
 
+UNTOLD = 0.3
+"""Responses that rounding can move by more say nothing: 1 and 2 are no longer far apart. Chosen here."""
+
 _OWN_STEP = "use an optimizer whose step is proportional to its group's rate, or leave this component's ratio at 1"
 _NARROW = "keep float32 weights (autocast to bfloat16 for the forward pass), or round stochastically"
 
@@ -34,6 +37,9 @@ def judge_responses(watch: Watch, promise: Promise, notes: list[str]) -> Verdict
             return Verdict(
                 "inert", 0.0, f"the group has no rate: {name} sets its own", f"give {name} a rate (relative_step=False)"
             )
+        if rate and not seen.gradient and key in step.arrived and bool(step.arrived[key].any()):
+            cause = "its gradient is cleared between backward() and step()"
+            return Verdict("inert", 0.0, cause, "call zero_grad() after step(), or before the forward pass")
         if not rate or not seen.gradient:
             return False
         if not seen.expected:
@@ -71,7 +77,7 @@ def _of_rate(step: Step, seen: ParameterStep, notes: list[str], component: str) 
     name, code = type(step.optimizer).__name__, seen.group + 1
     if seen.decay and seen.decay.said and abs(seen.decay.response - 2) > 0.1:
         return None  # its decay does not follow the rate, which is said of the decay
-    if seen.tolerance > 0.3:
+    if seen.tolerance > UNTOLD:
         notes.append(f"{component}: steps are too small beside rounding of the weights to tell what the rate does")
         return None
     near = [1 if abs(r - 1) <= seen.tolerance else 2 if abs(r - 2) <= seen.tolerance else None for r in seen.responses]
@@ -182,7 +188,7 @@ def judge_elsewhere(watch: Watch, promise: Promise, notes: list[str]) -> Verdict
     for key, shares in left.items():
         share = median(shares)
         if not 0.5 <= share <= 2:
-            cause = f"between steps something else moves it, after which {share:.2g} of its step is left"
+            cause = "between steps something else moves it, so that another part of its step is left than all"
             remedy = "look for what writes to the weights: a reset, an average copied back, a renormalisation"
             yield key, Verdict("rescaled", share, cause, remedy)
         elif any(abs(share - 1) > 0.05 for share in shares):

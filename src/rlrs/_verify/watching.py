@@ -26,7 +26,8 @@ class Watch:
     def __init__(
         self, model: nn.Module, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], limit: int
     ) -> None:
-        self.model, self.optimizers, self.schedulers, self.limit = model, list(optimizers), list(schedulers), limit
+        self.model, self.schedulers, self.limit = model, list(schedulers), limit
+        self.optimizers = list({id(optimizer): optimizer for optimizer in optimizers}.values())
         self.steps: list[Step] = []
         self.containers: list[Optimizer] = []
         """Optimizers that call others, whose steps are the ones looked at."""
@@ -37,7 +38,7 @@ class Watch:
         self._open: list[tuple[Optimizer, Replay | None]] = []
         self._backwards = 0
         self._arrived: dict[int, Tensor] = {}
-        self._moved: dict[int, tuple[Step, Tensor, Tensor]] = {}
+        self.moved: dict[int, tuple[Step, Tensor, Tensor]] = {}
         """Parameter (by id) -> its last step, and samples of it before and after that."""
         self._handles: list[Any] = []
         self._backward: Callable[..., Any] | None = None
@@ -118,7 +119,7 @@ class Watch:
         step = self._step(replay)
         self.steps.append(step)
         for parameter, before in zip(replay.parameters, replay.before, strict=True):
-            self._moved[id(parameter)] = step, sample(before), sample(parameter)
+            self.moved[id(parameter)] = step, sample(before), sample(parameter)
             if parameter.grad is not None and id(parameter) in step.gradients:
                 # A step hook may have multiplied it after we looked; others may have cleared it since.
                 after = sample(parameter.grad)
@@ -138,7 +139,7 @@ class Watch:
     def _look_between(self, replay: Replay) -> None:
         """What is left of the last step of every parameter, now that the next one begins."""
         for parameter in replay.parameters:
-            step, before, after = self._moved.get(id(parameter), (None, None, None))
+            step, before, after = self.moved.get(id(parameter), (None, None, None))
             if step is None or before is None or after is None or step.optimizer is not replay.optimizer:
                 continue
             moved, now = after - before, sample(parameter)
@@ -165,7 +166,7 @@ class Watch:
             positions={i: getattr(s, "last_epoch", None) for i, s in enumerate(self.schedulers)},
             promised={i: _promised(s) for i, s in enumerate(self.schedulers)},
             gradients=gradients,
-            arrived={key: value for key, value in self._arrived.items() if key in gradients},
+            arrived={id(p): self._arrived.pop(id(p)) for p in replay.parameters if id(p) in self._arrived},
         )
 
     def _watch_gradient_hooks(self, parameter: Tensor) -> None:
