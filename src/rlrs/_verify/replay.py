@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from rlrs.slices import scale_slices
+
 _NARROW = (torch.bfloat16, torch.float16)
 """Dtypes whose rounding hides what a rate does; replayed in float32."""
 
@@ -178,7 +180,7 @@ def _copied(value: Any, memo: dict[int, Any], *, widen: bool = False) -> Any:
 def _in_place_of(
     optimizer: Optimizer, groups: list[dict[str, Any]], state: dict[Any, Any], attributes: dict[str, Any]
 ) -> Iterator[None]:
-    """Copied groups, state and attributes in the places of the optimizer's own; nobody's hooks but ours."""
+    """Copied groups, state and attributes in the places of the optimizer's own; nobody's hooks but those that scale slices."""
     own = dict(vars(optimizer))
     group_items = [dict(group) for group in optimizer.param_groups]
     hooks: list[dict[int, Any]] = [_global_optimizer_pre_hooks, _global_optimizer_post_hooks]
@@ -193,7 +195,7 @@ def _in_place_of(
         optimizer.state = defaultdict(dict, state)
         # A step that calls its parent class's would run hooks in there.
         for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-            mine = ((key, hook) for key, hook in own.get(name, {}).items() if _is_ours(hook))
+            mine = ((key, hook) for key, hook in own.get(name, {}).items() if _scales_slices(hook))
             setattr(optimizer, name, OrderedDict(mine))
         yield
     finally:
@@ -206,11 +208,11 @@ def _in_place_of(
             each.update(items)
 
 
-def _is_ours(hook: Any) -> bool:
-    """Whether a hook scales slices (`rlrs.slices`): part of the step, where the user's own may count or write."""
+def _scales_slices(hook: Any) -> bool:
+    """Whether a hook is of `rlrs.slices`: part of the step, where others may count or write."""
     hook = hook.func if isinstance(hook, partial) else hook
     module = getattr(hook, "__module__", None) or type(hook).__module__
-    return module.startswith("rlrs.") and not module.startswith("rlrs._verify")
+    return module == scale_slices.__module__
 
 
 def _step(optimizer: Optimizer) -> None:
