@@ -180,7 +180,7 @@ def _copied(value: Any, memo: dict[int, Any], *, widen: bool = False) -> Any:
 def _in_place_of(
     optimizer: Optimizer, groups: list[dict[str, Any]], state: dict[Any, Any], attributes: dict[str, Any]
 ) -> Iterator[None]:
-    """Copied groups, state and attributes in the places of the optimizer's own; no hooks but those that scale slices."""
+    """Copied groups, state and attributes in the places of the optimizer's own; hooks of slices alone."""
     own = dict(vars(optimizer))
     group_items = [dict(group) for group in optimizer.param_groups]
     hooks: list[dict[int, Any]] = [_global_optimizer_pre_hooks, _global_optimizer_post_hooks]
