@@ -13,6 +13,7 @@ LAYERS = [
     {"yaml_files"},
     {"ratios"},
     {"param_groups", "lr_scheduler"},
+    {"verify", "_verify"},
     {"integrations", "settings", "records"},
     {"models"},
     {"data", "training", "inspection", "environment"},
@@ -22,7 +23,7 @@ LAYERS = [
     {"cli", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
-CORE = set().union(*LAYERS[:4])
+CORE = set().union(*LAYERS[:5])
 
 
 def modules():

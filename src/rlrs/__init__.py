@@ -12,6 +12,7 @@ from rlrs.lr_scheduler import RelativeLR
 from rlrs.param_groups import layer_decay, param_groups, split_groups
 from rlrs.ratios import Ratio, Ratios, RatiosError
 from rlrs.schedules import BaseSchedule, relative_factor
+from rlrs.verify import verify
 
 try:
     __version__ = version("rlrs")
@@ -33,4 +34,5 @@ __all__ = [
     "partition",
     "relative_factor",
     "split_groups",
+    "verify",
 ]

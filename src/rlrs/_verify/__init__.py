@@ -1,0 +1,1 @@
+"""The parts of `rlrs.verify`: a loop is watched, its steps replayed and measured, and what came of it judged."""
