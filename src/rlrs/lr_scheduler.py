@@ -193,7 +193,7 @@ class RelativeLR(LRScheduler):
         }
         listed = list(dict.fromkeys(c for group in groups for c in named_groups.components(group)))
         self._curves = {c: Curve(self.schedule, self.ratios.get(c, BASE).knots) for c in listed}
-        self._curve_list = list(self._curves.values())
+        self._points = [curve.points for curve in self._curves.values()]
         self._component_of = {group["name"]: named_groups.components(group) for group in groups}
         self._plan = [
             (base, listed.index(group["component"])) for base, group in zip(self._base.values(), groups, strict=True)
@@ -209,7 +209,9 @@ class RelativeLR(LRScheduler):
             if group.get("independent_decay")
         ]
         self._bound = list(groups)
-        self._versions: list[tuple[Tensor, int] | None] = [None] * len(groups)
+        self._tensors = {
+            group["name"]: (group["lr"], -1) for group in groups if isinstance(group["lr"], Tensor)
+        }
         self.base_lrs = list(self._base.values())
 
     def _is_bound(self, groups: Sequence[dict[str, Any]]) -> bool:
@@ -254,7 +256,12 @@ class RelativeLR(LRScheduler):
             self._bind(self._groups())
             self._write(self._groups())
         else:
-            self._optimizer_loaded = True
+            written = dict(zip(self._base, self._last_lr, strict=True))
+            self._optimizer_loaded = any(
+                group.get("name") in written
+                and not _close(float(group["lr"]), group["lr"], float(written[group["name"]]))
+                for group in optimizer.param_groups
+            )
 
     def _say_doubt(self) -> None:
         doubt, self._doubt = self._doubt, None
@@ -264,7 +271,7 @@ class RelativeLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Rates of all groups at the present step, optimizer by optimizer; a pure function of the step."""
-        values = factors(self._curve_list, self.last_epoch)
+        values = factors(self.schedule, self._points, self.last_epoch)
         rates: list[float | Tensor] = [base * values[index] for base, index in self._plan]
         for index, parts in self._sliced:
             # The fastest of its slices: the share of each in the update is then at most 1.
@@ -272,7 +279,7 @@ class RelativeLR(LRScheduler):
         return rates
 
     def _factors(self) -> dict[str, float]:
-        return dict(zip(self._curves, factors(self._curve_list, self.last_epoch), strict=True))
+        return dict(zip(self._curves, factors(self.schedule, self._points, self.last_epoch), strict=True))
 
     def _relative_to_group(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Every ratio's factor in a group, as a share of the group's own, for the present step."""
@@ -295,27 +302,27 @@ class RelativeLR(LRScheduler):
                 self._pace.scheduler_steps(self.last_epoch, self.optimizers)
             if self._doubt:
                 self._say_doubt()
-            if self._is_bound(groups):
-                self._check_only_writer(groups)
-            else:  # a load has replaced groups, or there are new ones, which have the rates that they came with
-                written = dict(zip(self._base, self._last_lr, strict=True))
-                for group in groups:
-                    if group.get("name") in written:
-                        self._check_rate(group, float(written[group["name"]]))
-                self._bind(groups)
-            self._optimizer_loaded = False
+            # What was written is still there, the very objects: nobody else writes, and the groups are the same.
+            if len(groups) != len(self._last_lr) or not all(
+                map(operator.is_, [group["lr"] for group in groups], self._last_lr)
+            ):
+                self._check_groups(groups)
         self._step_count += 1
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._write(groups)
 
     def _write(self, groups: Sequence[dict[str, Any]]) -> None:
         rates = self.get_lr()
-        for index, (group, rate) in enumerate(zip(groups, rates, strict=True)):
-            found = group["lr"]
-            if isinstance(found, Tensor):
-                found.fill_(rate)  # in place: a compiled or captured optimizer holds this tensor
-                self._versions[index] = (found, found._version)
-            else:
+        if self._tensors:
+            for name, group, rate in zip(self._base, groups, rates, strict=True):
+                found = group["lr"]
+                if isinstance(found, Tensor):
+                    found.fill_(rate)  # in place: a compiled or captured optimizer holds this tensor
+                    self._tensors[name] = (found, found._version)
+                else:
+                    group["lr"] = rate
+        else:
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
         self._last_lr = rates
         if self._decays:
@@ -329,12 +336,18 @@ class RelativeLR(LRScheduler):
             # A component at rate 0 is frozen: no finite decay would move it, and none is wanted.
             groups[index]["weight_decay"] = decay * (base / factor) if factor else 0.0
 
-    def _check_only_writer(self, groups: Sequence[dict[str, Any]]) -> None:
-        for index, (group, written) in enumerate(zip(groups, self._last_lr, strict=True)):
-            found = group["lr"]
-            if found is written or self._versions[index] == (found, getattr(found, "_version", None)):
-                continue
-            self._check_rate(group, float(written))
+    def _check_groups(self, groups: Sequence[dict[str, Any]]) -> None:
+        """See that no rate was written by another, and take groups that were replaced or added."""
+        written = dict(zip(self._base, self._last_lr, strict=True))
+        for group in groups:
+            name, found = group.get("name"), group["lr"]
+            tensor, version = self._tensors.get(name, (None, 0))
+            # A tensor that nobody has written since needs no look at its value, for which an accelerator would wait.
+            if name in written and not (found is tensor and tensor is not None and tensor._version == version):
+                self._check_rate(group, float(written[name]))
+        if not self._is_bound(groups):
+            self._bind(groups)
+        self._optimizer_loaded = False
 
     def _check_rate(self, group: Mapping[str, Any], written: float) -> None:
         rate = group["lr"]

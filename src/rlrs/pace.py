@@ -68,7 +68,8 @@ class Pace:
         """The scheduler is about to leave a step: see that it was taken, once, and that it is not the last."""
         most = 0
         for ticks in self.ticks:
-            most = max(most, ticks.steps)
+            if ticks.steps > most:
+                most = ticks.steps
             ticks.steps = 0
         if (most != 1 or step >= self.total_steps) and not self.warned:
             self._warn(most, step, optimizers)

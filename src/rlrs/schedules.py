@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -36,18 +37,21 @@ Points = Sequence[tuple[float, float, float]]
 # `equation` and the three curves stand alone: `rlrs export` writes their source into files for other stacks.
 
 
-def equation(step: int, share: float, points: Points, warmup: int, total: int) -> float:
-    """A component's rate at a step; `share` is (t + 1) / W in the warm-up, and c(t) after it."""
+def equation(step: int, share: float, curves: Sequence[Points], warmup: int, total: int) -> list[float]:
+    """Components' rates at a step; `share` is (t + 1) / W in the warm-up, and c(t) after it."""
     if step < warmup:
-        return points[0][2] * share
+        return [points[0][2] * share for points in curves]
     if step >= total:
-        return points[-1][2]
-    k = 1
-    while k < len(points) - 1 and points[k][0] <= step - warmup:
-        k += 1
-    (since, high, start), (until, low, end) = points[k - 1], points[k]
-    c = (share - low) / (high - low) if high > low else (until - (step - warmup)) / (until - since)
-    return end + (start - end) * c
+        return [points[-1][2] for points in curves]
+    rates, elapsed = [], step - warmup
+    for points in curves:
+        k = 1
+        while points[k][0] <= elapsed:
+            k += 1
+        (since, high, start), (until, low, end) = points[k - 1], points[k]
+        c = (share - low) / (high - low) if high > low else (until - elapsed) / (until - since)
+        rates.append(end + (start - end) * c)
+    return rates
 
 
 def cosine(elapsed: float, length: float) -> float:
@@ -161,7 +165,7 @@ class BaseSchedule:
         assert self.final_fraction is not None
         return self.final_fraction
 
-    @property
+    @cached_property
     def decay_steps(self) -> int:
         """`T - W`, the steps after the warm-up; 1 where there are none, so that progress is defined."""
         return max(self.total_steps - self.warmup_steps, 1)
@@ -227,14 +231,12 @@ class Curve:
         Raises:
             ValueError: a negative step.
         """
-        return factors([self], step)[0]
+        return factors(self.schedule, [self.points], step)[0]
 
 
-def factors(curves: Sequence[Curve], step: int) -> list[float]:
-    """What the curves of one base schedule give at a step; `c` is computed once for all of them."""
-    schedule = curves[0].schedule
-    share, warmup, total = schedule.share(step), schedule.warmup_steps, schedule.total_steps
-    return [equation(step, share, curve.points, warmup, total) for curve in curves]
+def factors(schedule: BaseSchedule, curves: Sequence[Points], step: int) -> list[float]:
+    """What the `points` of several curves of one base schedule give at a step; `c` is computed once for all."""
+    return equation(step, schedule.share(step), curves, schedule.warmup_steps, schedule.total_steps)
 
 
 @overload

@@ -11,7 +11,7 @@ with the same `c` as ours for `cosine`, `linear` and `WSD` with linear decay; so
 from __future__ import annotations
 
 from rlrs.integrations.export._names import MEGATRON
-from rlrs.integrations.export._plan import Plan, strings
+from rlrs.integrations.export._plan import Plan, glob, strings
 from rlrs.ratios import Ratio
 
 _FILE = """{header}
@@ -33,7 +33,7 @@ OVERRIDES = {{
 def write(plan: Plan) -> str:
     """The module that defines `ARGUMENTS` and `OVERRIDES`."""
     schedule = plan.schedule
-    keys = plan.patterns(MEGATRON, lambda name: f"*{name}")
+    keys = plan.patterns(MEGATRON, lambda name: f"*{glob(name)}")
     kept = {
         component: plan.keep(
             component, Ratio.of((ratio.start, ratio.end)), "only its start and end ratios are kept, not those between"
