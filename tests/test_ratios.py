@@ -47,7 +47,7 @@ def test_a_ratio_may_be_a_number_a_pair_knots_or_a_mapping():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ratios: {}", "schema should be a whole number from 1 to 1, not None"),
+        ("embedding: 5", "unknown key 'embedding'; components go under the key ratios"),
         ("schema: 9\nratios: {}", "schema should be a whole number from 1 to 1, not 9"),
         ("schema: 1", "ratios is missing"),
         ("schema: 1\nratio: {}", "unknown key 'ratio'; did you mean 'ratios'?"),

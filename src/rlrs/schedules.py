@@ -268,7 +268,8 @@ def relative_factor(
     if isinstance(step, int | np.integer):
         return curve(int(step))
     steps = np.asarray(step)
-    return np.array([curve(int(t)) for t in steps.flat], dtype=np.float64).reshape(steps.shape)
+    values = (curve(int(t)) for t in steps.flat)
+    return np.fromiter(values, np.float64, steps.size).reshape(steps.shape)
 
 
 def warmup_steps(fraction: float, total_steps: int) -> int:

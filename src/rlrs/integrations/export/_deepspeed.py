@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Sequence
 
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -59,6 +60,8 @@ def _factor(points, step):
 
 
 # From rlrs.schedules, as it is there:
+
+Points = Sequence[tuple[float, float, float]]
 
 
 {source}'''

@@ -71,9 +71,6 @@ class Plan:
         source = own if self.components is None else self.components
         missing = [component for component in self.ratios if not source.get(component)]
         if missing:
-            tied = [c for c in missing if c in getattr(self.components, "tied_components", ())]
-            if tied:
-                raise ExportError(f"{tied[0]} is tied to another component and shares its rate: take its ratio out")
             where = f"{self.to} has no names of its own for" if self.components is None else "the model does not have"
             raise ExportError(f"ratios name {', '.join(missing)}, which {where}; it has {', '.join(source) or 'none'}")
         if self.components is None:
@@ -177,7 +174,7 @@ def _folded(component: str, components: Mapping[str, Sequence[str]]) -> list[str
     return [
         part
         for star, names in folded.items()
-        for part in (names if any(fnmatchcase(name, f"*{star}") for name in foreign) else [star])
+        for part in (names if any(fnmatchcase(name, f"*{glob(star)}") for name in foreign) else [star])
     ]
 
 
