@@ -1,4 +1,4 @@
-"""`RelativeLR.step()` against the `LambdaLR` that one would write by hand, and `optimizer.step()` in groups against one.
+"""`RelativeLR.step()` against a `LambdaLR` written by hand, and `optimizer.step()` in groups against one group.
 
     python -m benchmarks.scheduler_step
 

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
-    {"files", "schedules", "ratios", "components", "slices", "named_groups", "pace"},
+    {"files", "schedules", "ratios", "components", "slices", "named_groups", "pace", "extras"},
     {"param_groups", "lr_scheduler"},
     {"integrations"},
     {"settings", "records", "models", "data", "training", "inspection", "environment"},

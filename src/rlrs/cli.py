@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from rlrs.extras import install
+
 try:
     import typer
     from rich.table import Table
@@ -15,7 +17,7 @@ try:
     from rlrs.terminal import err, out, print_comparison, print_components, print_ladder, warnings_shown
     from rlrs.watching import Watch
 except ImportError as error:
-    sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
+    sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: {install('study')}")
 
 app = typer.Typer(
     help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",

@@ -153,9 +153,9 @@ class RelativeLR(LRScheduler):
         if doubt:
             at = f"{done} steps" if done else "some steps"
             return (
-                f"the optimizer's state was loaded after {at} ({doubt}), and this schedule begins at step 0, with "
-                "initial_lr as its peak: load the scheduler's state too (scheduler.load_state_dict), or give last_epoch="
-                f"{done - 1 if done else 'n - 1'}; for a new phase set both rates to its peak first"
+                f"the optimizer's state was loaded after {at} ({doubt}), and this schedule begins at step 0, "
+                "with initial_lr as its peak: load the scheduler's state too (scheduler.load_state_dict), or give "
+                f"last_epoch={done - 1 if done else 'n - 1'}; for a new phase set both rates to its peak first"
             )
         if last_epoch >= 0 and done is not None and done not in (0, last_epoch + 1):
             return (
@@ -182,8 +182,8 @@ class RelativeLR(LRScheduler):
         gone = [name for name in self._base if name not in names]
         if gone:
             raise ValueError(
-                f"parameter group {gone[0]!r} is gone from the optimizer: RelativeLR drives the groups that it was made "
-                "with. To stop training a component, give it the ratio 0, or leave its group in place"
+                f"parameter group {gone[0]!r} is gone from the optimizer: RelativeLR drives the groups that it was "
+                "made with. To stop training a component, give it the ratio 0, or leave its group in place"
             )
         for group in groups:
             rate = group["lr"]
@@ -209,9 +209,7 @@ class RelativeLR(LRScheduler):
             if group.get("independent_decay")
         ]
         self._bound = list(groups)
-        self._tensors = {
-            group["name"]: (group["lr"], -1) for group in groups if isinstance(group["lr"], Tensor)
-        }
+        self._tensors = {group["name"]: (group["lr"], -1) for group in groups if isinstance(group["lr"], Tensor)}
         self.base_lrs = list(self._base.values())
 
     def _is_bound(self, groups: Sequence[dict[str, Any]]) -> bool:

@@ -1,4 +1,4 @@
-"""What is asked of an optimizer's parameter groups: that they can be told apart, and take their rates from a schedule."""
+"""What is asked of parameter groups: that they can be told apart, and take their rates from a schedule."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         if isinstance(rate, Tensor):
             if not rate.is_floating_point():
-                raise ValueError(f"parameter group {group['name']!r} has a rate of {rate.dtype}, which has no fractions")
+                raise ValueError(
+                    f"parameter group {group['name']!r} has a rate of {rate.dtype}, which has no fractions"
+                )
             tensors[id(rate)] = group["name"]
         if group["name"] in listed:
             raise ValueError(f"two parameter groups are named {group['name']!r}: names should be unique")
@@ -132,8 +134,8 @@ def conflict(optimizer: Optimizer) -> str | None:
         if found and not any(_equal(value, given) for value in found.values()):
             name, value = next(iter(found.items()))
             return (
-                f"{type(optimizer).__name__} was given {key}={_shown(given)}, but its parameter groups bring their own, "
-                f"which count: {name!r} has {key}={_shown(value)}. Give {key} to one of the two"
+                f"{type(optimizer).__name__} was given {key}={_shown(given)}, but its parameter groups bring their "
+                f"own, which count: {name!r} has {key}={_shown(value)}. Give {key} to one of the two"
             )
     return None
 

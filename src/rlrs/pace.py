@@ -107,8 +107,8 @@ def _ahead(step: int, groups: Sequence[dict[str, Any]]) -> str:
         )
     where = f"before {lost}" if lost else f"at step {step} without an optimizer.step() since the last one"
     return (
-        f"RelativeLR.step() {where}; {_EVERY}, not in every micro-batch of an accumulated gradient, not where fp16 left "
-        "a step out, and not once per process (under Accelerate: rlrs.integrations.accelerate.prepare_scheduler)"
+        f"RelativeLR.step() {where}; {_EVERY}, not in every micro-batch of an accumulated gradient, not where fp16 "
+        "left a step out, and not once per process (under Accelerate: rlrs.integrations.accelerate.prepare_scheduler)"
     )
 
 

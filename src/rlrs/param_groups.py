@@ -28,8 +28,8 @@ def param_groups(
     """Split a model's parameters into groups for any torch optimizer, to be driven by `RelativeLR`.
 
     A group's `name` is its component (`attention`), with `/no_decay` for norms, biases and other vectors, which
-    are not decayed; its `component` ties it to the ratios; its `lr` is the base peak rate, the same for all. What is not
-    given here, rate or decay, is the optimizer's own: `AdamW(param_groups(model, ratios), lr=3e-3, weight_decay=0.1)`.
+    are not decayed; its `component` ties it to the ratios; its `lr` is the base peak rate, the same for all. What is
+    not given here, rate or decay, is the optimizer's: `AdamW(param_groups(model, ratios), lr=3e-3, weight_decay=0.1)`.
 
     AdamW, Adafactor and Muon shrink a weight by `lr_i * weight_decay` a step, so a component's decay scales with its
     ratio. With `decay="independent"`, `RelativeLR` keeps `weight_decay_i(t) = weight_decay * lr_base(t) / lr_i(t)`,

@@ -305,7 +305,7 @@ class Ratios(Mapping[str, Ratio]):
         schedule: str | Callable[[int], float] = "cosine",
         decay_fraction: float = 0.2,
     ) -> dict[str, float]:
-        """Every component's rate at a step, for a loop that sets rates itself: no scheduler, no state, nothing to resume.
+        """Every component's rate at a step, for a loop that sets rates itself: no state, nothing to resume.
 
         Args:
             step: 0-based, in optimizer steps.

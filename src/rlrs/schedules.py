@@ -152,7 +152,9 @@ class BaseSchedule:
             raise ValueError(f"the schedule's own curve should end between 0 and 1, not at {end:g}")
         after = range(self.warmup_steps, self.total_steps)
         if end == 1 and any(own(step) != 1 for step in after):
-            raise ValueError("the schedule's own curve ends at its peak, but is not there all the time: c(t) is undefined")
+            raise ValueError(
+                "the schedule's own curve ends at its peak, but is not there all the time: c(t) is undefined"
+            )
         object.__setattr__(self, "final_fraction", end)
 
     def __call__(self, step: int) -> float:

@@ -437,7 +437,7 @@ HOSTILE = [
     "x'); raise SystemExit(3); ('",
     "x\\",
     'x\\"',
-    "x\"\"\"y",
+    'x"""y',
     "{lr}",
     "a[0-9]b?",
     "é.ü",
@@ -483,7 +483,11 @@ def test_numbers_of_numpy_are_written_as_numbers(load):
 
     schedule = BaseSchedule(total_steps=np.int64(20), warmup_steps=np.int32(2), final_fraction=np.float64(0.1))
     exported = export(
-        {"attention": np.float32(0.5)}, "torchtitan", schedule=schedule, lr=np.float64(1e-3), weight_decay=np.float64(0.1)
+        {"attention": np.float32(0.5)},
+        "torchtitan",
+        schedule=schedule,
+        lr=np.float64(1e-3),
+        weight_decay=np.float64(0.1),
     )
     assert "np." not in exported.text
     scheduler, groups = torchtitan_groups(exported, load)

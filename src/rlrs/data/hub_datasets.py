@@ -12,6 +12,7 @@ from typing import Any
 
 from rlrs.data.reading import BadLine, DamagedError, Hash
 from rlrs.data.sources import HUB
+from rlrs.extras import install
 from rlrs.settings import ConfigError, DataConfig
 
 ROWS = 256
@@ -90,7 +91,7 @@ def open_hub(config: DataConfig) -> tuple[list[HubPart], str]:
         import datasets
         import datasets.exceptions
     except ImportError:
-        raise ImportError(f"data.source={config.source!r} needs datasets: pip install 'rlrs[datasets]'") from None
+        raise ImportError(f"data.source={config.source!r} needs datasets: {install('datasets')}") from None
     path = _path(config)
     shown = f"data.source={config.source!r}"
     named = str(config.source).removeprefix(HUB)

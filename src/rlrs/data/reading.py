@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from rlrs.extras import install
+
 CHUNK = 2**17
 """Bytes read at once."""
 
@@ -141,7 +143,7 @@ def read_parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow as pa
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ImportError(f"{path}: parquet needs the library pyarrow: pip install 'rlrs[datasets]'") from None
+        raise ImportError(f"{path}: parquet needs the library pyarrow: {install('datasets')}") from None
     try:
         # Without pre-buffering and with a small buffer, a row group of any size is read page by page.
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK) as file:
@@ -222,7 +224,7 @@ def _unpack_zst(path: Path, file: Any) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise ImportError(f"{path}: .zst needs the library zstandard: pip install 'rlrs[datasets]'") from None
+        raise ImportError(f"{path}: .zst needs the library zstandard: {install('datasets')}") from None
     frame = None
     try:
         while chunk := file.read(CHUNK):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlrs.extras import install
 from rlrs.settings import ConfigError, DataConfig
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _from_transformers(path: str, folder: Path) -> Tokenizer:
     try:
         import transformers
     except ImportError:
-        raise ImportError(f"{folder}: has no tokenizer.json; others need: pip install 'rlrs[transformers]'") from None
+        raise ImportError(f"{folder}: has no tokenizer.json; others need: {install('transformers')}") from None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return _library().Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -222,7 +223,7 @@ def _library():
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError:
-        raise ImportError("preparing data needs the library tokenizers: pip install 'rlrs[data]'") from None
+        raise ImportError(f"preparing data needs the library tokenizers: {install('data')}") from None
     return tokenizers
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlrs.extras import install
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.loss import projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
@@ -157,7 +158,7 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
     try:
         import transformers
     except ImportError:
-        raise ConfigError(f"hub={config.hub!r} needs transformers: pip install 'rlrs[transformers]'") from None
+        raise ConfigError(f"hub={config.hub!r} needs transformers: {install('transformers')}") from None
     given = _given(config)
     kind = given.pop("model_type")
     if kind not in _types():

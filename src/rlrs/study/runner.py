@@ -148,7 +148,7 @@ def train_one(
     scale = study.proxy if model == "proxy" else study.target
     with _prepared_by_first(study, folder, progress, world or World()) as data:
         study = (world or World()).from_first(partial(settled, study, folder, data))
-        ratios.check_used(list(partition(meta_model(scale.model, data.vocab_size))), f"the {model}")
+        ratios.check_used(partition(meta_model(scale.model, data.vocab_size)), f"the {model}")
         found = ratios.provenance.get("base", {})
         on_target = ratios.provenance.get("target", {}) if model == "target" else {}
         rate: float = on_target.get("lr", found.get("lr", study.search.lr)) if lr is None else lr

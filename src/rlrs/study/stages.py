@@ -113,9 +113,10 @@ class Stages:
     def search(self, arms: Arms) -> dict[str, Outcome]:
         """Every arm's search on the proxy, side by side; their best points go into `arms`."""
         study, settings = self.study, self.study.search
-        components = list(partition(meta_model(study.proxy.model, self.data.vocab_size)))
+        parts = partition(meta_model(study.proxy.model, self.data.vocab_size))
+        components = list(parts)
         start = Ratios.preset(settings.start) if settings.start in PRESETS else Ratios.load(settings.start)
-        start.check_used(components, "the proxy")
+        start.check_used(parts, "the proxy")
 
         whole = self._spec(study.proxy, Ratios({}), settings.seed, settings.lr, study.training.final_fraction)
         if settings.fidelity is not None and settings.fidelity.width is not None:
