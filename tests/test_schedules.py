@@ -190,7 +190,7 @@ def test_a_curve_that_stays_at_its_peak_leaves_the_ratios_to_progress():
         (
             lambda t: 6e-4,
             {},
-            "is 0.0006 at step 0, the end of the warm-up, where it should be 1: divide it by the peak",
+            "is 0.0006 at step 0, the end of the warm-up, where it should be 1: divide it",
         ),
         (lambda t: 1.0 - t, {}, "should end between 0 and 1, not at -9"),
         (lambda t: 1.0 / (1 + t), {"final_fraction": 0.1}, "a curve of your own ends where it ends; leave it out"),

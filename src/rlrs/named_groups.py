@@ -77,9 +77,10 @@ def load_by_name(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, 
     torch restores groups by position, names included: moments and rates of groups in another order would end up on
     each other's parameters, without an error.
     """
-    saved = [group.get("name") for group in state_dict["param_groups"]]
-    here = [group.get("name") for group in optimizer.param_groups]
-    if None in saved or None in here:  # groups without names can only be taken by position, as torch does
+    saved: list[Any] = [group.get("name") for group in state_dict["param_groups"]]
+    here: list[Any] = [group.get("name") for group in optimizer.param_groups]
+    # Groups without names can only be taken by position, as torch does.
+    if not all(isinstance(name, str) for name in (*saved, *here)):
         return None
     if saved != here:
         check_same(saved, here)

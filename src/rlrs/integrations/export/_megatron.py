@@ -49,7 +49,7 @@ def write(plan: Plan) -> str:
         "lr_warmup_iters": schedule.warmup_steps,
         "lr_decay_iters": schedule.total_steps,
         # Its `constant` has no second end; linear between two equal ends is constant, and moves where ratios do.
-        "lr_decay_style": {"wsd": "WSD", "constant": "linear"}.get(schedule.shape, schedule.shape),
+        "lr_decay_style": {"wsd": "WSD", "constant": "linear"}.get(str(schedule.shape), schedule.shape),
     }
     if schedule.shape == "wsd":
         arguments |= {"lr_wsd_decay_iters": plan.whole_decay_steps(), "lr_wsd_decay_style": "linear"}
