@@ -100,7 +100,7 @@ def optimizer_ratio() -> list[float]:
 
         return run
 
-    return paired(*(steps(optimizers) for optimizers in kinds), rounds=151)
+    return paired(*(steps(optimizers) for optimizers in kinds), rounds=51)
 
 
 def main() -> None:
