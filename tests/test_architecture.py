@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
-    {"files", "messages", "schedules", "components", "slices"},
+    {"files", "messages", "extras", "schedules", "components", "slices", "named_groups", "pace"},
     {"yaml_files"},
     {"ratios"},
     {"param_groups", "lr_scheduler"},

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import rlrs
 from rlrs.ratios import PRESETS, Ratio, Ratios, RatiosError
@@ -47,7 +50,7 @@ def test_a_ratio_may_be_a_number_a_pair_knots_or_a_mapping():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ratios: {}", "schema should be a whole number from 1 to 1, not None"),
+        ("embedding: 5", "unknown key 'embedding'; components go under the key ratios"),
         ("schema: 9\nratios: {}", "schema should be a whole number from 1 to 1, not 9"),
         ("schema: 1", "ratios is missing"),
         ("schema: 1\nratio: {}", "unknown key 'ratio'; did you mean 'ratios'?"),
@@ -97,3 +100,83 @@ def test_saved_yaml_is_plain_and_short(tmp_path):
     plain = yaml.safe_load((tmp_path / "r.yaml").read_text())
     assert plain["schema"] == 1
     assert plain["ratios"]["embedding"] == {"start": 5.0, "end": 0.666}
+
+
+def test_numbers_of_any_library_and_numbers_in_text_are_taken():
+    ratios = Ratios(
+        {"a": np.float32(2), "b": ("5", "1"), "c": np.array([5.0, 1.0]), "d": [np.int64(3), np.float16(0.5)], "e": "2"}
+    )
+    assert ratios["a"].knots == ((0.0, 2.0), (1.0, 2.0))
+    assert ratios["b"].knots == ratios["c"].knots == ((0.0, 5.0), (1.0, 1.0))
+    assert (ratios["d"].start, ratios["d"].end, ratios["e"].end) == (3.0, 0.5, 2.0)
+    assert Ratios({"a": np.array([[0, 1], [0.5, 2], [1, 3]])})["a"].knots[1] == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("value", ["fast", ("5", "x"), None, {}, 10**400, "x" * 100_000, [1, 2, 3], b"5", 1j])
+def test_what_is_no_ratio_is_named_in_short(value):
+    with pytest.raises(RatiosError, match=r"^experts: ") as caught:
+        Ratios({"experts": value})
+    assert len(str(caught.value)) < 250
+
+
+def test_a_file_written_by_hand_may_leave_the_schema_out(tmp_path):
+    (tmp_path / "r.yaml").write_text("ratios: {experts: [0.3, 1.125], embedding: 5}")
+    assert Ratios.load(tmp_path / "r.yaml")["experts"].end == 1.125
+
+
+def test_a_preset_is_found_under_near_names():
+    with pytest.raises(RatiosError, match=r"no preset 'paper_dense'; did you mean 'paper-dense'\?"):
+        Ratios.preset("paper_dense")
+    with pytest.raises(RatiosError, match=r"cannot be read: .*preset of that name is Ratios.preset\('paper-moe'"):
+        Ratios.load("paper-moe")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lm_head", "unembedding"),
+        ("classifier", "unembedding"),
+        ("mlp", "feed_forward"),
+        ("FFN", "feed_forward"),
+        ("self_attn", "attention"),
+        ("mlp/layer.0-3", "feed_forward/layer.0-3"),
+        ("gate", "router"),
+        ("wte", "embedding"),
+    ],
+)
+def test_other_words_for_a_component_lead_to_ours(name, meant):
+    there = ["embedding", "attention", "feed_forward", "router", "unembedding"]
+    with pytest.raises(RatiosError, match=f"name {name}, which the model does not have; did you mean '{meant}'"):
+        Ratios({name: 2}).check_used(there, "the model")
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.feed_forward = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+        self.lm_head = nn.Linear(8, 20, bias=False)
+        self.lm_head.weight = self.embed.weight
+
+
+def test_the_ratio_of_a_tied_component_is_a_note():
+    notes = Ratios.preset("paper-dense").check_used(rlrs.partition(Tied()), "the model")
+    assert notes == [
+        "the ratio of unembedding does nothing: its weights are tied to embedding, whose ratio is theirs too"
+    ]
+    assert Ratios({"attention": 2}).check_used(rlrs.partition(Tied()), "the model") == []
+
+
+def test_a_preset_serves_a_model_without_a_head_and_names_the_other_preset_where_that_is_meant():
+    headless = nn.ModuleDict({"embed": Tied().embed, "attention": Tied().attention, "mlp": Tied().feed_forward})
+    preset = Ratios.preset("paper-dense")
+    assert preset.check_used(rlrs.partition(headless), "the encoder") == [
+        "the encoder has no unembedding: the ratio of the preset paper-dense for it does nothing"
+    ]
+    optimizer = torch.optim.AdamW(rlrs.param_groups(headless, preset, lr=1e-3))
+    assert rlrs.RelativeLR(optimizer, preset, total_steps=5).rates()["embedding"] == 5e-3
+    with pytest.raises(RatiosError, match=r"name router, experts, .*; the preset for it is 'paper-dense'"):
+        rlrs.param_groups(Tied(), Ratios.preset("paper-moe"), lr=1e-3)
+    with pytest.raises(RatiosError, match="ratios name unembedding"):
+        Ratios({"unembedding": 2}).check_used(rlrs.partition(headless), "the encoder")  # asked for by name: a mistake

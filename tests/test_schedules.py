@@ -147,3 +147,85 @@ def test_negative_steps_and_ratios_are_refused():
         relative_factor(BaseSchedule(total_steps=5), [(0, 1), (1, 1)], -1)
     with pytest.raises(ValueError, match="the ratio at progress 1 should be 0 or more, not -2"):
         relative_factor(BaseSchedule(total_steps=5), [(0, 1), (1, -2)], 1)
+
+
+# A base curve of the user's own
+
+
+def nanogpt(step, warmup=10, total=100, least=0.1):
+    """The schedule of nanoGPT's train.py, over its peak."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if step > total:
+        return least
+    return least + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) * (1 - least)
+
+
+def test_a_curve_of_ones_own_is_followed_and_ratios_run_along_it():
+    schedule = BaseSchedule(total_steps=100, warmup_steps=10, shape=nanogpt)
+    assert schedule.final_fraction == 0.1
+    for step in (0, 5, 9, 10, 11, 55, 99, 100, 140):
+        assert schedule(step) == pytest.approx(nanogpt(step), rel=1e-12)
+        start, end = 5.0, 0.1 * 0.5
+        c = (nanogpt(step) - 0.1) / 0.9
+        expected = 5.0 * nanogpt(step) if step < 10 else end + (start - end) * c
+        assert relative_factor(schedule, [(0, 5.0), (1, 0.5)], step) == pytest.approx(expected, rel=1e-12)
+
+
+def test_knots_on_a_curve_of_ones_own_scale_it_there():
+    schedule = BaseSchedule(total_steps=110, warmup_steps=10, shape=lambda t: nanogpt(t, total=110))
+    knots = [(0, 1.0), (0.305, 4.0), (1, 2.0)]
+    assert relative_factor(schedule, [(0, 1.0), (0.3, 4.0), (1, 2.0)], 40) == pytest.approx(4 * schedule(40))
+    assert 3.8 < relative_factor(schedule, knots, 40) / schedule(40) < 4.0
+
+
+def test_a_curve_that_stays_at_its_peak_leaves_the_ratios_to_progress():
+    schedule = BaseSchedule(total_steps=10, shape=lambda t: 1.0)
+    assert relative_factor(schedule, [(0, 2.0), (1, 1.0)], 5) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        (
+            lambda t: 6e-4,
+            {},
+            "is 0.0006 at step 0, the end of the warm-up, where it should be 1: divide it",
+        ),
+        (lambda t: 1.0 - t, {}, "should end between 0 and 1, not at -9"),
+        (lambda t: 1.0 / (1 + t), {"final_fraction": 0.1}, "a curve of your own ends where it ends; leave it out"),
+        (lambda t: 1.0 if t % 10 == 0 else 0.5, {}, "ends at its peak, but is not there all the time"),
+    ],
+)
+def test_a_curve_that_cannot_be_a_base_is_refused(shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        BaseSchedule(total_steps=10, shape=shape, **options)
+
+
+def test_knots_on_a_curve_that_rises_again_are_refused():
+    wave = BaseSchedule(total_steps=10, shape=lambda t: 0.0 if t >= 10 else 1.0 - 0.5 * (t % 3))
+    assert relative_factor(wave, [(0, 1), (1, 1)], 1) == 0.5
+    with pytest.raises(ValueError, match="does not rise again after its warm-up"):
+        relative_factor(wave, [(0, 1), (0.5, 2), (1, 1)], 1)
+
+
+# Without a scheduler
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, nanogpt])
+def test_rates_without_a_scheduler_are_the_schedulers_at_every_step(shape):
+    import torch
+
+    import rlrs
+
+    ratios = rlrs.Ratios({"embedding": (5.0, 0.5), "experts": [(0, 1), (0.4, 3), (1, 2)]})
+    names = ["embedding", "experts", "norm"]
+    groups = [{"name": n, "component": n, "params": [torch.nn.Parameter(torch.ones(1))], "lr": 3e-3} for n in names]
+    optimizer = torch.optim.SGD(groups)
+    options = {"total_steps": 100, "warmup_steps": 10, "schedule": shape}
+    scheduler = rlrs.RelativeLR(optimizer, ratios, **options)
+    for step in range(100):
+        rates = ratios.rates(step, lr=3e-3, **options)
+        assert [group["lr"] for group in optimizer.param_groups] == [rates[name] for name in names]
+        optimizer.step()
+        scheduler.step()

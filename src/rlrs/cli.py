@@ -9,6 +9,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from rlrs.extras import install
+
 try:
     import typer
     from rich.table import Table
@@ -28,7 +30,7 @@ try:
     )
     from rlrs.watching import Watch
 except ImportError as error:
-    sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: pip install 'rlrs[study]'")
+    sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: {install('study')}")
 
 if TYPE_CHECKING:
     from rlrs.ratios import Ratios

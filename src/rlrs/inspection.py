@@ -13,6 +13,7 @@ from torch import nn
 
 from rlrs.components import Partition, partition, refine, undecayed
 from rlrs.data import vocabulary_size
+from rlrs.extras import install
 from rlrs.models import (
     LanguageModel,
     ParameterCount,
@@ -131,7 +132,7 @@ def _transformers_model(path: Path, text: str) -> nn.Module:
     try:
         import transformers
     except ImportError:
-        raise InspectionError(f"{text}: needs transformers: pip install 'rlrs[transformers]'") from None
+        raise InspectionError(f"{text}: needs transformers: {install('transformers')}") from None
     types = transformers.CONFIG_MAPPING
     if path.is_dir() or path.suffix == ".json":
         try:

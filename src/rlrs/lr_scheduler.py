@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
+import json
+import operator
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rlrs import named_groups
+from rlrs.pace import Pace
 from rlrs.ratios import BASE, Ratios
-from rlrs.schedules import BaseSchedule, Curve
+from rlrs.schedules import BaseSchedule, Curve, factors
 from rlrs.slices import scale_slices
+
+_ATTACHED = "_rlrs_attached"
 
 
 class RelativeLR(LRScheduler):
-    """Sets every group's rate to its base rate times its component's factor (`rlrs.schedules.Curve`).
+    """Sets every group's rate to its base rate times its component's factor (`rlrs.schedules.equation`).
 
     Groups are those of `rlrs.param_groups`: each has a `name` of its own and a `component`. A group's base peak
-    rate is its `lr` when the scheduler is made. Call `step()` after every `optimizer.step()`.
+    rate is its `lr` when the scheduler is made; where that is what an earlier `RelativeLR` wrote, or where the
+    optimizer's state was loaded, it is the peak of that time, the group's `initial_lr`. Call `step()` once after
+    every `optimizer.step()`: another pace is warned of. A named group that is added later is driven from then on.
 
     A compiled optimizer should have tensor rates (`param_groups(lr=torch.tensor(...))`): they are written in place, and
     nothing is compiled again. A schedule-free optimizer has its own warm-up and no decay: give it held ratios,
     `schedule="constant"` and no warm-up here.
 
     Args:
-        optimizer: any torch optimizer, or several (Muon for matrices, AdamW for the rest), driven together.
+        optimizer: any torch optimizer that takes its rates from its groups, or several (Muon for matrices, AdamW for
+            the rest), driven together.
         ratios: relative rates per component; components that they do not name follow the base rate.
         total_steps: `T`, in optimizer steps, warm-up included.
         warmup_steps: `W`, in optimizer steps.
         final_fraction: `alpha`, base rate at the end over its peak; see `BaseSchedule` if None.
-        schedule: shape of the base schedule.
+        schedule: shape of the base schedule: `cosine`, `linear`, `constant`, `wsd`, or a function of the 0-based step
+            that gives the base rate over its peak, warm-up included; see `BaseSchedule`.
         decay_fraction: share of the steps in which `wsd` decays.
-        last_epoch: steps done before, -1 at the start; torch's name for it.
+        last_epoch: torch's name for the last step that is done, counted from 0: after n optimizer steps n - 1, at the
+            start -1. Rather than give it, load the saved state.
         partial: the optimizer has one stage of a pipeline: ratios for a component that no group has are no error.
 
     Raises:
-        ValueError: a group without name or component, two groups of one name, or a schedule that cannot be.
+        ValueError: a group without name or component, two groups of one name, an optimizer that sets its own step, a
+            group whose rate another scheduler has changed, or a schedule that cannot be.
         RatiosError: ratios for a component that no group has.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
+        >>> ratios = Ratios({"embedding": (5.0, 0.5)})
+        >>> from rlrs import param_groups
+        >>> optimizer = torch.optim.AdamW(param_groups(model, ratios, lr=1e-3, weight_decay=0.1))
+        >>> scheduler = RelativeLR(optimizer, ratios, total_steps=100, final_fraction=0.1)
+        >>> for _ in range(50):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> {name: round(rate, 7) for name, rate in scheduler.rates().items()}
+        {'embedding': 0.002525, 'unembedding': 0.00055}
     """
 
     def __init__(
@@ -49,7 +74,7 @@ class RelativeLR(LRScheduler):
         total_steps: int,
         warmup_steps: int = 0,
         final_fraction: float | None = None,
-        schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine",
+        schedule: Literal["cosine", "linear", "constant", "wsd"] | Callable[[int], float] = "cosine",
         decay_fraction: float = 0.2,
         last_epoch: int = -1,
         partial: bool = False,
@@ -65,33 +90,40 @@ class RelativeLR(LRScheduler):
             shape=schedule,
             decay_fraction=decay_fraction,
         )
-        names = _names(self._groups())
-        if not partial:
-            there = {c: None for g in self._groups() for c in (*_components(g), *g.get("ungrouped", ()))}
-            self.ratios.check_used(list(there), "the optimizer")
-        self._sliced = [index for index, group in enumerate(self._groups()) if group.get("slices")]
-        self._base_curve = Curve(self.schedule)
-        self._curves = {
-            component: Curve(self.schedule, self.ratios.get(component, BASE).knots)
-            for component in dict.fromkeys(c for group in self._groups() for c in _components(group))
-        }
-        for group in self._groups():
-            rate = group["lr"]
-            group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
-        self._decays = {
-            group["name"]: float(group["independent_decay"])
-            for group in self._groups()
-            if group.get("independent_decay")
-        }
+        groups = self._groups()
+        named_groups.names(groups)
         for each in self.optimizers:
-            # Accelerate's and Fabric's wrappers are optimizers by class, but the hooks are those of the one inside.
-            while isinstance(inner := getattr(each, "optimizer", None), Optimizer):
-                each = inner
-            each.register_load_state_dict_pre_hook(_groups_by_name)
-            scale_slices(each, self._relative_to_group)
-        self._base = dict(zip(names, (float(g["initial_lr"]) for g in self._groups()), strict=True))
+            named_groups.check_follows_rates(named_groups.inner(each))
+        if not partial:
+            there = {c: None for g in groups for c in (*named_groups.components(g), *g.get("ungrouped", ()))}
+            self.ratios.check_used(list(there), "the optimizer")
+        if not any("initial_lr" in group for group in groups):
+            for each in self.optimizers:
+                if sentence := named_groups.conflict(named_groups.inner(each)):
+                    warnings.warn(sentence, UserWarning, stacklevel=2)
+        self._base_curve = Curve(self.schedule)
+        self._base: dict[str, float] = {}
+        self._loaded, self._optimizer_loaded = False, False
+        self._doubt = self._find_peaks(last_epoch)
+        self._bind(groups)
+        self._pace = Pace(total_steps)
+        self._attach()
         super().__init__(self.optimizers[0], last_epoch)
         self.base_lrs = list(self._base.values())
+
+    # The groups
+
+    @property
+    def optimizer(self) -> Optimizer:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The first optimizer. A trainer that exchanges it, for a wrapped or a copied one, has that one driven."""
+        return self.optimizers[0]
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        if optimizer is not self.optimizers[0]:
+            self.optimizers[0] = optimizer
+            self._bind(self._groups())
+            self._attach()
 
     def _groups(self) -> list[dict[str, Any]]:
         # Read from the optimizers at each use: loading an optimizer's state replaces its group dictionaries.
@@ -99,86 +131,246 @@ class RelativeLR(LRScheduler):
             return self.optimizers[0].param_groups
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
+    def _find_peaks(self, last_epoch: int) -> str | None:
+        """Set every group's `initial_lr` to its base peak rate; a sentence, if that leaves a doubt."""
+        doubt = None
+        for optimizer in self.optimizers:
+            earlier = getattr(named_groups.inner(optimizer), _ATTACHED, (None,))[0]
+            other = hasattr(named_groups.inner(optimizer).step, "_wrapped_by_lr_sched") and earlier is None
+            for group in optimizer.param_groups:
+                rate, peak = group["lr"], group.get("initial_lr")
+                if peak is None or (last_epoch == -1 and earlier and not earlier._wrote(group)):
+                    group["initial_lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+                elif last_epoch == -1 and not earlier and not _close(float(rate), rate, float(peak)):
+                    about = f"parameter group {group['name']!r} has lr={float(rate):g} and initial_lr={float(peak):g}"
+                    if other:
+                        raise ValueError(
+                            f"{about}, of another scheduler: set both to the peak rate of the new schedule, "
+                            "group['lr'] = group['initial_lr'] = ..."
+                        )
+                    doubt = doubt or about
+        done = named_groups.steps_done(self.optimizers)
+        if doubt:
+            at = f"{done} steps" if done else "some steps"
+            return (
+                f"the optimizer's state was loaded after {at} ({doubt}), and this schedule begins at step 0, "
+                "with initial_lr as its peak: load the scheduler's state too (scheduler.load_state_dict), or give "
+                f"last_epoch={done - 1 if done else 'n - 1'}; for a new phase set both rates to its peak first"
+            )
+        if last_epoch >= 0 and done is not None and done not in (0, last_epoch + 1):
+            return (
+                f"last_epoch={last_epoch} is the last step that is done, counted from 0, but the optimizer's state has "
+                f"{done} steps: after {done} steps it is {done - 1}"
+            )
+        return None
+
+    def _wrote(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group has the rate that this scheduler wrote into it."""
+        try:
+            written = self._last_lr[list(self._base).index(group["name"])]
+        except (ValueError, IndexError):
+            return False
+        return _close(float(group["lr"]), group["lr"], float(written))
+
+    def _bind(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Take the groups as they are now: replaced ones by their names, new ones with their present rate as peak.
+
+        Raises:
+            ValueError: a new group without a name or component, or a group that is gone.
+        """
+        names = named_groups.names(groups)
+        gone = [name for name in self._base if name not in names]
+        if gone:
+            raise ValueError(
+                f"parameter group {gone[0]!r} is gone from the optimizer: RelativeLR drives the groups that it was "
+                "made with. To stop training a component, give it the ratio 0, or leave its group in place"
+            )
+        for group in groups:
+            rate = group["lr"]
+            group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
+        self._base = {
+            name: self._base.get(name, float(group["initial_lr"])) for name, group in zip(names, groups, strict=True)
+        }
+        listed = list(dict.fromkeys(c for group in groups for c in named_groups.components(group)))
+        self._curves = {c: Curve(self.schedule, self.ratios.get(c, BASE).knots) for c in listed}
+        self._points = [curve.points for curve in self._curves.values()]
+        self._component_of = {group["name"]: named_groups.components(group) for group in groups}
+        self._plan = [
+            (base, listed.index(group["component"])) for base, group in zip(self._base.values(), groups, strict=True)
+        ]
+        self._sliced = [
+            (index, [listed.index(c) for c in named_groups.components(group)])
+            for index, group in enumerate(groups)
+            if group.get("slices")
+        ]
+        self._decays = [
+            (index, float(group["independent_decay"]))
+            for index, group in enumerate(groups)
+            if group.get("independent_decay")
+        ]
+        self._bound = list(groups)
+        self._tensors = {group["name"]: (group["lr"], -1) for group in groups if isinstance(group["lr"], Tensor)}
+        self.base_lrs = list(self._base.values())
+
+    def _is_bound(self, groups: Sequence[dict[str, Any]]) -> bool:
+        return len(groups) == len(self._bound) and all(map(operator.is_, groups, self._bound))
+
+    # The optimizers
+
+    def _attach(self) -> None:
+        """Register the hooks, which neither copies nor pickles of an optimizer have."""
+        optimizers = [named_groups.inner(optimizer) for optimizer in self.optimizers]
+        for optimizer in optimizers:
+            for handle in getattr(optimizer, _ATTACHED, (None, ()))[1]:
+                handle.remove()
+        ticks = self._pace.attach(optimizers)
+        for optimizer, tick in zip(optimizers, ticks, strict=True):
+            handles = (
+                tick,
+                optimizer.register_step_pre_hook(self._before_optimizer_step),
+                optimizer.register_load_state_dict_pre_hook(named_groups.load_by_name),
+                optimizer.register_load_state_dict_post_hook(self._after_loading),
+            )
+            setattr(optimizer, _ATTACHED, (self, handles))
+            scale_slices(optimizer, self._relative_to_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or one from a pickle, drives the optimizers that came with it."""
+        self.__dict__.update(state)
+        self._attach()
+
+    def _before_optimizer_step(self, optimizer: Optimizer, *call: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self._doubt:
+            self._say_doubt()
+        groups = self._groups()
+        if not self._optimizer_loaded and not self._is_bound(groups):
+            self._bind(groups)
+            self._write(groups)
+
+    def _after_loading(self, optimizer: Optimizer) -> None:
+        if self._loaded:  # this scheduler's state came first: its rates count, whatever order things are loaded in
+            self._bind(self._groups())
+            self._write(self._groups())
+        else:
+            written = dict(zip(self._base, self._last_lr, strict=True))
+            self._optimizer_loaded = any(
+                group.get("name") in written
+                and not _close(float(group["lr"]), group["lr"], float(written[group["name"]]))
+                for group in optimizer.param_groups
+            )
+
+    def _say_doubt(self) -> None:
+        doubt, self._doubt = self._doubt, None
+        warnings.warn(doubt or "", UserWarning, stacklevel=4)
+
+    # The rates
+
     def get_lr(self) -> list[float | Tensor]:
         """Rates of all groups at the present step, optimizer by optimizer; a pure function of the step."""
-        factors = self._factors()
-        groups = self._groups()
-        rates: list[float | Tensor] = [self._base[group["name"]] * factors[group["component"]] for group in groups]
-        for index in self._sliced:
+        values = factors(self.schedule, self._points, self.last_epoch)
+        rates: list[float | Tensor] = [base * values[index] for base, index in self._plan]
+        for index, parts in self._sliced:
             # The fastest of its slices: the share of each in the update is then at most 1.
-            group = groups[index]
-            rates[index] = self._base[group["name"]] * max(factors[c] for c in _components(group))
+            rates[index] = self._plan[index][0] * max(values[part] for part in parts)
         return rates
 
     def _factors(self) -> dict[str, float]:
-        return {component: curve(self.last_epoch) for component, curve in self._curves.items()}
+        return dict(zip(self._curves, factors(self.schedule, self._points, self.last_epoch), strict=True))
 
     def _relative_to_group(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Every ratio's factor in a group, as a share of the group's own, for the present step."""
-        factors = {component: self._curves[component](self.last_epoch) for component in _components(group)}
-        top = max(factors.values())
-        return {component: factor / top if top else 1.0 for component, factor in factors.items()}
+        all_factors = self._factors()
+        own = {component: all_factors[component] for component in named_groups.components(group)}
+        top = max(own.values())
+        return {component: factor / top if top else 1.0 for component, factor in own.items()}
 
     def step(self, epoch: int | None = None) -> None:
         """Go to the next step (or to step `epoch`) and write its rates into the groups.
 
         Raises:
-            RuntimeError: a group's rate is not what this scheduler wrote last: there is a second writer.
+            RuntimeError: a group's rate is not what this scheduler wrote last: there is a second writer, or the
+                optimizer's state was loaded without the scheduler's.
+            ValueError: a group without a name was added, or a group is gone.
         """
-        if self._step_count == 1 and not getattr(self.optimizer, "_opt_called", False):
-            warnings.warn(
-                "RelativeLR.step() before the first optimizer.step(): the first rate of the schedule is skipped",
-                UserWarning,
-                stacklevel=2,
-            )
+        groups = self._groups()
         if self._step_count:
-            self._check_only_writer()
+            if epoch is None:
+                self._pace.scheduler_steps(self.last_epoch, self.optimizers)
+            if self._doubt:
+                self._say_doubt()
+            # What was written is still there, the very objects: nobody else writes, and the groups are the same.
+            if len(groups) != len(self._last_lr) or not all(
+                map(operator.is_, [group["lr"] for group in groups], self._last_lr)
+            ):
+                self._check_groups(groups)
         self._step_count += 1
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        self._write()
+        self._write(groups)
 
-    def _write(self) -> None:
+    def _write(self, groups: Sequence[dict[str, Any]]) -> None:
         rates = self.get_lr()
-        for group, rate in zip(self._groups(), rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # in place: a compiled or captured optimizer holds this tensor
-            else:
+        if self._tensors:
+            for name, group, rate in zip(self._base, groups, rates, strict=True):
+                found = group["lr"]
+                if isinstance(found, Tensor):
+                    found.fill_(rate)  # in place: a compiled or captured optimizer holds this tensor
+                    self._tensors[name] = (found, found._version)
+                else:
+                    group["lr"] = rate
+        else:
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
         self._last_lr = rates
         if self._decays:
-            self._write_decays()
+            self._write_decays(groups)
 
-    def _write_decays(self) -> None:
+    def _write_decays(self, groups: Sequence[dict[str, Any]]) -> None:
         """Keep `lr_i * weight_decay_i` at `lr_base * weight_decay`, where decay is independent of the ratio."""
-        base = self._base_curve(self.last_epoch)
-        for group in self._groups():
-            if group["name"] in self._decays:
-                factor = self._curves[group["component"]](self.last_epoch)
-                # A component at rate 0 is frozen: no finite decay would move it, and none is wanted.
-                group["weight_decay"] = self._decays[group["name"]] * (base / factor) if factor else 0.0
+        base, values = self._base_curve(self.last_epoch), self._factors()
+        for index, decay in self._decays:
+            factor = values[groups[index]["component"]]
+            # A component at rate 0 is frozen: no finite decay would move it, and none is wanted.
+            groups[index]["weight_decay"] = decay * (base / factor) if factor else 0.0
 
-    def _check_only_writer(self) -> None:
-        for group, written in zip(self._groups(), self._last_lr, strict=True):
-            found = group["lr"]
-            if isinstance(found, Tensor):  # float32 as a rule, and reading one on an accelerator would wait for it
-                if found.device.type != "cpu" or abs(float(found) - written) <= 1e-6 * written:
-                    continue
-            elif found == written:
-                continue
+    def _check_groups(self, groups: Sequence[dict[str, Any]]) -> None:
+        """See that no rate was written by another, and take groups that were replaced or added."""
+        written = dict(zip(self._base, self._last_lr, strict=True))
+        for group in groups:
+            name, found = group.get("name"), group["lr"]
+            tensor, version = self._tensors.get(name, (None, 0))
+            # A tensor that nobody has written since needs no look at its value, for which an accelerator would wait.
+            if name in written and not (found is tensor and tensor is not None and tensor._version == version):
+                self._check_rate(group, float(written[name]))
+        if not self._is_bound(groups):
+            self._bind(groups)
+        self._optimizer_loaded = False
+
+    def _check_rate(self, group: Mapping[str, Any], written: float) -> None:
+        rate = group["lr"]
+        found = float(rate)
+        if _close(found, rate, written):
+            return
+        differ = f"parameter group {group['name']!r} has {found:g} where RelativeLR wrote {written:g} at step "
+        differ += str(self.last_epoch)
+        if self._optimizer_loaded:
             raise RuntimeError(
-                f"something else sets learning rates: parameter group {group['name']!r} has {float(found):g} where "
-                f"RelativeLR wrote {float(written):g} at step {self.last_epoch}; let one of the two go (a trainer's "
-                "own scheduler, DeepSpeed's, a callback)"
+                f"the optimizer's state was loaded, and not the scheduler's: {differ}; load that too "
+                "(scheduler.load_state_dict), or make the scheduler with last_epoch=n - 1 after n steps"
             )
+        raise RuntimeError(
+            f"something else sets learning rates: {differ}; let one of the two go (a trainer's own scheduler, "
+            "DeepSpeed's, a callback)"
+        )
 
     def rates(self) -> dict[str, float]:
         """Present rate of every component, for logs; of its largest where groups of one component differ."""
         rates: dict[str, float] = {}
-        factors = self._factors()
-        for group in self._groups():
-            for component in _components(group):
-                rate = self._base[group["name"]] * factors[component]
-                rates[component] = max(rate, rates.get(component, 0.0))
+        values = self._factors()
+        for name, components in self._component_of.items():
+            for component in components:
+                rates[component] = max(self._base[name] * values[component], rates.get(component, 0.0))
         return rates
 
     def relative_rates(self) -> dict[str, float]:
@@ -187,96 +379,97 @@ class RelativeLR(LRScheduler):
         It is `lr_i(t) / lr_base(t)` in units of each group's own base peak rate, and its limit where both are 0 (after
         a schedule that ends at 0).
         """
-        step = self.last_epoch
-        base = self._base_curve(step)
+        base = self._base_curve(self.last_epoch)
         limits = {component: self.ratios.get(component, BASE).knots[-2][1] for component in self._curves}
-        return {c: curve(step) / base if base else limits[c] for c, curve in self._curves.items()}
+        return {c: factor / base if base else limits[c] for c, factor in self._factors().items()}
 
     def base_rate(self) -> float:
         """Present base rate: what a component with ratio 1 has (of the largest base rate, if groups differ)."""
         return max(self._base.values()) * self._base_curve(self.last_epoch)
 
+    # Saving and resuming
+
     def state_dict(self) -> dict[str, Any]:
-        """The step, and every group's base rate by its name; rates are recomputed from them."""
-        return {"last_epoch": self.last_epoch, "base_lrs": dict(self._base)}
+        """The step, every group's base peak rate by its name, and what the schedule was made with.
+
+        Rates are recomputed from the step; the last is text, for a warning where a later run differs.
+        """
+        return {"last_epoch": self.last_epoch, "base_lrs": dict(self._base), "made_with": self._made_with()}
+
+    def _made_with(self) -> str:
+        shape = self.schedule.shape
+        plain = {
+            "total_steps": self.schedule.total_steps,
+            "warmup_steps": self.schedule.warmup_steps,
+            "final_fraction": self.schedule.alpha,
+            "schedule": shape if isinstance(shape, str) else "a function",
+            **({"decay_fraction": self.schedule.decay_fraction} if shape == "wsd" else {}),
+            "ratios": {component: ratio.to_plain() for component, ratio in self.ratios.items()},
+        }
+        return json.dumps(plain)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved step and write its rates, whatever order groups were saved in.
+        """Go to a saved step and write its rates, whatever order groups were saved in, and states are loaded in.
+
+        The saved base peak rates count, and the present total steps, warm-up, shape and ratios. Where the others
+        differ, a warning has both values.
 
         Raises:
             ValueError: saved groups are missing here or the other way round; the message names them.
         """
         if not {"last_epoch", "base_lrs"} <= set(state_dict) or not isinstance(state_dict["base_lrs"], Mapping):
             raise ValueError(f"not a state of RelativeLR: it has the keys {', '.join(sorted(state_dict))}")
-        saved, here = state_dict["base_lrs"], _names(self._groups())
-        _check_same(saved, here)
+        groups = self._groups()
+        saved, here = state_dict["base_lrs"], named_groups.names(groups)
+        named_groups.check_same(saved, here)
+        differ = _differences({name: float(saved[name]) for name in here}, self._base)
+        changed = _changes(state_dict.get("made_with"), self._made_with())
         self._base = {name: float(saved[name]) for name in here}
-        self.base_lrs = list(self._base.values())
-        self.last_epoch = state_dict["last_epoch"]
+        self._bind(groups)
+        self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = self.last_epoch + 1
-        self._write()
+        self._loaded, self._optimizer_loaded, self._doubt = True, False, None
+        self._write(groups)
+        self._pace.restart()
+        for sentence in (differ, changed):
+            if sentence:
+                warnings.warn(f"RelativeLR.load_state_dict at step {self.last_epoch}: {sentence}", stacklevel=2)
 
 
-_OF_RATIOS = ("component", "slices", "ungrouped")
-"""What a group says about ratios: those of the present run, not of a saved one, whatever is loaded."""
+def _close(found: float, rate: float | Tensor, written: float) -> bool:
+    """Whether a rate is the written one, to the precision of the tensor that holds it."""
+    if not isinstance(rate, Tensor):
+        return found == written or abs(found - written) <= 1e-12 * abs(written)
+    limits = torch.finfo(rate.dtype)
+    return abs(found - written) <= limits.eps * abs(written) + limits.smallest_normal * limits.eps
 
 
-def _components(group: Mapping[str, Any]) -> list[str]:
-    """The component of a group, and the names of the ratios that slices of its tensors have."""
-    return [group["component"], *(name for name, _, _ in group.get("slices", ()))]
-
-
-def _groups_by_name(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """Put an optimizer's saved groups in the present order of names.
-
-    torch restores groups by position, names included: moments and rates of groups in another order would end up on
-    each other's parameters, without an error.
-    """
-    saved = [group.get("name") for group in state_dict["param_groups"]]
-    here = [group["name"] for group in optimizer.param_groups]
-    if None in saved:  # groups without names can only be taken by position, as torch does
+def _differences(saved: Mapping[str, float], here: Mapping[str, float]) -> str | None:
+    """A sentence about peak rates that are not the saved ones."""
+    off = [name for name, rate in saved.items() if name in here and abs(rate - here[name]) > 1e-6 * abs(rate)]
+    if not off:
         return None
-    if saved != here:
-        _check_same(saved, here)
-    by_name = dict(zip(saved, state_dict["param_groups"], strict=True))
-    groups = []
-    for group in optimizer.param_groups:
-        kept = {key: value for key, value in by_name[group["name"]].items() if key not in _OF_RATIOS}
-        groups.append({**kept, **{key: group[key] for key in _OF_RATIOS if key in group}})
-    return {**state_dict, "param_groups": groups}
-
-
-def _check_same(saved: Collection[str], here: Collection[str]) -> None:
-    """Raise a ValueError that names the groups which only one side has."""
-    sides = (
-        ("the saved state alone has", [name for name in saved if name not in here]),
-        ("only the optimizer has", [name for name in here if name not in saved]),
+    more = f" (and {len(off) - 1} more groups)" if len(off) > 1 else ""
+    return (
+        f"the peak rate of {off[0]!r}{more} was {saved[off[0]]:g} when it was saved, and is {here[off[0]]:g} here; the "
+        "saved one counts. For the new one, before loading: state['base_lrs'] = scheduler.state_dict()['base_lrs']"
     )
-    parts = [f"{what} {', '.join(names)}" for what, names in sides if names]
-    if parts:
-        raise ValueError(f"parameter groups differ from the saved ones: {'; '.join(parts)}")
 
 
-def _names(groups: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the groups, each once; an error for a group that cannot be told apart."""
-    names: list[str] = []
-    tensors: dict[int, str] = {}
-    for index, group in enumerate(groups):
-        for key in ("name", "component"):
-            if not isinstance(group.get(key), str):
-                raise ValueError(
-                    f"parameter group {group.get('name', index)!r} has no {key!r}: make the groups with "
-                    "rlrs.param_groups"
-                )
-        rate = group.get("lr")
-        if isinstance(rate, Tensor) and id(rate) in tensors:
-            raise ValueError(
-                f"parameter groups {tensors[id(rate)]!r} and {group['name']!r} share one rate tensor: give each its "
-                "own, as rlrs.param_groups(lr=torch.tensor(...)) does"
-            )
-        if isinstance(rate, Tensor):
-            tensors[id(rate)] = group["name"]
-        if group["name"] in names:
-            raise ValueError(f"two parameter groups are named {group['name']!r}: names should be unique")
-        names.append(group["name"])
-    return names
+def _changes(saved: Any, here: str) -> str | None:
+    """A sentence about a schedule or ratios that are not the saved ones."""
+    if not isinstance(saved, str) or saved == here:
+        return None
+    before, now = json.loads(saved), json.loads(here)
+    parts = [
+        f"{key}={before.get(key)!r} is {now.get(key)!r} here"
+        for key in dict.fromkeys((*before, *now))
+        if key != "ratios" and before.get(key) != now.get(key)
+    ]
+    old, new = before.get("ratios", {}), now["ratios"]
+    parts += [
+        f"the ratio of {component}, {old.get(component, 1)}, is {new.get(component, 1)} here"
+        for component in dict.fromkeys((*old, *new))
+        if old.get(component) != new.get(component)
+    ]
+    return f"rates may jump, as the saved {'; '.join(parts[:4])}; the present values count" if parts else None

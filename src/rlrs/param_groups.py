@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from rlrs.components import Depth, Partition, Refined, Rule, partition, refine, undecayed
-from rlrs.ratios import BASE, Ratio, Ratios
+from rlrs.ratios import BASE, Ratio, Ratios, number
 
 
 def param_groups(
     model: nn.Module,
     ratios: Ratios | Mapping[str, Any],
     *,
-    lr: float | Tensor,
-    weight_decay: float = 0.0,
+    lr: float | Tensor | None = None,
+    weight_decay: float | None = None,
     weight_decays: Mapping[str, float] | None = None,
     decay: Literal["rate", "independent"] = "rate",
     rules: Sequence[Rule] = (),
@@ -27,7 +28,8 @@ def param_groups(
     """Split a model's parameters into groups for any torch optimizer, to be driven by `RelativeLR`.
 
     A group's `name` is its component (`attention`), with `/no_decay` for norms, biases and other vectors, which
-    are not decayed; its `component` ties it to the ratios; its `lr` is the base peak rate, the same for all.
+    are not decayed; its `component` ties it to the ratios; its `lr` is the base peak rate, the same for all. What is
+    not given here, rate or decay, is the optimizer's: `AdamW(param_groups(model, ratios), lr=3e-3, weight_decay=0.1)`.
 
     AdamW, Adafactor and Muon shrink a weight by `lr_i * weight_decay` a step, so a component's decay scales with its
     ratio. With `decay="independent"`, `RelativeLR` keeps `weight_decay_i(t) = weight_decay * lr_base(t) / lr_i(t)`,
@@ -41,8 +43,9 @@ def param_groups(
     Args:
         model: any module; wrapped (DDP, FSDP, compiled) or not.
         ratios: relative rates per component; components that they do not name follow the base rate.
-        lr: base peak rate. A tensor (for a compiled or captured optimizer) is copied for each group.
-        weight_decay: of the decayed parameters.
+        lr: base peak rate; the optimizer's if None. A tensor (for a compiled or captured optimizer) is copied for each
+            group, into float32 if it is of 16 bits, where one minus rate times decay would be 1.
+        weight_decay: of the decayed parameters; the optimizer's if None.
         weight_decays: of components that have their own.
         decay: `rate`, it scales with the component's rate as the optimizer has it, or `independent` of the ratio.
         rules: the user's own rules, tried in order before everything else; see `partition`.
@@ -53,30 +56,39 @@ def param_groups(
 
     Returns:
         Groups in the order of the partition's components, each with keys `name`, `component`, `params`, `lr`,
-        `weight_decay`, `ungrouped`: components of the model that have no group, being tied to another or frozen;
-        and `independent_decay`, the decay that `RelativeLR` starts from, where it is asked for.
+        `weight_decay` (those that are given), `ungrouped`: components of the model that have no group, being tied to
+        another or frozen; and `independent_decay`, the decay that `RelativeLR` starts from, where it is asked for.
 
     Raises:
         RatiosError: a ratio or a weight decay for a component that the model does not have.
         PartitionError: a rule that matches nothing, or a ratio for layers or experts that the model does not have.
-        ValueError: a rate or a decay below 0, no parameter to train, both `rules` and `parts`, or independent decay of
-            experts with rates of their own in one tensor.
+        ValueError: a rate or a decay that is not a number from 0 on, no parameter to train, both `rules` and `parts`,
+            independent decay without a weight decay, or of experts with rates of their own in one tensor.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
+        >>> for group in param_groups(model, {"embedding": (5.0, 0.5)}, lr=3e-3, weight_decay=0.1):
+        ...     print(group["name"], group["lr"], group["weight_decay"])
+        embedding 0.003 0.1
+        unembedding 0.003 0.1
+        unembedding/no_decay 0.003 0.0
     """
-    own_decays = dict(weight_decays or {})
-    if not lr >= 0 or not weight_decay >= 0:
-        raise ValueError(f"lr and weight_decay should be 0 or more, not {lr!r} and {weight_decay!r}")
-    for component, value in own_decays.items():
-        if not value >= 0:
-            raise ValueError(f"the weight decay of {component} should be 0 or more, not {value!r}")
+    rate = lr if lr is None else _rate(lr)
+    common = None if weight_decay is None else number(weight_decay, "weight_decay")
+    own_decays = {name: number(value, f"the weight decay of {name}") for name, value in (weight_decays or {}).items()}
     if decay not in ("rate", "independent"):
         raise ValueError(f"decay should be 'rate' or 'independent', not {decay!r}")
+    if decay == "independent" and common is None:
+        raise ValueError("decay='independent' starts from weight_decay: give it here, not to the optimizer")
     if parts is not None and rules:
         raise ValueError("give rules or parts, not both: a partition is already made by rules")
     ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
     parts = partition(model, rules, partial=partial) if parts is None else parts
     finer = refine(model, parts, ratios, partial=partial)
     if not partial:
-        ratios.check_used([*parts, *sorted(finer.names - set(parts))], "the model")
+        finer_names = sorted(finer.names - set(parts))
+        coarse = {name: ratio for name, ratio in ratios.items() if name not in finer_names}
+        Ratios(coarse, ratios.provenance).check_used(parts, "the model")
         Ratios(own_decays).check_used([*parts, *parts.tied_components], "the model")
     if finer.slices and decay == "independent":
         raise ValueError(
@@ -91,18 +103,21 @@ def param_groups(
             (
                 "",
                 [name for name in kept if name not in plain],
-                own_decays.get(component.partition("/")[0], weight_decay),
+                own_decays.get(component.partition("/")[0], common),
             ),
             ("/no_decay", [name for name in kept if name in plain], 0.0),
         ):
             for name, of_name in _by_slices(component + suffix, members, finer).items():
-                group = {"name": name, "component": component, "weight_decay": of_group}
+                group: dict[str, Any] = {"name": name, "component": component}
+                if of_group is not None:
+                    group["weight_decay"] = of_group
                 if decay == "independent":
                     group["independent_decay"] = of_group
                 if slices := finer.slices.get(of_name[0]):
                     group["slices"] = [list(part) for part in slices]
-                # A copy each: groups that shared one tensor would all have the rate that is written last.
-                group["lr"] = lr.clone() if isinstance(lr, Tensor) else lr
+                if rate is not None:
+                    # A copy each: groups that shared one tensor would all have the rate that is written last.
+                    group["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
                 groups.append({**group, "params": [parameters[name] for name in of_name]})
     grouped = {group["component"] for group in groups}
     known = [*parts, *sorted(finer.names - set(parts))]  # finer names too: what is frozen has no group either
@@ -111,6 +126,14 @@ def param_groups(
     if not groups:
         raise ValueError(f"{type(model).__name__} has no parameter to train")
     return groups
+
+
+def _rate(lr: float | Tensor) -> float | Tensor:
+    if not isinstance(lr, Tensor):
+        return number(lr, "lr")
+    number(lr.detach().float().cpu(), "lr")
+    wide = lr.is_floating_point() and lr.element_size() >= 4
+    return lr if wide else lr.to(torch.float32)
 
 
 def _by_slices(name: str, members: list[str], finer: Refined) -> dict[str, list[str]]:
@@ -207,8 +230,9 @@ def split_groups(
         taken = {id(parameter) for parameter in chosen}
         rest = [parameter for parameter in group["params"] if id(parameter) not in taken]
         if chosen:
-            rate = group["lr"] if lr is None else lr
-            first.append({**group, "params": chosen, "lr": rate.clone() if isinstance(rate, Tensor) else rate})
+            rate = group.get("lr") if lr is None else _rate(lr)
+            own = {} if rate is None else {"lr": rate.clone() if isinstance(rate, Tensor) else rate}
+            first.append({**group, "params": chosen, **own})
         if rest:
             second.append({**group, "params": rest, "name": group["name"] + ("/rest" if chosen else "")})
     return first, second

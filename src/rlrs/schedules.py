@@ -9,16 +9,17 @@ steps and the 0-based step `t` (Ludziejewski et al., 2025, arXiv:2507.03526):
     t >= T        lr(t) = end
 
 Both ends are scaled and the curve runs between them, so ratios of 1 are exactly the base schedule. Everything here
-is in units of `eta`: a pure function from step to factor.
+is in units of `eta`: a pure function from step to factor. `equation` is that rule and the only place where it is
+computed: torch, optax and the exports are fed by it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -28,6 +29,44 @@ SHAPES = ("cosine", "linear", "constant", "wsd")
 
 Knots = Sequence[tuple[float, float]]
 """Pairs (progress, ratio): progress 0 is the end of the warm-up, 1 the last step; increasing, from 0 to 1."""
+
+Points = Sequence[tuple[float, float, float]]
+"""Knots in steps: (steps after the warm-up, `c` there, the rate there in units of `eta`)."""
+
+
+# `equation` and the three curves stand alone: `rlrs export` writes their source into files for other stacks.
+
+
+def equation(step: int, share: float, curves: Sequence[Points], warmup: int, total: int) -> list[float]:
+    """Components' rates at a step; `share` is (t + 1) / W in the warm-up, and c(t) after it."""
+    if step < warmup:
+        return [points[0][2] * share for points in curves]
+    if step >= total:
+        return [points[-1][2] for points in curves]
+    rates, elapsed = [], step - warmup
+    for points in curves:
+        k = 1
+        while points[k][0] <= elapsed:
+            k += 1
+        (since, high, start), (until, low, end) = points[k - 1], points[k]
+        c = (share - low) / (high - low) if high > low else (until - elapsed) / (until - since)
+        rates.append(end + (start - end) * c)
+    return rates
+
+
+def cosine(elapsed: float, length: float) -> float:
+    """From 1 at 0 to 0 at `length`, half a cosine."""
+    return 0.5 * (1.0 + math.cos(math.pi * elapsed / length))
+
+
+def linear(elapsed: float, length: float) -> float:
+    """From 1 at 0 to 0 at `length`, a line."""
+    return 1.0 - elapsed / length
+
+
+def wsd(elapsed: float, length: float, decay: float) -> float:
+    """1 until `decay` steps before `length`, and from there to 0, a line."""
+    return min(1.0, (length - elapsed) / decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +79,27 @@ class BaseSchedule:
         final_fraction: `alpha`, the base rate at the end over its peak, from 0 to 1. If None: 1 for `constant`,
             else 0.1 (Hoffmann et al., 2022, arXiv:2203.15556).
         shape: `cosine`, `linear`, `constant` (the base stays at its peak and the ratios move linearly in
-            progress), or `wsd` (warm-up, stable, linear decay; Hu et al., 2024, arXiv:2404.06395).
+            progress), `wsd` (warm-up, stable, linear decay; Hu et al., 2024, arXiv:2404.06395), or a curve of your
+            own: a function of the 0-based step that gives the base rate over its peak, its own warm-up included. Its
+            value at `T` is then the final fraction, and `c(t) = (f(t) - f(T)) / (1 - f(T))`.
         decay_fraction: share of the total steps in which `wsd` decays; 0.2 is chosen here, not studied.
 
     Raises:
         ValueError: a value out of its range; the message names it.
+
+    Example:
+        >>> base = BaseSchedule(total_steps=10, warmup_steps=2, final_fraction=0.1)
+        >>> [round(base(t), 3) for t in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.55, 0.1]
+        >>> mine = BaseSchedule(total_steps=4, shape=lambda t: 1 / (1 + t))
+        >>> relative_factor(mine, [(0, 2), (1, 2)], 1), mine.final_fraction  # twice the base rate of 1/2
+        (1.0, 0.2)
     """
 
     total_steps: int
     warmup_steps: int = 0
     final_fraction: float | None = None
-    shape: str = "cosine"
+    shape: str | Callable[[int], float] = "cosine"
     decay_fraction: float = 0.2
 
     def __post_init__(self) -> None:
@@ -58,29 +107,59 @@ class BaseSchedule:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise ValueError(f"{name} should be a whole number of steps, not {value!r}")
+            object.__setattr__(self, name, int(value))
         if self.total_steps < 1:
             raise ValueError(f"total_steps should be at least 1, not {self.total_steps}")
         if not 0 <= self.warmup_steps <= self.total_steps:
             raise ValueError(
                 f"warmup_steps should be from 0 to total_steps={self.total_steps}, not {self.warmup_steps}"
             )
-        if self.shape not in SHAPES:
-            raise ValueError(f"shape should be one of {', '.join(SHAPES)}, not {self.shape!r}")
+        if callable(self.shape):
+            self._check_own(self.shape)
+        elif self.shape not in SHAPES:
+            raise ValueError(f"shape should be one of {', '.join(SHAPES)}, or a function, not {self.shape!r}")
         if self.final_fraction is None:
             object.__setattr__(self, "final_fraction", 1.0 if self.shape == "constant" else 0.1)
-        elif not 0 <= self.final_fraction <= 1:
+        elif not _is_number(self.final_fraction) or not 0 <= self.final_fraction <= 1:
             raise ValueError(f"final_fraction should be from 0 to 1, not {self.final_fraction!r}")
         elif self.shape == "constant" and self.final_fraction != 1:
             raise ValueError(
                 f"final_fraction={self.final_fraction!r}: a constant schedule ends at its peak; leave it out"
             )
+        object.__setattr__(self, "final_fraction", float(self.alpha))
         if self.shape == "wsd":
             room = (self.total_steps - self.warmup_steps) / self.total_steps
-            if not 0 < self.decay_fraction <= (room or 1):
+            if not _is_number(self.decay_fraction) or not 0 < self.decay_fraction <= (room or 1):
                 raise ValueError(
                     f"decay_fraction should be above 0 and at most {room:.6g}, the share of the steps after "
                     f"the warm-up, not {self.decay_fraction!r}"
                 )
+        if _is_number(self.decay_fraction):
+            object.__setattr__(self, "decay_fraction", float(self.decay_fraction))
+
+    def _check_own(self, own: Callable[[int], float]) -> None:
+        if self.final_fraction is not None:
+            raise ValueError(
+                f"final_fraction={self.final_fraction!r}: a curve of your own ends where it ends; leave it out"
+            )
+        peak, end = float(own(self.warmup_steps)), float(own(self.total_steps))
+        if self.warmup_steps < self.total_steps and not math.isclose(peak, 1.0, rel_tol=1e-6):
+            raise ValueError(
+                f"the schedule's own curve is {peak:g} at step {self.warmup_steps}, the end of the warm-up, where it "
+                "should be 1: divide it by the peak rate"
+            )
+        if not 0 <= end <= 1:
+            raise ValueError(f"the schedule's own curve should end between 0 and 1, not at {end:g}")
+        after = range(self.warmup_steps, self.total_steps)
+        if end == 1 and any(own(step) != 1 for step in after):
+            raise ValueError(
+                "the schedule's own curve ends at its peak, but is not there all the time: c(t) is undefined"
+            )
+        object.__setattr__(self, "final_fraction", end)
+
+    def __call__(self, step: int) -> float:
+        """The base rate over its peak at a 0-based step."""
+        return Curve(self)(step)
 
     @property
     def alpha(self) -> float:
@@ -88,37 +167,65 @@ class BaseSchedule:
         assert self.final_fraction is not None
         return self.final_fraction
 
-    @property
+    @cached_property
     def decay_steps(self) -> int:
         """`T - W`, the steps after the warm-up; 1 where there are none, so that progress is defined."""
         return max(self.total_steps - self.warmup_steps, 1)
 
     def decay(self, elapsed: float) -> float:
         """`c`, from 1 at `elapsed` = 0 to 0 at `T - W`; `elapsed` is in steps since the end of the warm-up."""
-        length = self.decay_steps
-        if self.shape == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * elapsed / length))
-        if self.shape == "wsd":
-            return min(1.0, (length - elapsed) / (self.decay_fraction * self.total_steps))
-        return 1.0 - elapsed / length
+        length, shape = self.decay_steps, self.shape
+        if shape == "cosine":
+            return cosine(elapsed, length)
+        if shape == "wsd":
+            return wsd(elapsed, length, self.decay_fraction * self.total_steps)
+        if isinstance(shape, str) or self.alpha == 1:  # a base that stays at its peak leaves the ratios to progress
+            return linear(elapsed, length)
+        whole = math.floor(elapsed)
+        c = (shape(self.warmup_steps + whole) - self.alpha) / (1.0 - self.alpha)
+        if whole == elapsed:
+            return c
+        return c + (elapsed - whole) * (self.decay(whole + 1) - c)
+
+    def share(self, step: int) -> float:
+        """Of the peak in the warm-up, `(t + 1) / W`; then of the way that is left, `c(t)`, which is 0 from `T` on.
+
+        Raises:
+            ValueError: a negative step.
+        """
+        if step < 0:
+            raise ValueError(f"step should be 0 or more, not {step}")
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps if isinstance(self.shape, str) else self.shape(step)
+        return self.decay(step - self.warmup_steps) if step < self.total_steps else 0.0
 
 
 class Curve:
-    """A component's rate in units of the base peak rate, as a function of the step.
+    """A component's rate in units of the base peak rate, as a function of the step: `equation` for its knots.
 
     Two knots are the formula at the top of this module. With more, the same rule holds between neighbours: at
     knot `k` the rate is the base rate there times the ratio, and between knots it is linear in `c` (in progress,
     where `c` does not move: the stable phase of `wsd`).
+
+    Raises:
+        ValueError: knots between the ends on a base curve of the user's own that rises after its warm-up.
     """
 
     def __init__(self, schedule: BaseSchedule, knots: Knots = ((0.0, 1.0), (1.0, 1.0))) -> None:
         self.schedule = schedule
-        self._elapsed = [progress * schedule.decay_steps for progress, _ in knots]
+        elapsed = [progress * schedule.decay_steps for progress, _ in knots]
+        if len(knots) > 2 and callable(schedule.shape) and schedule.alpha < 1:
+            shares = [schedule.share(t) for t in range(schedule.warmup_steps, schedule.total_steps)]
+            if any(later > sooner for sooner, later in itertools.pairwise(shares)):
+                raise ValueError(
+                    "knots between start and end want a base curve that does not rise again after its warm-up"
+                )
         # In exact arithmetic c(0) = 1 and c(T - W) = 0; the cosine of a floating pi is not relied on for that.
-        self._decay = [1.0, *(schedule.decay(at) for at in self._elapsed[1:-1]), 0.0]
-        self._levels = [
-            (c + schedule.alpha * (1.0 - c)) * ratio for c, (_, ratio) in zip(self._decay, knots, strict=True)
-        ]
+        decays = [1.0, *(schedule.decay(at) for at in elapsed[1:-1]), 0.0]
+        self.points: Points = tuple(
+            (at, c, (c + schedule.alpha * (1.0 - c)) * ratio)
+            for at, c, (_, ratio) in zip(elapsed, decays, knots, strict=True)
+        )
 
     def __call__(self, step: int) -> float:
         """The factor at a 0-based step; the last value from step `T` on.
@@ -126,24 +233,12 @@ class Curve:
         Raises:
             ValueError: a negative step.
         """
-        total, warmup = self.schedule.total_steps, self.schedule.warmup_steps
-        if step < 0:
-            raise ValueError(f"step should be 0 or more, not {step}")
-        if step < warmup:
-            return self._levels[0] * (step + 1) / warmup
-        if step >= total:
-            return self._levels[-1]
-        elapsed = step - warmup
-        k = bisect_right(self._elapsed, elapsed, 1, len(self._elapsed) - 1) - 1
-        start, end = self._levels[k], self._levels[k + 1]
-        return end + (start - end) * self._share(k, elapsed)
+        return factors(self.schedule, [self.points], step)[0]
 
-    def _share(self, k: int, elapsed: float) -> float:
-        """How much of the way from knot `k + 1` back to knot `k` is left: 1 at `k`, 0 at `k + 1`."""
-        high, low = self._decay[k], self._decay[k + 1]
-        if high > low:
-            return (self.schedule.decay(elapsed) - low) / (high - low)
-        return (self._elapsed[k + 1] - elapsed) / (self._elapsed[k + 1] - self._elapsed[k])
+
+def factors(schedule: BaseSchedule, curves: Sequence[Points], step: int) -> list[float]:
+    """What the `points` of several curves of one base schedule give at a step; `c` is computed once for all."""
+    return equation(step, schedule.share(step), curves, schedule.warmup_steps, schedule.total_steps)
 
 
 @overload
@@ -164,13 +259,19 @@ def relative_factor(
 
     Raises:
         ValueError: a negative step, or knots that do not run from progress 0 to 1.
+
+    Example:
+        >>> base = BaseSchedule(total_steps=100, final_fraction=0.1)
+        >>> [round(float(f), 3) for f in relative_factor(base, [(0, 5.0), (1, 0.5)], [0, 50, 100])]
+        [5.0, 2.525, 0.05]
     """
     check_knots(knots)
     curve = Curve(schedule, knots)
     if isinstance(step, int | np.integer):
         return curve(int(step))
     steps = np.asarray(step)
-    return np.array([curve(int(t)) for t in steps.flat], dtype=np.float64).reshape(steps.shape)
+    values = (curve(int(t)) for t in steps.flat)
+    return np.fromiter(values, np.float64, steps.size).reshape(steps.shape)
 
 
 def warmup_steps(fraction: float, total_steps: int) -> int:
@@ -186,3 +287,7 @@ def check_knots(knots: Knots) -> None:
     for progress, ratio in knots:
         if not (math.isfinite(ratio) and ratio >= 0):
             raise ValueError(f"the ratio at progress {progress:g} should be 0 or more, not {ratio!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

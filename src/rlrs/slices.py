@@ -40,7 +40,7 @@ def scale_slices(optimizer: Optimizer, shares: Shares) -> None:
                 for group in optimizer.param_groups
                 if group.get("slices")
                 for parameter in group["params"]
-                if parameter.grad is not None
+                if parameter.requires_grad  # not `.grad`, which a closure may make in the middle of the step
             ]
 
         @torch.no_grad()

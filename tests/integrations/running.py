@@ -41,7 +41,7 @@ def needs(*modules, extra):
     """Skip the test module unless all of these are installed (without importing them: that takes seconds)."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed: pip install 'rlrs[{extra}]'", allow_module_level=True)
+            pytest.skip(f"{module} is not installed: pip install -e '.[{extra}]'", allow_module_level=True)
 
 
 def run(example, folder, *, ranks=1, resume=False, options=()):

@@ -5,7 +5,7 @@ import re
 import sys
 import types
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 
 import pytest
 import torch
@@ -421,12 +421,82 @@ def test_bad_exports_are_refused_with_what_would_be_right():
         export({}, "megatron", schedule=BaseSchedule(total_steps=5, warmup_steps=5), lr=1)
 
 
-def test_a_tied_unembedding_has_no_rate_of_its_own():
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_ratio_of_a_tied_unembedding_is_said_to_do_nothing(target):
     model = Model()
     model.lm_head.weight = model.embedding.weight
     model.lm_head.bias = None
-    with pytest.raises(ExportError, match="unembedding is tied to another component and shares its rate"):
-        export({"unembedding": 2}, "megatron", schedule=SCHEDULES[0], lr=1, components=rlrs.partition(model))
+    parts = rlrs.partition(model)
+    exported = export({"unembedding": 2}, target, schedule=SCHEDULES[1], lr=1, components=parts)
+    sentence = "the ratio of unembedding does nothing: its weights are tied to embedding, whose ratio is theirs too"
+    assert sentence in exported.losses
+
+
+HOSTILE = [
+    'x"); import os; os.system("true"); ("',
+    "x'); raise SystemExit(3); ('",
+    "x\\",
+    'x\\"',
+    'x"""y',
+    "{lr}",
+    "a[0-9]b?",
+    "é.ü",
+]
+
+
+@pytest.mark.parametrize("target", ["megatron", "torchtitan", "olmo-core", "deepspeed"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_a_parameter_is_called_it_stays_a_name(target, name, load):
+    components = {"attention": [f"layers.0.{name}", f"layers.1.{name}"], name: ["other.w"]}
+    exported = export({"attention": 2, name: 3}, target, schedule=SCHEDULES[1], lr=1.0, components=components)
+    modules = {"torchtitan__components__optimizer": ["ParamGroupConfig"], "olmo_core__optim": OLMO, **MEGATRON}
+    space = load(exported, **({} if target == "deepspeed" else modules))
+    if target == "megatron":
+        found = [glob for key, _ in space["OVERRIDES"].items() for glob in key.options["name"]]
+    elif target == "olmo-core":
+        found = [glob for group in space["GROUP_OVERRIDES"] for glob in group.options["params"]]
+    elif target == "torchtitan":
+        found = [group.options["pattern"] for group in space["param_groups"]()]
+    else:
+        found = [pattern for *_, patterns, _ in space["GROUPS"] for pattern in patterns]
+    if target in ("megatron", "olmo-core"):
+        matching = [fnmatchcase(f"layers.1.{name}", glob) for glob in found]
+    else:
+        matching = [bool(re.search(pattern, f"layers.1.{name}")) for pattern in found]
+    assert matching == [True, False]
+
+
+@pytest.mark.parametrize("name", ["a\nraise SystemExit", "a\rb", "a\x00b", "a\u202eb", "a\u2028b", "a*b"])
+def test_names_that_no_file_should_hold_are_refused(name):
+    good = {"schedule": SCHEDULES[1], "lr": 1.0}
+    for target in TARGETS:
+        with pytest.raises(ExportError, match=r"^a parameter's name has a (character that is not printable|'\*')"):
+            export({}, target, **good, components={"attention": [name]})
+        with pytest.raises(ExportError, match=r"^a ratio's name has a"):
+            export({name: 2}, target, **good, components={name: ["w"]})
+        with pytest.raises(ExportError, match=r"^a component's name has a"):
+            export({}, target, **good, components={name: ["w"]})
+
+
+def test_numbers_of_numpy_are_written_as_numbers(load):
+    import numpy as np
+
+    schedule = BaseSchedule(total_steps=np.int64(20), warmup_steps=np.int32(2), final_fraction=np.float64(0.1))
+    exported = export(
+        {"attention": np.float32(0.5)},
+        "torchtitan",
+        schedule=schedule,
+        lr=np.float64(1e-3),
+        weight_decay=np.float64(0.1),
+    )
+    assert "np." not in exported.text
+    scheduler, groups = torchtitan_groups(exported, load)
+    assert (scheduler["total_steps"], groups[0]["optimizer_kwargs"]["lr"]) == (20, 5e-4)
+
+
+def test_a_base_curve_of_the_users_own_is_refused():
+    with pytest.raises(ExportError, match="a base curve of your own has no form in megatron"):
+        export({}, "megatron", schedule=BaseSchedule(total_steps=9, shape=lambda t: 1 / (1 + t)), lr=1)
 
 
 def test_every_target_takes_uniform_ratios_and_loses_no_ratio():

@@ -81,3 +81,57 @@ def test_the_trainers_estimate_and_the_schedules_options_are_used():
     assert made["lr_scheduler"]["interval"] == "step"
     schedule = made["lr_scheduler"]["scheduler"].schedule
     assert schedule == rlrs.BaseSchedule(total_steps=8, warmup_steps=4, final_fraction=0.5)
+
+
+def thawed(tmp_path, monkeypatch, add_group):
+    """Rates of a run in which the embedding thaws in its second epoch."""
+    import lightning
+    from lightning.pytorch.callbacks import BaseFinetuning
+
+    monkeypatch.chdir(tmp_path)
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.lm_head = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 20)
+            self.rates = []
+
+        def training_step(self, batch, index):
+            self.rates.append({g.get("name"): g["lr"] for g in self.optimizers().param_groups})
+            return self.lm_head(self.embedding(batch[0])).logsumexp(-1).mean()
+
+        def configure_optimizers(self):
+            groups = rlrs.param_groups(self, {"embedding": 5.0}, lr=1e-2, include_frozen=not add_group)
+            return configure(self, torch.optim.AdamW(groups), {"embedding": 5.0}, total_steps=8)
+
+    class Thaw(BaseFinetuning):
+        def freeze_before_training(self, module):
+            self.freeze(module.embedding)
+
+        def finetune_function(self, module, epoch, optimizer):
+            if epoch == 1 and add_group:
+                self.unfreeze_and_add_param_group(module.embedding, optimizer, lr=1e-3)
+            elif epoch == 1:
+                self.make_trainable(module.embedding)
+
+    data = torch.utils.data.TensorDataset(torch.randint(0, 20, (16, 4)))
+    module = Module()
+    before = module.embedding.weight.detach().clone()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", callbacks=[Thaw()], **quiet)
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=4))
+    return module.rates, (module.embedding.weight - before).abs().max().item()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_parameters_may_thaw_in_groups_made_with_frozen_ones(tmp_path, monkeypatch):
+    rates, moved = thawed(tmp_path, monkeypatch, add_group=False)
+    assert rates[0]["embedding"] == 5e-2
+    assert len(rates) == 8
+    assert moved > 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_group_that_lightning_adds_without_a_name_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"has no 'name': .*include_frozen=True"):
+        thawed(tmp_path, monkeypatch, add_group=True)

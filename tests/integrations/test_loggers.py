@@ -187,5 +187,5 @@ def test_trackio_is_a_logger_as_it_is(tmp_path, monkeypatch):
 
 def test_a_missing_tracker_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ImportError, match=r"pip install 'rlrs\[mlflow\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '.\[mlflow\]'"):
         MLflow()

@@ -204,7 +204,9 @@ def test_training_twice_starts_a_new_schedule(tmp_path):
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "rlrs.integrations.transformers", raising=False)
-    with pytest.raises(ModuleNotFoundError, match=r"transformers is not installed: pip install 'rlrs\[transformers\]'"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"transformers is not installed: pip install -e '.\[transformers\]' in a checkout"
+    ):
         import rlrs.integrations.transformers  # noqa: F401
     assert require("json", "any").__name__ == "json"
 

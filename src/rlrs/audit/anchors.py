@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from rlrs.audit.entries import AuditError
 from rlrs.audit.trail import Trail
+from rlrs.extras import install
 from rlrs.files import write_atomic
 from rlrs.records import Record
 from rlrs.records.base import first_problem
@@ -202,7 +203,7 @@ def _cryptography() -> tuple[Any, Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise ImportError("cryptography is missing; signatures are an extra: pip install 'rlrs[audit]'") from None
+        raise ImportError(f"cryptography is missing; signatures are an extra: {install('audit')}") from None
     return exceptions, ed25519, serialization
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from rlrs.extras import install
 from rlrs.records import Record
 from rlrs.records.base import first_problem
 
@@ -71,7 +72,7 @@ def entry_line(
     try:
         import rfc8785
     except ImportError:
-        raise ImportError("rfc8785 is missing; the audit trail is an extra: pip install 'rlrs[audit]'") from None
+        raise ImportError(f"rfc8785 is missing; the audit trail is an extra: {install('audit')}") from None
     plain = {"actor": actor, "at": at, "facts": facts, "format": FORMAT, "index": index, "kind": kind}
     body = rfc8785.dumps({**plain, "previous": previous})
     digest = hashlib.sha256(body).hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 from rlrs.data.reading import BadRecord, why_no_text
 from rlrs.data.sources import HUB
 from rlrs.data.unpacking import BYTE_ORDER_MARK, DamagedError, Hash, first_line
+from rlrs.extras import install
 from rlrs.settings import ConfigError, DataConfig
 
 ROWS = 256
@@ -94,7 +95,7 @@ def open_hub(config: DataConfig) -> tuple[list[HubPart], str]:
         import datasets
         import datasets.exceptions
     except ImportError:
-        raise ImportError(f"data.source={config.source!r} needs datasets: pip install 'rlrs[datasets]'") from None
+        raise ImportError(f"data.source={config.source!r} needs datasets: {install('datasets')}") from None
     path = _path(config)
     shown = f"data.source={config.source!r}"
     named = str(config.source).removeprefix(HUB)

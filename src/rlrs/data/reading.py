@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rlrs.data.unpacking import BYTE_ORDER_MARK, CHUNK, COMPRESSED, DamagedError, Hash, first_line, unpack
+from rlrs.extras import install
 
 PIECE = 2**16
 """Characters of text handed on at once; a longer document comes in pieces (see `_cut`). The `tokenizers` library needs
@@ -165,7 +166,7 @@ def read_parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow.compute as compute
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ImportError(f"{path}: parquet needs the library pyarrow: pip install 'rlrs[datasets]'") from None
+        raise ImportError(f"{path}: parquet needs the library pyarrow: {install('datasets')}") from None
     struct_field: Any = vars(compute)["struct_field"]  # made at import, unseen by type checkers
     row = 0
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlrs.data.unpacking import first_line
+from rlrs.extras import install
 from rlrs.settings import ConfigError, DataConfig
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _from_transformers(path: str, folder: Path) -> Tokenizer:
     try:
         import transformers
     except ImportError:
-        raise ImportError(f"{folder}: has no tokenizer.json; others need: pip install 'rlrs[transformers]'") from None
+        raise ImportError(f"{folder}: has no tokenizer.json; others need: {install('transformers')}") from None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return _library().Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -223,5 +224,5 @@ def _library():
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError:
-        raise ImportError("preparing data needs the library tokenizers: pip install 'rlrs[data]'") from None
+        raise ImportError(f"preparing data needs the library tokenizers: {install('data')}") from None
     return tokenizers

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from rlrs.extras import install
+
 __all__ = ["require"]
 
 
@@ -25,4 +27,4 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise
         top = module.partition(".")[0]
-        raise ModuleNotFoundError(f"{top} is not installed: pip install 'rlrs[{extra}]'", name=top) from None
+        raise ModuleNotFoundError(f"{top} is not installed: {install(extra)}", name=top) from None

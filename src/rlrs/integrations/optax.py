@@ -10,14 +10,15 @@ and shapes; what it is unsure of goes to `other`, and `rules` settle it. Any tre
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from rlrs.components import Partition, Rule, partition, refine
 from rlrs.integrations import require
 from rlrs.ratios import BASE, Ratio, Ratios
-from rlrs.schedules import BaseSchedule
+from rlrs.schedules import BaseSchedule, relative_factor
 
 require("jax", "jax")
 require("optax", "jax")
@@ -31,6 +32,8 @@ from rlrs.integrations._skeleton import skeleton  # noqa: E402
 __all__ = ["component_labels", "component_partition", "rate_schedule", "relative"]
 
 PyTree = Any
+
+_LONGEST = 10_000_000
 
 
 def relative(
@@ -81,69 +84,31 @@ def relative(
 def rate_schedule(schedule: BaseSchedule, ratio: Ratio | Any, lr: float) -> optax.Schedule:
     """A component's rate as an optax schedule: a jit-able function from the 0-based update to the rate.
 
-    It is `lr * rlrs.schedules.relative_factor(...)` to the precision of float32, also where a rate is close to 0 and
-    a difference of two cosines would lose it: between steps `a` and `b` after the warm-up, with `n = T - W`,
-
-        0.5 * (cos(pi * a / n) - cos(pi * b / n)) = sin(pi * (a + b) / 2n) * sin(pi * (b - a) / 2n).
+    It looks up what `rlrs.schedules.Curve` gives, rounded to float32 (or to 64 bits, where they are enabled): a table
+    of `total_steps + 1` numbers, made once.
 
     Args:
-        schedule: the base schedule.
+        schedule: the base schedule, of at most 10 million updates.
         ratio: the component's, as `Ratio.of` takes it.
         lr: base peak rate.
+
+    Raises:
+        ValueError: a longer schedule.
+
+    Example:
+        >>> rate = rate_schedule(BaseSchedule(total_steps=100, final_fraction=0.1), (5.0, 0.5), 1e-3)
+        >>> round(float(rate(50)), 6)
+        0.002525
     """
-    knots = Ratio.of(ratio).knots
-    length, warmup, total = schedule.decay_steps, schedule.warmup_steps, schedule.total_steps
-    at = [progress * length for progress, _ in knots]
-    decays = [1.0, *(schedule.decay(elapsed) for elapsed in at[1:-1]), 0.0]
-    levels = [
-        lr * (c + schedule.alpha * (1 - c)) * ratio_there for c, (_, ratio_there) in zip(decays, knots, strict=True)
-    ]
+    if schedule.total_steps > _LONGEST:
+        raise ValueError(f"total_steps={schedule.total_steps} is more than {_LONGEST}, for which a table is too large")
+    factors = relative_factor(schedule, Ratio.of(ratio).knots, np.arange(schedule.total_steps + 1))
+    table = lr * factors
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.asarray(count)
-        dtype = jnp.result_type(float)  # float32, unless 64 bits are enabled
-        elapsed = (step - warmup).astype(dtype)
-        value = jnp.asarray(levels[-1], dtype)
-
-        def since(point: float) -> jax.Array:
-            # Whole steps are subtracted as whole numbers, which is exact however long the run is.
-            return (step - warmup - math.floor(point)).astype(dtype) - point % 1
-
-        for k in reversed(range(len(knots) - 1)):
-            before, after = _shares(schedule, (at[k], at[k + 1]), decays[k] - decays[k + 1], since)
-            value = jnp.where(elapsed < at[k + 1], levels[k] * before + levels[k + 1] * after, value)
-        rising = levels[0] * (step + 1).astype(dtype) / max(warmup, 1)
-        return jnp.where(step < warmup, rising, jnp.where(step < total, value, levels[-1])).astype(dtype)
+        return jnp.asarray(table, jnp.result_type(float))[jnp.clip(jnp.asarray(count), 0, schedule.total_steps)]
 
     return rate
-
-
-def _shares(
-    schedule: BaseSchedule, at: tuple[float, float], fall: float, since: Callable[[float], jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Weights of the first and the second of two neighbouring knots, which sum to 1.
-
-    Args:
-        schedule: the base schedule.
-        at: of the two knots, in steps after the warm-up.
-        fall: of `c` from the first knot to the second.
-        since: steps from a point (in steps after the warm-up) until now.
-    """
-    (begin, end), length = at, schedule.decay_steps
-    gone, left = since(begin), -since(end)
-    if schedule.shape == "cosine":
-        half = math.pi / (2 * length)
-
-        def difference(steps: jax.Array, sum_of_both: jax.Array) -> jax.Array:
-            nearer = jnp.minimum(sum_of_both, 2 * length - sum_of_both)  # sin(x) = sin(pi - x)
-            return jnp.sin(half * nearer) * jnp.sin(half * steps) / fall
-
-        return difference(left, 2 * end - left), difference(gone, 2 * begin + gone)
-    if schedule.shape == "wsd" and fall > 0:
-        decay = schedule.decay_fraction * schedule.total_steps
-        falling_since = since(max(length - decay, begin))
-        return jnp.minimum(fall, left / decay) / fall, jnp.maximum(falling_since, 0.0) / decay / fall
-    return left / (end - begin), gone / (end - begin)
 
 
 def component_labels(params: PyTree, rules: Sequence[Rule] = (), keys: Iterable[str] = ()) -> PyTree:

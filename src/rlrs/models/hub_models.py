@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlrs.extras import install
 from rlrs.messages import printable, shown
 from rlrs.models.hub_weights import check_vocabulary, check_weights, content_hash, load_weights
 from rlrs.models.language_model import LanguageModel, ModelOutput
@@ -159,7 +160,7 @@ def transformers_config(config: HubConfig, vocab_size: int | None = None) -> Any
     try:
         import transformers
     except ImportError:
-        raise ConfigError(f"hub={shown(config.hub)} needs transformers: pip install 'rlrs[transformers]'") from None
+        raise ConfigError(f"hub={shown(config.hub)} needs transformers: {install('transformers')}") from None
     check_weights(config)
     given = _given(config)
     kind = given.pop("model_type")

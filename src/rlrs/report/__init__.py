@@ -2,9 +2,11 @@
 
 from importlib.util import find_spec
 
+from rlrs.extras import install
+
 for _package in ("plotly", "jinja2", "pydantic"):
     if find_spec(_package) is None:
-        raise ModuleNotFoundError(f"rlrs.report needs {_package}: pip install 'rlrs[report]'", name=_package)
+        raise ModuleNotFoundError(f"rlrs.report needs {_package}: {install('report')}", name=_package)
 
 from rlrs.report.curves import ReportError  # noqa: E402
 from rlrs.report.page import plot_ratios, write_ratios_page, write_report  # noqa: E402

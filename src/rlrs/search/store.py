@@ -25,6 +25,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from rlrs.extras import install
 from rlrs.records import Proposal, RunResult, SearchResult, Trial
 from rlrs.records.base import first_problem
 from rlrs.search.claims import Claims
@@ -421,7 +422,7 @@ def _backend(url: sqlalchemy.URL, options: dict[str, Any]) -> optuna.storages.RD
     except NoSuchModuleError:
         raise StorageError(f"no kind of database is called {url.drivername!r}; postgresql+psycopg is one") from None
     except ImportError as error:
-        hint = "pip install 'rlrs[postgresql]'" if url.get_backend_name() == "postgresql" else "install its driver"
+        hint = install("postgresql") if url.get_backend_name() == "postgresql" else "install its driver"
         raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from rlrs.extras import install
 from rlrs.study.directory import StudyError
 
 
@@ -25,7 +26,7 @@ def serve(folder: Path, port: int, storage: str | None, ready: Callable[[str], N
         ImportError: the extra `dashboard` is not installed.
     """
     if find_spec("optuna_dashboard") is None:
-        raise ImportError("rlrs dashboard needs the library optuna-dashboard: pip install 'rlrs[dashboard]'")
+        raise ImportError(f"rlrs dashboard needs the library optuna-dashboard: {install('dashboard')}")
     import optuna
     import optuna_dashboard
 

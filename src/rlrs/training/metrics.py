@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlrs.extras import install
 from rlrs.models import Routing, router_statistics
 from rlrs.training.distributed import World, local_part
 
@@ -70,7 +71,7 @@ class TensorBoardFile:
             from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ImportError("training.tensorboard needs TensorBoard: pip install 'rlrs[tensorboard]'") from None
+            raise ImportError(f"training.tensorboard needs TensorBoard: {install('tensorboard')}") from None
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
         assert self._writer.file_writer is not None
         self._events, self._summary = self._writer.file_writer, Summary

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrs.extras import install
 from rlrs.files import sync_folder, write_atomic
 
 MANIFEST = "checkpoint.json"
@@ -116,7 +117,7 @@ def needed_safetensors() -> Any:
     try:
         import safetensors
     except ImportError:
-        raise ImportError("checkpoints need safetensors: pip install 'rlrs[training]'") from None
+        raise ImportError(f"checkpoints need safetensors: {install('training')}") from None
     return safetensors
 
 

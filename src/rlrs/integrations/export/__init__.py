@@ -102,7 +102,11 @@ def export(
     if components is not None:  # a component that is wholly divided by layers has no parameter of its own left
         divided = {name.partition("/")[0] for name in components if "/" in name} - set(components)
         ratios = Ratios({name: ratio for name, ratio in ratios.items() if name not in divided}, ratios.provenance)
+    idle = [name for name in ratios if name in getattr(components, "tied_components", ())]
+    notes = Ratios({name: ratios[name] for name in idle}).check_used(components or (), "the model")
+    ratios = Ratios({name: ratio for name, ratio in ratios.items() if name not in idle}, ratios.provenance)
     plan = make_plan(ratios, to, schedule, lr, weight_decay, components, weight_decays or {}, found_with)
+    plan.losses.extend(notes)
     plan.losses.extend(
         f"{component}: its own weight decay {decay:g} is lost, it has {weight_decay:g} like the rest"
         for component, decay in plan.weight_decays.items()

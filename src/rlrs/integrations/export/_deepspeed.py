@@ -6,21 +6,28 @@ DeepSpeed's own schedulers have one shape for all groups; it takes a scheduler o
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
+from rlrs import schedules
 from rlrs.integrations.export._plan import ExportError, Plan, regex, strings
 from rlrs.ratios import BASE
-from rlrs.schedules import BaseSchedule
+from rlrs.schedules import BaseSchedule, Curve
 
 _FILE = '''{header}
+from __future__ import annotations
+
 import functools
 import math
 import re
+from collections.abc import Sequence
 
 from torch.optim.lr_scheduler import LambdaLR
 
 TOTAL, WARMUP = {total}, {warmup}  # steps
 
 # Each group: name, peak rate, weight decay, patterns of its parameters' names (the first that is found wins), and its
-# knots: steps after the warm-up, the decay c there from 1 to 0, and the rate over the peak rate.
+# points: steps after the warm-up, the decay c there from 1 to 0, and the rate over the peak rate.
 GROUPS = [
 {groups}]
 
@@ -43,25 +50,21 @@ def param_groups(model):
 
 def lr_scheduler(optimizer):
     """A scheduler for these groups, and for lr_scheduler of deepspeed.initialize; one step per optimizer step."""
-    knots = {{name: listed for name, _, _, _, listed in GROUPS}}
-    return LambdaLR(optimizer, [functools.partial(_factor, knots[group["name"]]) for group in optimizer.param_groups])
+    points = {{name: listed for name, _, _, _, listed in GROUPS}}
+    return LambdaLR(optimizer, [functools.partial(_factor, points[group["name"]]) for group in optimizer.param_groups])
 
 
-def _factor(knots, step):
-    if step < WARMUP:
-        return knots[0][2] * (step + 1) / WARMUP
-    if step >= TOTAL:
-        return knots[-1][2]
-    elapsed = step - WARMUP
-    k = max(k for k in range(len(knots) - 1) if knots[k][0] <= elapsed)
-    (at, high, start), (until, low, end) = knots[k], knots[k + 1]
-    share = (_decay(elapsed) - low) / (high - low) if high > low else (until - elapsed) / (until - at)
-    return end + (start - end) * share
+def _factor(points, step):
+    share = (step + 1) / WARMUP if step < WARMUP else {decay}
+    return equation(step, share, [points], WARMUP, TOTAL)[0]
 
 
-def _decay(elapsed):
-    return {decay}
-'''
+# From rlrs.schedules, as it is there:
+
+Points = Sequence[tuple[float, float, float]]
+
+
+{source}'''
 
 
 def write(plan: Plan) -> str:
@@ -82,17 +85,14 @@ def write(plan: Plan) -> str:
         warmup=schedule.warmup_steps,
         groups="".join(rows),
         decay=_decay_source(schedule),
+        source="\n\n".join(inspect.getsource(part) for part in (schedules.equation, _decay_function(schedule))),
     )
 
 
 def _row(plan: Plan, name: str, names: list[str], decay: float) -> str:
     schedule, knots = plan.schedule, plan.ratios.get(name.removesuffix("/no_decay"), BASE).knots
     peak = knots[0][1] or 1.0  # a component that starts at 0 has the base rate as its unit
-    listed = []
-    for k, (progress, ratio) in enumerate(knots):
-        elapsed = progress * schedule.decay_steps
-        c = 1.0 if k == 0 else 0.0 if k == len(knots) - 1 else schedule.decay(elapsed)
-        listed.append((elapsed, c, (c + schedule.alpha * (1 - c)) * ratio / peak))
+    listed = [(at, c, level / peak) for at, c, level in Curve(schedule, knots).points]
     patterns = strings((regex(parameter) for parameter in names), 12)
     return (
         f"    (\n        {name!r},\n        {plan.lr * peak!r},\n        {decay!r},\n        [\n{patterns}        ],\n"
@@ -100,10 +100,12 @@ def _row(plan: Plan, name: str, names: list[str], decay: float) -> str:
     )
 
 
+def _decay_function(schedule: BaseSchedule) -> Callable[..., float]:
+    return {"cosine": schedules.cosine, "wsd": schedules.wsd}.get(str(schedule.shape), schedules.linear)
+
+
 def _decay_source(schedule: BaseSchedule) -> str:
-    length = schedule.decay_steps
-    if schedule.shape == "cosine":
-        return f"0.5 * (1.0 + math.cos(math.pi * elapsed / {length}))"
-    if schedule.shape == "wsd":
-        return f"min(1.0, ({length} - elapsed) / {schedule.decay_fraction * schedule.total_steps!r})"
-    return f"1.0 - elapsed / {length}"
+    """The call of that function, as in `BaseSchedule.decay`."""
+    last = [schedule.decay_fraction * schedule.total_steps] if schedule.shape == "wsd" else []
+    arguments = ", ".join(["step - WARMUP", *(repr(value) for value in (schedule.decay_steps, *last))])
+    return f"{_decay_function(schedule).__name__}({arguments})"

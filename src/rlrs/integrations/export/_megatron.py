@@ -11,7 +11,7 @@ with the same `c` as ours for `cosine`, `linear` and `WSD` with linear decay; so
 from __future__ import annotations
 
 from rlrs.integrations.export._names import MEGATRON
-from rlrs.integrations.export._plan import Plan, strings
+from rlrs.integrations.export._plan import Plan, glob, strings
 from rlrs.ratios import Ratio
 
 _FILE = """{header}
@@ -33,7 +33,7 @@ OVERRIDES = {{
 def write(plan: Plan) -> str:
     """The module that defines `ARGUMENTS` and `OVERRIDES`."""
     schedule = plan.schedule
-    keys = plan.patterns(MEGATRON, lambda name: f"*{name}")
+    keys = plan.patterns(MEGATRON, lambda name: f"*{glob(name)}")
     kept = {
         component: plan.keep(
             component, Ratio.of((ratio.start, ratio.end)), "only its start and end ratios are kept, not those between"
@@ -49,7 +49,7 @@ def write(plan: Plan) -> str:
         "lr_warmup_iters": schedule.warmup_steps,
         "lr_decay_iters": schedule.total_steps,
         # Its `constant` has no second end; linear between two equal ends is constant, and moves where ratios do.
-        "lr_decay_style": {"wsd": "WSD", "constant": "linear"}.get(schedule.shape, schedule.shape),
+        "lr_decay_style": {"wsd": "WSD", "constant": "linear"}.get(str(schedule.shape), schedule.shape),
     }
     if schedule.shape == "wsd":
         arguments |= {"lr_wsd_decay_iters": plan.whole_decay_steps(), "lr_wsd_decay_style": "linear"}

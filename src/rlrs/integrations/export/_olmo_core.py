@@ -7,7 +7,7 @@ Its schedulers count steps from 1, with `current` = t + 1, and take the warm-up 
 from __future__ import annotations
 
 from rlrs.integrations.export._names import OLMO_CORE
-from rlrs.integrations.export._plan import ExportError, Plan, strings
+from rlrs.integrations.export._plan import ExportError, Plan, glob, strings
 
 _FILE = """{header}
 from olmo_core.optim import {imports}
@@ -26,7 +26,7 @@ def write(plan: Plan) -> str:
     zero = [component for component, ratio in plan.ratios.items() if ratio.start == 0]
     if zero:
         raise ExportError(f"OLMo-core refuses a rate of 0: freeze {zero[0]} instead of giving it the start ratio 0")
-    globs = plan.patterns(OLMO_CORE, lambda name: name)
+    globs = plan.patterns(OLMO_CORE, glob)
     groups = "".join(
         f"    OptimGroupOverride(  # {component}\n        params=[\n{strings(globs[component], 12)}        ],\n"
         f"        opts={_options(plan, component, ratio.start)!r},\n    ),\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rlrs.ratios import Ratio, Ratios
-from rlrs.schedules import BaseSchedule, Curve
+from rlrs.schedules import SHAPES, BaseSchedule, Curve
 
 _PROBES = 512
 """Steps at which two curves are compared; chosen here, not studied."""
@@ -73,9 +73,6 @@ class Plan:
         source = own if self.components is None else self.components
         missing = [component for component in self.ratios if not source.get(component)]
         if missing:
-            tied = [c for c in missing if c in getattr(self.components, "tied_components", ())]
-            if tied:
-                raise ExportError(f"{tied[0]} is tied to another component and shares its rate: take its ratio out")
             where = f"{self.to} has no names of its own for" if self.components is None else "the model does not have"
             raise ExportError(f"ratios name {', '.join(missing)}, which {where}; it has {', '.join(source) or 'none'}")
         if self.components is None:
@@ -134,7 +131,33 @@ def make_plan(
         raise ExportError(f"lr should be above 0 and weight_decay 0 or more, not {lr!r} and {weight_decay!r}")
     if schedule.warmup_steps >= schedule.total_steps:
         raise ExportError(f"warmup_steps={schedule.warmup_steps} leave nothing of total_steps={schedule.total_steps}")
-    return Plan(to, ratios, schedule, lr, weight_decay, components, weight_decays, found_with)
+    if callable(schedule.shape):
+        raise ExportError(f"a base curve of your own has no form in {to}; give one of {', '.join(SHAPES)}")
+    for what, names in (("a ratio's name", ratios), ("a component's name", components or ())):
+        for name in names:
+            _check_name(name, what)
+    for names in (components or {}).values():
+        for name in names:
+            _check_name(name, "a parameter's name")
+    return Plan(to, ratios, schedule, float(lr), float(weight_decay), components, weight_decays, found_with)
+
+
+def _check_name(name: str, what: str) -> None:
+    """Names go into comments, strings and patterns of the file, and may come from a foreign config.json.
+
+    Raises:
+        ExportError: one that would end a line, or that is a pattern itself.
+    """
+    shown = name if len(name) <= 80 else f"{name[:77]}..."
+    if not name.isprintable():
+        raise ExportError(f"{what} has a character that is not printable, and cannot be written: {shown!r}")
+    if "*" in name:
+        raise ExportError(f"{what} has a '*', which would match other parameters too: {shown!r}")
+
+
+def glob(name: str) -> str:
+    """The glob of a name whose layer numbers are `*`; brackets and question marks in it stand for themselves."""
+    return re.sub(r"[\[?]", r"[\g<0>]", name)
 
 
 def regex(name: str) -> str:
@@ -143,8 +166,14 @@ def regex(name: str) -> str:
 
 
 def strings(values: Iterable[str], indent: int) -> str:
-    """Raw strings for a Python list or tuple, a line each."""
-    return "".join(f'{" " * indent}r"{value}",\n' for value in values)
+    """Strings for a Python list or tuple, a line each."""
+    return "".join(f"{' ' * indent}{string(value)},\n" for value in values)
+
+
+def string(value: str) -> str:
+    """A Python string, raw where that is easier to read; whatever is in it, it is one."""
+    raw = "\\" in value and value.isprintable() and '"' not in value and not value.endswith("\\")
+    return f'r"{value}"' if raw else repr(value)
 
 
 def _folded(component: str, components: Mapping[str, Sequence[str]]) -> list[str]:
@@ -157,7 +186,7 @@ def _folded(component: str, components: Mapping[str, Sequence[str]]) -> list[str
     return [
         part
         for star, names in folded.items()
-        for part in (names if any(fnmatchcase(name, f"*{star}") for name in foreign) else [star])
+        for part in (names if any(fnmatchcase(name, f"*{glob(star)}") for name in foreign) else [star])
     ]
 
 

@@ -12,7 +12,7 @@ which is ours at every step for a ratio that is held, with `f` the final fractio
 from __future__ import annotations
 
 from rlrs.integrations.export._names import TORCHTITAN
-from rlrs.integrations.export._plan import Plan, regex
+from rlrs.integrations.export._plan import Plan, regex, string
 from rlrs.ratios import BASE
 
 _FILE = '''{header}
@@ -59,7 +59,7 @@ def write(plan: Plan) -> str:
     return _FILE.format(
         header=plan.header(),
         scheduler="".join(f"    {name!r}: {value!r},\n" for name, value in options.items()),
-        rows="".join(f'            (r"{pattern}", {lr!r}, {decay!r}),\n' for pattern, lr, decay in rows),
+        rows="".join(f"            ({string(pattern)}, {lr!r}, {decay!r}),\n" for pattern, lr, decay in rows),
     )
 
 

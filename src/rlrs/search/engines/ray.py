@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from rlrs.data import TokenData
 from rlrs.environment import cores
+from rlrs.extras import install
 from rlrs.files import write_atomic
 from rlrs.records import Pruning, RunResult
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
@@ -62,7 +63,7 @@ class Ray:
         ranks: int = 1,
     ) -> None:
         if find_spec("ray") is None:
-            raise ImportError("the engine ray needs the library ray: pip install 'rlrs[ray]'")
+            raise ImportError(f"the engine ray needs the library ray: {install('ray')}")
         self.address, self.time_limit = address, time_limit
         self._processes, self._ranks = processes or cores(), ranks
         self._asked = {"CPU": cpus, "GPU": gpus, **(resources or {})}
