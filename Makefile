@@ -27,11 +27,11 @@ bench: .venv/.dev ## ratios of speed, paired in one run
 speed: .venv/.dev ## tokens per second against other trainers, operations per second against the processor's peak
 	$(BIN)/python -m benchmarks.speed
 
-killed: .venv/.dev ## the demo killed at five random moments against an undisturbed one
-	$(BIN)/python -m benchmarks.killed_study configs/demo.yaml --kills 5
+killed: .venv/.dev ## studies and runs killed at random moments against undisturbed ones
+	$(BIN)/python -m pytest -m killed
 
 extras: .venv/.dev ## every extra alone in an environment of its own, with what it is for run there
-	$(BIN)/python -m benchmarks.extras_alone
+	$(BIN)/python -m tools.extras_alone
 
 clean:
 	rm -rf .venv runs

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import write
-from benchmarks.speed.document import DOCUMENT, document, result_name
 from benchmarks.speed.rounds import take_turns
 from benchmarks.speed.shapes import LENGTH, SHAPES, VOCABULARY
 from rlrs.data import prepare
 from rlrs.settings import DataConfig
+from tools.speed_tables import DOCUMENT, document, result_name
 
 ROUNDS, SECONDS = 10, 60
 OTHERS = ("transformers", "Lightning", "plain loop")
