@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    versions = {name: version(name) for name in ("transformers", "lightning")}
+    versions: dict[str, Any] = {name: version(name) for name in ("transformers", "lightning")}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         if not options.tables:

@@ -124,10 +124,16 @@ def fidelities(proxy: Proxy, trials: list[Trial], engine: CachedEngine, data_has
             "steps": share,
             "width": width,
             "points": len(ends),
-            "rank correlation": round(float(spearmanr(*zip(*ends, strict=True)).statistic), 3),
-            "rank correlation, better half": round(float(spearmanr(*zip(*best, strict=True)).statistic), 3),
+            "rank correlation": _rank_correlation(ends),
+            "rank correlation, better half": _rank_correlation(best),
             "scores": [[round(a, 4), round(b, 4)] for a, b in ends],
         }
+
+
+def _rank_correlation(pairs: list[tuple[float, float]]) -> float:
+    """Spearman's, of whole and cheap scores."""
+    found: Any = spearmanr([whole for whole, _ in pairs], [cheap for _, cheap in pairs])
+    return round(float(found.statistic), 3)
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def method_named(name: str, proxy: Proxy, seed: int, budget: int | None = None) -> Method:
     """A method with the benchmark's budget; without re-tests, but where they are what is compared."""
-    options = {"retest": {"points": 0}} | VARIANTS.get(name, {"method": name})
+    options: dict[str, Any] = {"retest": {"points": 0}} | VARIANTS.get(name, {"method": name})
     settings = SearchConfig(**options, trials=budget or TO_THE_END.get(name, BUDGET), seed=seed)
     return method_of(Space.around(proxy.start()), settings, steps=proxy.steps, window=TRAINING.score_steps)
 
