@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: demo test lint format bench speed killed extras clean
+.PHONY: help demo test lint format docs bench speed killed extras clean
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 demo: .venv/.study ## the main job: ratios found on a small model, proven on a larger one, one page
 	$(BIN)/rlrs run configs/demo.yaml --out $(OUT)
@@ -16,9 +19,12 @@ lint: .venv/.dev ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: .venv/.dev
+format: .venv/.dev ## format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.dev ## the site in site/, every link and reference checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/.dev ## ratios of speed, paired in one run
 	$(BIN)/python -m benchmarks.scheduler_step
@@ -27,14 +33,14 @@ bench: .venv/.dev ## ratios of speed, paired in one run
 speed: .venv/.dev ## tokens per second against other trainers, operations per second against the processor's peak
 	$(BIN)/python -m benchmarks.speed
 
-killed: .venv/.dev ## the demo killed at five random moments against an undisturbed one
-	$(BIN)/python -m benchmarks.killed_study configs/demo.yaml --kills 5
+killed: .venv/.dev ## studies and runs killed at random moments against undisturbed ones
+	$(BIN)/python -m pytest -m killed
 
 extras: .venv/.dev ## every extra alone in an environment of its own, with what it is for run there
-	$(BIN)/python -m benchmarks.extras_alone
+	$(BIN)/python -m tools.extras_alone
 
-clean:
-	rm -rf .venv runs
+clean: ## remove the environment, runs and the site
+	rm -rf .venv runs site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

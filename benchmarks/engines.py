@@ -204,7 +204,7 @@ class NullEngine:
     def __enter__(self) -> NullEngine:
         return self
 
-    def __exit__(self, *rest: object) -> None:
+    def __exit__(self, kind: object, error: object, at: object) -> None:
         pass
 
 

@@ -39,9 +39,9 @@ def summary(ratios: list[float]) -> dict[str, float]:
     return {"median": median, "lower_quartile": low, "upper_quartile": high, "rounds": len(ratios)}
 
 
-def write(name: str, rows: list[dict[str, Any]], **more: Any) -> Path:
+def write(name: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more: Any) -> Path:
     """Keep results with what they were measured with, and what `more` there is of that; raw ratios included."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"environment": {**environment(), **more}, "rows": rows}, indent=1) + "\n")
     return path

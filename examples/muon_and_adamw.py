@@ -5,7 +5,8 @@ python examples/muon_and_adamw.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import toy
@@ -15,7 +16,7 @@ from rlrs.integrations.loggers import CSV, rates
 from rlrs.param_groups import split_groups
 
 
-def is_hidden_matrix(group: dict, parameter: torch.nn.Parameter) -> bool:
+def is_hidden_matrix(group: Mapping[str, Any], parameter: torch.nn.Parameter) -> bool:
     return parameter.ndim == 2 and group["component"] in ("attention", "feed_forward")
 
 
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         scheduler.step()
         if step + 1 == args.middle and not args.resume:
             torch.save({name: part.state_dict() for name, part in parts.items()}, checkpoint)
-    print(f"loss {loss.item():.3f} nats per token; the rates of every step are in {log.path}")
+        if step + 1 == args.steps:
+            print(f"loss {loss.item():.3f} nats per token; the rates of every step are in {log.path}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import write
-from benchmarks.speed.document import DOCUMENT, document, result_name
 from benchmarks.speed.rounds import take_turns
 from benchmarks.speed.shapes import LENGTH, SHAPES, VOCABULARY
 from rlrs.data import prepare
 from rlrs.settings import DataConfig
+from tools.speed_tables import DOCUMENT, document, result_name
 
 ROUNDS, SECONDS = 10, 60
 OTHERS = ("transformers", "Lightning", "plain loop")
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    versions = {name: version(name) for name in ("transformers", "lightning")}
+    versions: dict[str, Any] = {name: version(name) for name in ("transformers", "lightning")}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         if not options.tables:

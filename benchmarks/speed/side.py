@@ -101,7 +101,7 @@ def rlrs_trainer(shape: Shape, data: TokenData, pause: Pause, *, compile: bool =
         pause()
         return draw(*which)
 
-    data.batch = batch
+    data.batch = batch  # pyright: ignore[reportAttributeAccessIssue]  # a stand-in for the method, with the same arguments
     with tempfile.TemporaryDirectory() as folder:
         train(spec, data, folder)
 
@@ -182,6 +182,7 @@ def transformers_trainer(shape: Shape, data: TokenData, pause: Pause) -> None:
 def lightning_trainer(shape: Shape, data: TokenData, pause: Pause) -> None:
     """Our model in a `LightningModule`."""
     import lightning
+    from lightning.pytorch.loggers import CSVLogger
     from torch.optim.lr_scheduler import CosineAnnealingLR
     from torch.utils.data import DataLoader
 
@@ -216,7 +217,7 @@ def lightning_trainer(shape: Shape, data: TokenData, pause: Pause) -> None:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            logger=lightning.pytorch.loggers.CSVLogger(folder),
+            logger=CSVLogger(folder),
             default_root_dir=folder,
         ).fit(
             Module(),

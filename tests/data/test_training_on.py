@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import bad_data
 from corpora import write_jsonl, write_packed, write_parquet
 
 from rlrs.cli import main
+from tools import bad_data
 
 STUDY = """
 name: tiny

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from benchmarks.killed_study import same_end
+from killing import same_end
 from test_runner import STUDY
 
 from rlrs.cli import main

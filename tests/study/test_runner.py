@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from benchmarks.killed_study import run_killed, same_end
+from killing import run_killed, same_end
 
 from rlrs.cli import main
 from rlrs.comparison import read_results

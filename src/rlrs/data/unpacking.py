@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlrs.extras import install
+
 CHUNK = 2**17
 """Bytes read at once."""
 
@@ -113,7 +115,7 @@ def _decompress_zst(path: Path, file: Any) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise ImportError(f"{path}: .zst needs the library zstandard: pip install 'rlrs[datasets]'") from None
+        raise ImportError(f"{path}: .zst needs the library zstandard: {install('datasets')}") from None
     frame = None
     try:
         while chunk := file.read(CHUNK):

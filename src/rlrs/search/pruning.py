@@ -24,7 +24,7 @@ LATE = 0.7
 LEAST_RUNS = 16
 """Finished runs from which margins are taken; before, every trial is trained to its end.
 
-With 8, which are a search's first small moves, nearly half of the new bests were ended (`benchmarks.search.cheaper`).
+With 8, which are a search's first small moves, nearly half of the new bests were ended (`experiments/cheaper_trials`).
 """
 CONTROL = 8
 """Every eighth trial is trained to its end whatever its rungs, so that margins are not learned from survivors alone."""

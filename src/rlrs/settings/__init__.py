@@ -9,9 +9,11 @@ from rlrs.settings.data import DataConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
     MAY_GROW,
+    by_content,
     changing,
     difference,
     fingerprint,
+    kept,
     load_study,
     study_from,
 )

@@ -1,1 +1,0 @@
-"""Search methods against each other on small proxies; see docs/search.md."""

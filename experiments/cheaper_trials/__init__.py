@@ -1,0 +1,1 @@
+"""What cheaper trials of a search cost in mistakes."""

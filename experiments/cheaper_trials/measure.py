@@ -1,0 +1,166 @@
+"""What cheaper trials cost in mistakes: good trials that pruning ends, and rank correlations of short and narrow runs.
+
+    python -m experiments.cheaper_trials.measure --out runs/search-benchmark
+
+Both look at points that the searches of `experiments/search_methods` tried. Pruning is replayed on the loss curves of
+whole runs, trial by trial in each search's own order: every trial's end is known, so that what was ended early and
+would have been the new best is counted. Writes `results.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from experiments.cache import EVERY, CachedEngine
+from experiments.search_methods import store
+from experiments.search_methods.proxies import PROXIES, TRAINING, Proxy, prepared
+from rlrs.environment import environment
+from rlrs.files import write_atomic
+from rlrs.records import Pruning, RunResult
+from rlrs.search import Processes, Proposal
+from rlrs.search.methods import Feedback
+from rlrs.search.pruning import SHARES, Judge
+
+RESULTS = Path(__file__).parent / "results.json"
+ERRORS = (0.02, 0.05, 0.1, 0.2)
+CHEAP = ((0.125, None), (0.25, None), (0.5, None), (1.0, 16), (0.25, 16))
+"""Share of the steps, and width, of cheap runs."""
+METHOD, REPEATS = "response-surface", 3
+"""Whose trials are looked at."""
+SAMPLE = 24
+"""Points of the first repeat that are trained at every fidelity."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A whole run of a search: its point, its end, and its windowed losses every few steps."""
+
+    point: dict[str, float]
+    result: RunResult
+
+
+def recorded(engine: CachedEngine, data_hash: str) -> dict[str, list[Trial]]:
+    """Search -> its trials in order; runs that the folder does not have are trained."""
+    found: dict[str, list[Trial]] = {}
+    searches = store.searches(store.load())
+    for name, seed in itertools.product(PROXIES, range(REPEATS)):
+        proxy = PROXIES[name]
+        head, lines = searches[f"{name}/{METHOD}/{seed}"]
+        points = [dict(zip(head["params"], line["at"], strict=True)) for line in lines]
+        steps = range(EVERY, proxy.steps, EVERY)
+        curve = Pruning(rungs=tuple((step, None) for step in steps), window=TRAINING.score_steps)
+        for n, point in enumerate(points):
+            engine.submit(n, proxy.spec(point, seed, data_hash), validate=False, prune=curve)
+        results = dict(ended for _ in points if (ended := engine.next()) is not None)
+        found[head["search"]] = [Trial(point, results[n]) for n, point in enumerate(points)]
+    return found
+
+
+def replay(trials: list[Trial], steps: int, error: float) -> dict[str, int]:
+    """What pruning does to a search's trials: how many it ends, how many new bests, the steps it saves."""
+    rungs = tuple(EVERY * round(share * steps / EVERY) for share in SHARES)
+    judge = Judge(rungs, TRAINING.score_steps, error)
+    counts = {"trials": 0, "new bests": 0, "pruned": 0, "pruned new bests": 0, "steps": 0, "steps saved": 0}
+    for number, trial in enumerate(trials, 1):
+        proposal = judge.limited(Proposal(trial.point, ""), control=number % 8 == 0)
+        assert proposal.prune is not None
+        losses, score = dict(trial.result.rungs), trial.result.score
+        if score is None:
+            continue
+        best = score < judge.score
+        limits = [(step, limit) for step, limit in proposal.prune.rungs if limit is not None]
+        ended = next((step for step, limit in limits if losses[step] > limit), None)
+        counts["trials"] += 1
+        counts["new bests"] += best
+        counts["steps"] += steps
+        seen = tuple(losses[step] for step in rungs)
+        if ended is not None:
+            counts["pruned"] += 1
+            counts["pruned new bests"] += best
+            counts["steps saved"] += steps - ended
+            seen = seen[: rungs.index(ended) + 1]
+        status = "finished" if ended is None else "pruned"
+        judge.learn(proposal, Feedback(score, status, ended or steps, seen))
+    return counts
+
+
+def pruning(searches: dict[str, list[Trial]]) -> Iterator[dict[str, Any]]:
+    """One line for each search and error rate."""
+    for name, trials in searches.items():
+        for error in ERRORS:
+            yield {"search": name, "error": error, **replay(trials, PROXIES[name.split("/")[0]].steps, error)}
+
+
+def fidelities(proxy: Proxy, trials: list[Trial], engine: CachedEngine, data_hash: str) -> Iterator[dict[str, Any]]:
+    """Spearman's rank correlation of cheap scores with whole ones, and of two seeds' whole runs."""
+    done = [t for t in trials if t.result.score is not None]
+    done.sort(key=lambda t: float(t.result.score or 0))
+    # Evenly over ranks, so that both the rough and the fine are seen.
+    sample = [done[round(i)] for i in np.linspace(0, len(done) - 1, min(SAMPLE, len(done)))]
+    for share, width in (*CHEAP, (1.0, None)):
+        short = None if share == 1 else round(share * proxy.steps)
+        for n, trial in enumerate(sample):
+            spec = Proposal(trial.point, "", steps=short, width=width).run(proxy.spec(trial.point, 0, data_hash))
+            other_seed = short is None and width is None
+            engine.submit(n, replace(spec, seed=500) if other_seed else spec, validate=False)
+        results = dict(ended for _ in sample if (ended := engine.next()) is not None)
+        pairs = [(float(t.result.score or 0), results[n].score) for n, t in enumerate(sample)]
+        ends = [(whole, cheap) for whole, cheap in pairs if cheap is not None]
+        best = ends[: len(ends) // 2]
+        kind = "whole, another seed" if short is None and width is None else "cheap"
+        yield {
+            "proxy": proxy.name,
+            "kind": kind,
+            "steps": share,
+            "width": width,
+            "points": len(ends),
+            "rank correlation": _rank_correlation(ends),
+            "rank correlation, better half": _rank_correlation(best),
+            "scores": [[round(a, 4), round(b, 4)] for a, b in ends],
+        }
+
+
+def _rank_correlation(pairs: list[tuple[float, float]]) -> float:
+    """Spearman's, of whole and cheap scores."""
+    found: Any = spearmanr([whole for whole, _ in pairs], [cheap for _, cheap in pairs])
+    return round(float(found.statistic), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/search-benchmark"))
+    arguments = parser.parse_args()
+    data = prepared(arguments.out / "data")
+    with Processes(arguments.out / "data") as pool:
+        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
+        searches = recorded(engine, data.hash)
+        replayed = list(pruning(searches))
+        correlations = []
+        for proxy in PROXIES.values():
+            # Of one seed: losses of several differ by more than those of good points.
+            first = searches[f"{proxy.name}/{METHOD}/0"]
+            unique = list({tuple(t.point.values()): t for t in first}.values())
+            correlations += fidelities(proxy, unique, engine, data.hash)
+    record = {"environment": environment(), "pruning": replayed, "fidelity": correlations}
+    write_atomic(RESULTS, json.dumps(record, indent=1) + "\n")
+    for error in ERRORS:
+        rows = [row for row in replayed if row["error"] == error]
+        total = {key: sum(row[key] for row in rows) for key in rows[0] if key not in ("search", "error")}
+        saved = statistics.fmean(row["steps saved"] / row["steps"] for row in rows)
+        print(error, total, f"{saved:.1%} of the steps saved")
+    for row in correlations:
+        print({key: value for key, value in row.items() if key != "scores"})
+
+
+if __name__ == "__main__":
+    main()

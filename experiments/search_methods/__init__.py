@@ -1,0 +1,1 @@
+"""Search methods against each other on small proxies."""
