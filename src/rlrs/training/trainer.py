@@ -119,7 +119,9 @@ def _enter(folder: Path, spec: RunSpec, resume: bool) -> RunResult | None:
             raise CheckpointError(
                 f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
             ) from None
-    record = {"id": spec.id, **spec.to_plain(), "versions": _versions(spec)}
+    record = {"id": spec.id, **spec.to_plain()}
+    if isinstance(spec.model, HubConfig):  # whose code it is; the id says what was asked for, not by whom it is done
+        record["transformers"] = version("transformers")
     write_atomic(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return None
 
@@ -131,19 +133,13 @@ def _leave(folder: Path, spec: RunSpec, result: RunResult, keep_weights: bool) -
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _versions(spec: RunSpec) -> dict[str, str]:
-    """Of the libraries whose code makes a run's numbers. They are no part of its id, which says what was asked for."""
-    names = ["torch", "transformers"] if isinstance(spec.model, HubConfig) else ["torch"]
-    return {name: version(name) for name in names}
-
-
 def _read_json(path: Path, run_id: str, keys: frozenset[str]) -> dict[str, Any] | None:
     """A JSON file of this run, with these keys at least; None if it is not there."""
     if not path.exists():
         return None
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict) or not keys | {"id"} <= plain.keys():
         raise CheckpointError(f"{path}: is damaged; delete the folder to start the run again")

@@ -300,7 +300,6 @@ class _Board:
         return self._steps
 
 
-
 def _work(
     source: Source,
     board: Any,
