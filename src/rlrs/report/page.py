@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from rlrs.comparison import read_results
 from rlrs.files import write_atomic
+from rlrs.messages import shown
 from rlrs.ratios import Ratio, Ratios
 from rlrs.records import ArmSearch, Recipe, RecordError, Results
 from rlrs.report import figures, palette, summary, text, trial_figures, tuning
@@ -99,7 +100,7 @@ def _found_with(ratios: Ratios) -> tuple[BaseSchedule, float | None]:
     recipe, horizon = Recipe.from_ratios(ratios, PLAIN), ratios.provenance.get("horizon")
     steps = horizon.get("steps", 1000) if isinstance(horizon, Mapping) else 1000
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
-        raise RecordError(f"provenance.horizon.steps: should be a whole number from 1, not {text.cut(steps)}")
+        raise RecordError(f"provenance.horizon.steps: should be a whole number from 1, not {shown(steps)}")
     stated = isinstance(ratios.provenance.get("base"), Mapping) and "lr" in ratios.provenance["base"]
     return recipe.base_schedule(steps), recipe.lr if stated else None
 

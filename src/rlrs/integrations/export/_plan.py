@@ -89,7 +89,7 @@ class Plan:
         """Weight decay of a component's decayed parameters; that of `experts` is also that of `experts/expert.2`."""
         return self.weight_decays.get(component, self.weight_decays.get(component.partition("/")[0], self.weight_decay))
 
-    def decay_of(self, component: str, name: str) -> float:
+    def parameter_decay(self, component: str, name: str) -> float:
         """Weight decay of a parameter: none for norms and biases."""
         return 0.0 if component == "norm" or name.endswith("bias") else self.component_decay(component)
 
