@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rlrs
-from rlrs.integrations.loggers import CSV, Logger, MLflow, TensorBoard, rates
+from rlrs.integrations.loggers import CSV, MLflow, TensorBoard, rates
 
 RATIOS = {"embedding": (5.0, 0.5), "experts": (0.25, 2.0)}
 STEPS = 5
@@ -25,7 +25,7 @@ def build(**options):
     return optimizer, rlrs.RelativeLR(optimizer, RATIOS, total_steps=STEPS, warmup_steps=1, **options)
 
 
-def log_a_run(logger: Logger):
+def log_a_run(logger):
     """All that was logged, step by step."""
     optimizer, scheduler = build(final_fraction=0.1)
     logged = {}

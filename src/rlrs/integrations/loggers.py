@@ -1,6 +1,6 @@
 """Rates, ratios and the base rate of every component in an experiment tracker.
 
-log = TensorBoard("runs/a")  # or CSV("rates.csv"), MLflow(); a Weights & Biases run and trackio are ones already
+log = TensorBoard("runs/a")  # or CSV("rates.csv"), MLflow(); the run that wandb.init() returns, the trackio module
 log.log(rates(scheduler), scheduler.last_epoch)
 """
 
@@ -9,20 +9,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from rlrs.integrations import require
 from rlrs.lr_scheduler import RelativeLR
 
-__all__ = ["CSV", "Logger", "MLflow", "TensorBoard", "rates"]
-
-
-class Logger(Protocol):
-    """Anything with `log(values, step)`: the adapters here, the run that `wandb.init()` returns, the trackio module."""
-
-    def log(self, values: dict[str, Any], step: int, /) -> Any:
-        """Record flat values at a step."""
-        ...
+__all__ = ["CSV", "MLflow", "TensorBoard", "rates"]
 
 
 def rates(scheduler: RelativeLR) -> dict[str, float]:
