@@ -151,7 +151,7 @@ def test_what_it_costs_counts_search_and_transfer(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "demo_other_processor", "demo_smaller_budget"])
 def test_committed_results_of_schema_1_are_reported_on(tmp_path: Path, name: str) -> None:
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / f"{name}.json"
+    results = Path(__file__).parents[2] / "experiments" / "demo" / f"{name}.json"
     path = write_report(write_committed(results, tmp_path / name))
     assert path.stat().st_size < 1_500_000
     winner = {"demo_smaller_budget": "embedding_only"}.get(name, "rlrs")

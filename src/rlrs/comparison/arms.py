@@ -11,6 +11,11 @@ def searched_components(arm: Arm, components: Sequence[str]) -> list[str] | None
     """Components whose ratios the arm's search moves, of those that the model has.
 
     None for an arm that has no search of its own: `constant` is derived from what `rlrs` found.
+
+    >>> searched_components("embedding_only", ["embedding", "attention", "norm"])
+    ['embedding']
+    >>> searched_components("uniform", ["embedding", "attention", "norm"])
+    []
     """
     from rlrs.search import SEARCHED  # late: reading results needs no search and no trainer
 

@@ -67,6 +67,14 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
     Raises:
         ConfigError: no such text or tokenizer, something damaged, or too little text for one sequence.
         ImportError: an extra is not installed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.txt").write_text("A line of text.\\n" * 200)
+    >>> config = DataConfig(source=f"files:{folder}/*.txt", tokenizer="bytes", sequence_length=16)
+    >>> data = prepare(config, folder / "data")
+    >>> data.vocab_size, data.summary["bytes"]
+    (257, 3200)
     """
     folder = Path(folder)
     root = folder if config.folder is None else Path(config.folder).expanduser()

@@ -151,6 +151,9 @@ def vocabulary_size(config: DataConfig) -> int:
 
     Raises:
         ConfigError, ImportError: see `from_path`.
+
+    >>> vocabulary_size(DataConfig(tokenizer="bytes")), vocabulary_size(DataConfig(vocab_size=512))
+    (257, 512)
     """
     if config.tokenizer == BPE:
         return config.vocab_size

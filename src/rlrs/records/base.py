@@ -61,6 +61,13 @@ def read_record(path: Path, kind: type[T], remedy: str) -> T:
     Raises:
         RecordError: the file is not JSON, or not such a record.
         OSError: the file cannot be read.
+
+    >>> import tempfile
+    >>> from rlrs.records import RunResult
+    >>> path = Path(tempfile.mkdtemp()) / "result.json"
+    >>> write_record(path, RunResult(status="finished", steps=9, score=3.2, valid_loss=None, tokens=9, seconds=1))
+    >>> read_record(path, RunResult, "train it again").score
+    3.2
     """
     try:
         return kind.model_validate_json(path.read_bytes())

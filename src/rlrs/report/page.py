@@ -77,6 +77,11 @@ def write_ratios_page(
 
     Raises:
         RecordError: the provenance has a value that cannot be used.
+
+    >>> import tempfile
+    >>> page = write_ratios_page(Ratios({"embedding": (5.0, 0.5)}), Path(tempfile.mkdtemp()) / "ratios.html")
+    >>> "embedding" in page.read_text(encoding="utf-8")
+    True
     """
     found, rate = _found_with(ratios)
     schedule, lr = schedule or found, lr or rate
