@@ -6,18 +6,16 @@ from collections.abc import Sequence
 
 from rlrs.settings import Arm
 
-DESCRIPTIONS: dict[Arm, str] = {
-    "uniform": "one rate for all components; its base rate and final fraction are tuned",
-    "embedding_only": "the embedding alone has a start and an end ratio, both tuned: the well-known multiplier",
-    "constant": "the start ratios of rlrs, held to the end",
-    "rlrs": "every component has a start and an end ratio",
-}
-
 
 def searched_components(arm: Arm, components: Sequence[str]) -> list[str] | None:
     """Components whose ratios the arm's search moves, of those that the model has.
 
     None for an arm that has no search of its own: `constant` is derived from what `rlrs` found.
+
+    >>> searched_components("embedding_only", ["embedding", "attention", "norm"])
+    ['embedding']
+    >>> searched_components("uniform", ["embedding", "attention", "norm"])
+    []
     """
     from rlrs.search import SEARCHED  # late: reading results needs no search and no trainer
 

@@ -68,6 +68,20 @@ def train(
         ConfigError: too little validation text for one batch, or a batch that the ranks cannot divide.
         CheckpointError: files in the folder that are damaged or belong to another run.
         OSError: files could not be written; it names the folder.
+
+    >>> import numpy as np
+    >>> from rlrs.settings import ModelConfig, TrainingConfig
+    >>> tokens = np.arange(2000) % 7
+    >>> data = TokenData(train=tokens, valid=tokens, sequence_length=8, vocab_size=7, hash="seven")
+    >>> spec = RunSpec(
+    ...     model=ModelConfig(d_model=16, n_layers=1, n_heads=2),
+    ...     training=TrainingConfig(dtype="float32", eval_tokens=64),
+    ...     steps=3, batch_size=4, seed=0, lr=0.01, final_fraction=0.1, ratios={"embedding": [(0, 5), (1, 0.5)]},
+    ...     data_hash=data.hash,
+    ... )
+    >>> result = train(spec, data)
+    >>> result.status, result.steps, result.tokens
+    ('finished', 3, 96)
     """
     if data.hash != spec.data_hash:
         raise ValueError(f"the run is of data {spec.data_hash}, but this data is {data.hash}; prepare it again")
