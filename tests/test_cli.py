@@ -147,7 +147,8 @@ def test_a_reader_that_is_gone_ends_the_command_without_a_word(folder, arguments
         [sys.executable, "-m", "rlrs.cli", *arguments], stdout=write, stderr=subprocess.PIPE, timeout=120
     )
     os.close(write)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert done.returncode == 141
+    assert all(line.startswith(b"lost: ") for line in done.stderr.splitlines())  # what an export says beside
 
 
 def test_letters_that_an_output_cannot_write_are_escaped(folder):

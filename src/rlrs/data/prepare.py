@@ -21,7 +21,6 @@ import numpy as np
 from rlrs.data import shards
 from rlrs.data.facts import FORMAT, DataSummary, Facts, read_facts, write_facts
 from rlrs.data.hub_datasets import is_local, open_hub
-from rlrs.data.reading import why_no_text
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.shards import STREAMS, ShardWriter, digests
 from rlrs.data.sources import HUB, Part, find_files, hash_order
@@ -78,8 +77,6 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
     """
     folder = Path(folder)
     root = folder if config.folder is None else Path(config.folder).expanduser()
-    if why_no_text(str(root.resolve())) is not None:
-        raise ConfigError(f"{printable(root.resolve())}: the name of a folder of tokens should be UTF-8")
     notes = Notes.load(root / "notes.json")
     settings = _settings(config)
     stock = None
