@@ -76,7 +76,10 @@ def run_phase(
     """Run these searches side by side; write their trials, and the losses of their incumbents, to a file."""
     keys = [(p, m, seed) for seed in range(repeats) for p in proxies for m in methods]
     searches = {
-        f"{p.name}/{m}/{seed}": SearchTask(method_named(m, p, seed), whole_run(p, seed, data)) for p, m, seed in keys
+        f"{p.name}/{m}/{seed}": SearchTask(
+            method_named(m, p, seed), whole_run(p, seed, data), limits={"trials": TO_THE_END.get(m, BUDGET)}
+        )
+        for p, m, seed in keys
     }
     results = tune(searches, engine, trials)
     for (proxy, _, _), (name, result) in zip(keys, results.items(), strict=True):
