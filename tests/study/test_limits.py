@@ -11,7 +11,8 @@ from test_runner import STUDY
 
 from rlrs.cli import main
 from rlrs.data import TokenData
-from rlrs.study import study
+from rlrs.study import runner
+from rlrs.study.stages import Stages
 from rlrs.training import train
 
 
@@ -48,16 +49,16 @@ class Here:
 
 @pytest.fixture
 def searched(tmp_path, monkeypatch):
-    """What `rlrs search` does with a study whose search has these settings: its arms' histories."""
+    """What `rlrs search` does with a study whose search has these settings: what its arms found."""
 
     def search(settings):
         path = tmp_path / "study.yaml"
         path.write_text(STUDY.replace("search: {", "search: {method: local, " + settings + ", "))
-        monkeypatch.setattr(study, "Processes", Here)
+        monkeypatch.setattr(runner, "Processes", Here)
         monkeypatch.setattr(sys, "argv", ["rlrs", "search", str(path), "--out", str(tmp_path / "run")])
         found = {}
-        keep = study.histories
-        monkeypatch.setattr(study, "histories", lambda *given: found.update(keep(*given)) or found)
+        keep = Stages.search
+        monkeypatch.setattr(Stages, "search", lambda self: found.update(keep(self)) or found)
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code
@@ -77,11 +78,11 @@ def searched(tmp_path, monkeypatch):
     ],
 )
 def test_a_search_ends_before_the_batch_that_would_pass_its_budget(searched, settings, runs, reason):
-    histories = searched(settings)
-    assert set(histories) == {"uniform", "embedding_only", "rlrs"}
-    for history in histories.values():
-        assert len(history["trials"]) == runs
-        assert history["stopped"] == reason
+    searches = {arm: found.search for arm, found in searched(settings).items() if found.search is not None}
+    assert set(searches) == {"uniform", "embedding_only", "rlrs"}
+    for search in searches.values():
+        assert len(search.trials) == runs
+        assert search.reason == reason
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_full_disk_is_one_line_that_says_where_and_the_study_goes_on_when_ther
     folder, enlarge = small_disk
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("trials: 8", "trials: 3").replace("embedding_only, constant, ", ""))
-    monkeypatch.setattr(study, "Processes", Here)
+    monkeypatch.setattr(runner, "Processes", Here)
 
     def run(out):
         monkeypatch.setattr(sys, "argv", ["rlrs", "run", str(path), "--out", str(out)])
