@@ -3,7 +3,7 @@
 from rlrs.comparison.arms import DESCRIPTIONS, searched_components
 from rlrs.comparison.decision import SIMPLEST_FIRST, decide
 from rlrs.comparison.measure import measure
-from rlrs.comparison.power import power, seeds_needed, smallest_difference
+from rlrs.comparison.power import POWER, power, seeds_needed, smallest_difference
 from rlrs.comparison.reader import read_results
 from rlrs.comparison.sequential import ANYTIME, anytime_p_value, boundary, confidence_sequence
 from rlrs.comparison.statistics import FIXED, holm, interval, p_value, speed_up, steps_to_reach
@@ -12,6 +12,7 @@ __all__ = [
     "ANYTIME",
     "DESCRIPTIONS",
     "FIXED",
+    "POWER",
     "SIMPLEST_FIRST",
     "anytime_p_value",
     "boundary",

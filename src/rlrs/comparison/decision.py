@@ -63,23 +63,27 @@ def decide(
     sound = sound_arms(losses)
     against: dict[tuple[Arm, Arm], Interval] = {}
     adjusted: dict[tuple[Arm, Arm], float] = {}
+    standings: dict[tuple[Arm, Arm], Standing] = {}
     for place, arm in enumerate(sound):
-        beyond = {one: differences(losses, one, arm) for one in sound[place + 1 :]}
-        against |= {(one, arm): rule.interval(values) for one, values in beyond.items()}
-        corrected = holm({one: rule.p_value(values) for one, values in beyond.items()})
-        adjusted |= {(one, arm): value for one, value in corrected.items()}
-    standings = {pair: standing(difference.mean, adjusted[pair]) for pair, difference in against.items()}
+        beyond: dict[tuple[Arm, Arm], list[float]] = {}
+        for one in sound[place + 1 :]:
+            beyond[one, arm] = differences(losses, one, arm)
+        adjusted.update(holm({pair: rule.p_value(values) for pair, values in beyond.items()}))
+        for pair, values in beyond.items():
+            against[pair] = rule.interval(values)
+            standings[pair] = standing(against[pair].mean, adjusted[pair])
     beaten = {other for (_, other), found in standings.items() if found == "better"}
     # The last has nothing beyond it; none is sound only where every arm diverged.
-    winner: Arm = next((arm for arm in sound if arm not in beaten), "uniform")
-    unlike = {pair: _unlike(difference, seeds) for pair, difference in against.items() if pair[0] == "rlrs"}
+    unbeaten: list[Arm] = [arm for arm in sound if arm not in beaten]
+    winner: Arm = unbeaten[0] if unbeaten else "uniform"
+    ours: list[tuple[Arm, Arm]] = [("rlrs", arm) for arm in sound if ("rlrs", arm) in against]
+    unlike = {pair: _unlike(against[pair], seeds) for pair in ours}
     judged = _Judged(losses, against, adjusted, standings, speed_ups or {}, len(seeds), rule is ANYTIME)
-    sentence = judged.undecided(winner, unlike.get(("rlrs", winner), {})) or judged.sentence(winner)
     return Decision(
         winner=winner,
-        sentence=sentence,
-        standings={other: found for (one, other), found in standings.items() if one == "rlrs"},
-        p_values={other: value for (one, other), value in adjusted.items() if one == "rlrs"},
+        sentence=judged.undecided(winner, unlike.get(("rlrs", winner), {})) or judged.sentence(winner),
+        standings={control: standings[arm, control] for arm, control in ours},
+        p_values={control: adjusted[arm, control] for arm, control in ours},
         against_uniform=against.get((winner, "uniform")),
         notes=(*_diverged(losses, seeds), *judged.unlike(unlike)),
     )

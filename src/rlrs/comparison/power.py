@@ -76,4 +76,4 @@ def smallest_difference(seeds: int) -> float:
     """
     from scipy import optimize
 
-    return float(optimize.brentq(lambda size: power(seeds, size, 1.0) - POWER, 0.01, 100.0))
+    return optimize.root_scalar(lambda size: power(seeds, size, 1.0) - POWER, bracket=(0.01, 100.0)).root

@@ -87,7 +87,7 @@ def anytime_p_value(values: Sequence[float]) -> float:
     mean, error = moments(values)
     g = 1 / (1 + n * TAU**2)
     if error == 0:
-        return 1.0 if mean == 0 else 0.0
+        return 1.0 if mean == 0 else g ** ((n - 1) / 2)  # the limit of ever smaller spreads
     u = (mean / error) ** 2 / (n - 1)
     return math.exp(min(0.0, -0.5 * math.log(g) - 0.5 * n * (math.log1p(u) - math.log1p(g * u))))
 

@@ -26,7 +26,7 @@ def stopping(losses: Mapping[Arm, Sequence[float]], decision: Decision, margin: 
     seeds = len(losses[winner])
     beyond = sound[sound.index(winner) + 1 :] if winner in sound else []
     left: dict[Arm, Interval] = {arm: confidence_sequence(differences(losses, arm, winner)) for arm in beyond}
-    open_ = {arm: difference for arm, difference in left.items() if difference.low < -margin}
+    open_: dict[Arm, Interval] = {arm: difference for arm, difference in left.items() if difference.low < -margin}
     reason: Reason | None = None
     if not open_:
         reason = "gain" if not left and len(sound) > 1 else "no_gain"
@@ -54,8 +54,8 @@ def _sentence(
     if reason == "no_gain":
         most = max(0.0, -min(difference.low for difference in left.values()))
         return (
-            f"Stopped after {seeds} paired seeds: no arm beyond {NAMES[winner]} gains more than {most:.3f} nats, within "
-            f"the margin of {margin:g}."
+            f"Stopped after {seeds} paired seeds: no arm beyond {NAMES[winner]} gains more than {most:.3f} nats, "
+            f"within the margin of {margin:g}."
         )
     gains = "; ".join(f"{NAMES[arm]} {-d.high:+.3f} to {-d.low:+.3f}" for arm, d in open_.items())
     where = f"Stopped after {seeds} paired seeds, the most allowed, undecided" if reason else f"After {seeds} seeds"
