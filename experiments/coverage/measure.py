@@ -120,7 +120,7 @@ def decisions(pool: Array, rng: np.random.Generator, studies: int) -> Iterator[d
         fixed: list[bool] = []
         going = dict.fromkeys(MARGINS, True)
         for n in range(SEEDS, MAX_SEEDS + 1):
-            losses = {arm: own[:n] for arm, own in arms}
+            losses: dict[Arm, list[float]] = {arm: own[:n] for arm, own in arms}
             fixed.append(decide(losses, range(n), rule=FIXED).winner != "uniform")
             decision = decide(losses, range(n), rule=ANYTIME)
             for margin in (margin for margin in MARGINS if going[margin]):
@@ -149,11 +149,7 @@ def savings(pool: Array, rng: np.random.Generator, studies: int) -> Iterator[dic
         # With the same draws: the fewest seeds at which Student's test sees the gain as often.
         equal = next(n for n in range(2, MAX_SEEDS + 1) if float((t[:, n - 1] < -quantile(n)).mean()) >= chance)
         same = {"effect": effect, "chance": chance, "fixed_seeds": equal}
-        yield {
-            **_row("seeds until the gain is seen", "stop: anytime", MAX_SEEDS, (mean, studies)),
-            **same,
-            "error": None,
-        }
+        yield {**_mean("seeds until the gain is seen", mean, studies), **same}
 
 
 def _mean(measure: str, value: float, studies: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 from rlrs.comparison.sequential import LEAST_SEEDS, boundary
@@ -27,10 +28,10 @@ def power(seeds: int, difference: float, noise: float) -> float:
         >>> round(power(4, difference=0.05, noise=0.02), 2)
         0.9
     """
-    from scipy import stats
+    from scipy import special
 
-    quantile = stats.t.ppf(0.5 + LEVEL / 2, seeds - 1)
-    return float(stats.nct.sf(quantile, seeds - 1, math.sqrt(seeds) * abs(difference) / noise))
+    quantile = special.stdtrit(seeds - 1, 0.5 + LEVEL / 2)
+    return 1 - float(special.nctdtr(seeds - 1, math.sqrt(seeds) * abs(difference) / noise, quantile))
 
 
 def seeds_needed(difference: float, noise: float, *, chance: float = POWER, anytime: bool = False) -> int | None:
@@ -58,10 +59,12 @@ def seeds_needed(difference: float, noise: float, *, chance: float = POWER, anyt
     least, size = (LEAST_SEEDS if anytime else 2), abs(difference)
     if noise == 0:
         return least if size else None
-    for n in range(least, MOST_SEEDS + 1):
-        if size * math.sqrt(n) / noise >= boundary(n) if anytime else power(n, size, noise) >= chance:
-            return n
-    return None
+
+    def seen(n: int) -> bool:
+        return size * math.sqrt(n) / noise >= boundary(n) if anytime else power(n, size, noise) >= chance
+
+    found = bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=least, key=seen)  # more seeds see no less
+    return found if found <= MOST_SEEDS else None
 
 
 def smallest_difference(seeds: int) -> float:

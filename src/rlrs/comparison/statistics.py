@@ -34,13 +34,13 @@ def interval(values: Sequence[float]) -> Interval:
     Raises:
         ValueError: fewer than two values, which have no spread.
     """
-    from scipy import stats
+    from scipy import special
 
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval needs at least 2 paired seeds, not {n}")
     mean, error = moments(values)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
+    half = float(special.stdtrit(n - 1, 0.5 + LEVEL / 2)) * error
     return Interval(mean=mean, low=mean - half, high=mean + half, level=LEVEL, per_seed=tuple(values))
 
 
@@ -51,12 +51,12 @@ def p_value(values: Sequence[float]) -> float:
         >>> round(p_value([1.0, 2.0, 3.0]), 4)
         0.0742
     """
-    from scipy import stats
+    from scipy import special
 
     mean, error = moments(values)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, len(values) - 1))
+    return float(2 * special.stdtr(len(values) - 1, -abs(mean) / error))
 
 
 FIXED = Rule(interval, p_value)
