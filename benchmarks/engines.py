@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,21 @@ from benchmarks.pairs import RESULTS, write
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.ratios import Ratios
-from rlrs.records import RunResult
-from rlrs.search import Engine, Processes, Proposal, Ray, Search, Space, Trials, method_of, run_of, start_point, tune
+from rlrs.records import Proposal, RunResult, SearchResult, Trial
+from rlrs.search import (
+    Engine,
+    History,
+    Method,
+    Processes,
+    Ray,
+    SearchTask,
+    Space,
+    TrialStore,
+    make_method,
+    run_at,
+    start_point,
+    tune,
+)
 from rlrs.settings import DataConfig, ModelConfig, SearchConfig, TrainingConfig
 from rlrs.training import RunSpec, train
 
@@ -36,6 +50,8 @@ COMPONENTS = ("embedding", "attention", "experts", "router", "unembedding")
 SMALL = ModelConfig(d_model=32, n_layers=2, n_heads=2, n_experts=4)
 ARMS = {"uniform": (), "embedding_only": ("embedding",), "rlrs": COMPONENTS}
 ROUNDS = 3
+RANDOM = "optuna.samplers.RandomSampler"
+"""Method of searches that are to cost nothing themselves."""
 
 
 def run_spec(data: TokenData, steps: int, seed: int = 0) -> RunSpec:
@@ -53,12 +69,13 @@ def run_spec(data: TokenData, steps: int, seed: int = 0) -> RunSpec:
     )
 
 
-def search(data: TokenData, arm: str, trials: int, steps: int, method: str) -> Search:
+def search(data: TokenData, arm: str, trials: int, steps: int, name: str) -> SearchTask:
     """An arm's search on that proxy."""
     space = Space.around(start_point(8e-3, 0.0444, Ratios.preset("paper-moe"), ARMS[arm]))
-    settings = SearchConfig.model_validate({"method": method, "trials": trials, "retest": {"points": 0}})
+    settings = SearchConfig.model_validate({"method": name, "trials": trials, "retest": {"points": 0}})
     whole = run_spec(data, steps)
-    return Search(method_of(space, settings, steps=steps, window=40), lambda point: run_of(point, whole))
+    method = make_method(space, settings, steps=steps, window=40)
+    return SearchTask(method, lambda point: run_at(point, whole), limits={"trials": trials})
 
 
 def queue(engine: Engine, data: TokenData, runs: int, steps: int) -> int:
@@ -75,9 +92,9 @@ def searches(engine: Engine, data: TokenData, arms: tuple[str, ...], trials: int
     with tempfile.TemporaryDirectory() as folder:
         method = SearchConfig().method
         asked = {arm: search(data, arm, trials, steps, method) for arm in arms}
-        outcomes = tune(asked, engine, Trials(Path(folder) / "trials.db"))
+        results = tune(asked, engine, TrialStore(Path(folder) / "trials.db"))
     # A point that a search proposes twice is trained once.
-    return len({t.spec.id for outcome in outcomes.values() for t in outcome.tried})
+    return len({(arm, trial.run) for arm, result in results.items() for trial in result.trials})
 
 
 def seconds_per_run(work: Callable[[], int]) -> float:
@@ -211,7 +228,7 @@ class NullEngine:
 class Clocked:
     """A method that notes when and how long it thinks."""
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: Method) -> None:
         self._method = method
         self._thought: list[tuple[float, float]] = []
 
@@ -219,20 +236,21 @@ class Clocked:
         """Seconds that it thought for, from a moment on."""
         return sum(seconds for start, seconds in self._thought if start > moment)
 
-    def __next__(self) -> list[Proposal]:
-        return self.send(None)
-
-    def send(self, feedback: Any) -> list[Proposal]:
+    def ask(self, history: History) -> list[Proposal] | SearchResult:
         """The method's next batch."""
         start = time.perf_counter()
         try:
-            return self._method.send(feedback)
+            return self._method.ask(history)
         finally:
             self._thought.append((start, time.perf_counter() - start))
 
+    def result(self, history: History, reason: str) -> SearchResult:
+        """The method's own answer."""
+        return self._method.result(history, reason)
+
 
 def driver(data: TokenData, folder: Path) -> list[dict[str, Any]]:
-    """Milliseconds of the driver's own work a trial, beside a run of the demo's proxy."""
+    """Milliseconds of the driver's own work a trial, beside a run of the demo's proxy; of 100 trials after many."""
     train(run_spec(data, 40), data, validate=False)
     start = time.perf_counter()
     train(run_spec(data, 160), data, validate=False)
@@ -241,11 +259,11 @@ def driver(data: TokenData, folder: Path) -> list[dict[str, Any]]:
     for finished in (100, 1000):
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / "trials.db"
-            tune({"proxy/rlrs": search(data, "rlrs", finished, 160, "random")}, NullEngine(), Trials(path))
-            asked = search(data, "rlrs", finished + 100, 160, "random")
+            tune({"proxy/rlrs": search(data, "rlrs", finished, 160, RANDOM)}, NullEngine(), TrialStore(path))
+            asked = search(data, "rlrs", finished + 100, 160, RANDOM)
             clocked = Clocked(asked.method)
-            again = Search(clocked, asked.spec)  # type: ignore[arg-type]
-            engine, trials = NullEngine(), Trials(path)
+            again = replace(asked, method=clocked)
+            engine, trials = NullEngine(), TrialStore(path)
             begin = time.perf_counter()
             tune({"proxy/rlrs": again}, engine, trials)
             first = engine.submitted[0]
@@ -270,7 +288,7 @@ def memory(data: TokenData, folder: Path) -> list[dict[str, Any]]:
     """Resident memory of the driver as trials end, up to 10,000."""
     points: list[list[float]] = []
 
-    def watch(name: str, tried: Any, found: bool) -> None:
+    def watch(name: str, trial: Trial, spec: RunSpec, found: bool) -> None:
         ended[0] += 1
         if ended[0] % 1000 == 0:
             points.append([ended[0], _resident(), time.perf_counter() - start])
@@ -278,7 +296,8 @@ def memory(data: TokenData, folder: Path) -> list[dict[str, Any]]:
     ended, start = [0], time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "trials.db"
-        tune({"proxy/rlrs": search(data, "rlrs", 10_000, 160, "random")}, NullEngine(), Trials(path), watch=watch)
+        task = search(data, "rlrs", 10_000, 160, RANDOM)
+        tune({"proxy/rlrs": task}, NullEngine(), TrialStore(path), on_trial=watch)
         size = path.stat().st_size
     growth = [b[1] - a[1] for a, b in pairwise(points)]
     row = {

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from rlrs.records import Pruning, RunResult
-from rlrs.search import Processes
+from rlrs.search import Engine
 from rlrs.training import RunSpec
 
 EVERY = 4
@@ -21,14 +22,14 @@ EVERY = 4
 
 
 class CachedEngine:
-    """Stands in for `Processes`; runs go to a jsonl file as they end.
+    """Around another engine; runs go to a jsonl file as they end, but for those that were given up.
 
     Args:
         engine: trains what the file does not have.
         path: the file; made if missing. A line that a kill has cut short is passed over.
     """
 
-    def __init__(self, engine: Processes, path: Path) -> None:
+    def __init__(self, engine: Engine, path: Path) -> None:
         self.engine = engine
         self._known: dict[tuple[str, int], dict[str, Any]] = {}
         self._ready: deque[tuple[Hashable, RunResult]] = deque()
@@ -41,6 +42,14 @@ class CachedEngine:
                     print(f"{path}: a line is not whole and is passed over")
         self._file = path.open("a", encoding="utf-8")
         self._file.write("\n" if path.stat().st_size else "")
+
+    def __enter__(self) -> Self:
+        self.engine.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        self.engine.__exit__(kind, error, at)
 
     def _know(self, run: dict[str, Any]) -> None:
         key = run["id"], run["window"]
@@ -55,7 +64,7 @@ class CachedEngine:
 
     @property
     def slots(self) -> int:
-        """As `Processes.slots`."""
+        """As `Engine.slots`."""
         return self.engine.slots
 
     @property
@@ -72,7 +81,7 @@ class CachedEngine:
         validate: bool = True,
         prune: Pruning | None = None,
     ) -> None:
-        """As `Processes.submit`."""
+        """As `Engine.submit`."""
         assert folder is None
         window = prune.window if prune else spec.training.score_steps
         # Runs for the final losses are few, and known apart: validation is no part of a run's id.
@@ -92,7 +101,7 @@ class CachedEngine:
     def next(
         self, tick: Callable[[int], None] | None = None, timeout: float | None = None
     ) -> tuple[Hashable, RunResult] | None:
-        """As `Processes.next`."""
+        """As `Engine.next`."""
         while not self._ready:
             ended = self.engine.next(tick, timeout)
             if ended is None:
@@ -101,14 +110,21 @@ class CachedEngine:
             assert isinstance(job, tuple)
             identity, window, _ = job
             run = {"id": identity, "window": window, "result": result.to_plain()}
-            self._know(run)
-            self._file.write(json.dumps(run) + "\n")
-            self._file.flush()
+            if result.status != "failed":
+                self._know(run)
+                self._file.write(json.dumps(run) + "\n")
+                self._file.flush()
             for key, prune in self._waiting.pop(job):
                 answer = _answer(run, prune)
                 assert answer is not None
                 self._ready.append((key, answer))
         return self._ready.popleft()
+
+    def drain(self) -> Iterator[tuple[Any, RunResult]]:
+        """Keys and results of all that was submitted, as they end."""
+        while self.pending:
+            if (ended := self.next()) is not None:
+                yield ended
 
 
 def _answer(run: dict[str, Any], prune: Pruning | None) -> RunResult | None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlrs.inspection import InspectionError, component_rows, models_of
+from rlrs.inspection import InspectionError, build_models, component_rows
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from rlrs.inspection import InspectionError, component_rows, models_of
 )
 def test_transformers_model_types_are_counted_once(name, components, total):
     pytest.importorskip("transformers")
-    ((title, model),) = models_of(name)
+    ((title, model),) = build_models(name)
     rows, parts, counted = component_rows(model)
     assert title == name
     assert {row.component for row in rows} == components
@@ -26,7 +26,7 @@ def test_transformers_model_types_are_counted_once(name, components, total):
 
 
 def test_the_demos_proxy_and_target():
-    (proxy, target) = (component_rows(model) for _, model in models_of("configs/demo.yaml"))
+    (proxy, target) = (component_rows(model) for _, model in build_models("configs/demo.yaml"))
     assert {row.component: row.parameters for row in proxy[0]} == {
         "embedding": 512 * 32,
         "attention": 2 * 4 * 32 * 32,
@@ -43,21 +43,21 @@ def test_a_config_json_is_read_from_disk(tmp_path):
     settings = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps({**settings, "vocab_size": 50, "intermediate_size": 64}))
     for place in (tmp_path, tmp_path / "config.json"):
-        ((_, model),) = models_of(str(place))
+        ((_, model),) = build_models(str(place))
         assert sum(p.numel() for p in model.parameters()) < 50_000
 
 
 def test_what_cannot_be_found_is_one_line_with_the_nearest_types(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(InspectionError, match=r"lama: neither a file nor a transformers model type; did you mean"):
-        list(models_of("lama"))
+        list(build_models("lama"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InspectionError, match="not a transformers config"):
-        list(models_of(str(tmp_path)))
+        list(build_models(str(tmp_path)))
 
 
 def test_ratios_per_layer_have_rows_of_their_own():
-    ((_, model),) = models_of("gpt2")
+    ((_, model),) = build_models("gpt2")
     rows, _, _ = component_rows(model, ["attention/layer.0-3", "router/layer.0"])
     assert {row.component: row.tensors for row in rows if row.component.startswith("attention")} == {
         "attention": 4 * 8,

@@ -493,6 +493,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:RelativeLR.step")  # which sees a wrong pace by itself
 @pytest.mark.parametrize("make", FAULTS, ids=lambda make: make.__name__)
 def test_a_fault_is_named_and_the_run_goes_on_bit_for_bit(make):
     components, kind, words = FAULTS[make]

@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from experiments.cache import EVERY, CachedEngine
+from experiments.cache import CachedEngine
 from experiments.search_methods import store
 from experiments.search_methods.proxies import PROXIES, TRAINING, Proxy, prepared
 from rlrs.environment import environment
 from rlrs.files import write_atomic
-from rlrs.records import Pruning, RunResult
-from rlrs.search import Processes, Proposal
-from rlrs.search.methods import Feedback
-from rlrs.search.pruning import SHARES, Judge
+from rlrs.records import Proposal, Pruning, RunResult, SearchResult, Trial
+from rlrs.search import History, Processes, run_for
+from rlrs.search.method import lowest
+from rlrs.search.pruning import SHARES, Pruned
 
 RESULTS = Path(__file__).parent / "results.json"
 ERRORS = (0.02, 0.05, 0.1, 0.2)
@@ -42,66 +43,87 @@ SAMPLE = 24
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A whole run of a search: its point, its end, and its windowed losses every few steps."""
+class WholeRun:
+    """A whole run of a search: its point, its end, and its windowed losses at every rung."""
 
     point: dict[str, float]
     result: RunResult
 
 
-def recorded(engine: CachedEngine, data_hash: str) -> dict[str, list[Trial]]:
-    """Search -> its trials in order; runs that the folder does not have are trained."""
-    found: dict[str, list[Trial]] = {}
+@dataclass(frozen=True)
+class Recorded:
+    """A method that proposes stated points, one at a time."""
+
+    points: Sequence[dict[str, float]]
+
+    def ask(self, history: History) -> list[Proposal] | SearchResult:
+        """The next of the points; see `Method.ask`."""
+        if len(history) < len(self.points):
+            return [Proposal(params=self.points[len(history)], move="recorded")]
+        return self.result(history, "all are replayed")
+
+    def result(self, history: History, reason: str) -> SearchResult:
+        """The point with the lowest score."""
+        return lowest(history, reason, len(history))
+
+
+def recorded(engine: CachedEngine, data_hash: str) -> dict[str, list[WholeRun]]:
+    """Search -> its runs in order; those that the folder does not have are trained."""
+    found: dict[str, list[WholeRun]] = {}
     searches = store.searches(store.load())
     for name, seed in itertools.product(PROXIES, range(REPEATS)):
         proxy = PROXIES[name]
         head, lines = searches[f"{name}/{METHOD}/{seed}"]
         points = [dict(zip(head["params"], line["at"], strict=True)) for line in lines]
-        steps = range(EVERY, proxy.steps, EVERY)
-        curve = Pruning(rungs=tuple((step, None) for step in steps), window=TRAINING.score_steps)
+        rungs = tuple((round(share * proxy.steps), None) for share in SHARES)
+        curve = Pruning(rungs=rungs, window=TRAINING.score_steps)
         for n, point in enumerate(points):
             engine.submit(n, proxy.spec(point, seed, data_hash), validate=False, prune=curve)
-        results = dict(ended for _ in points if (ended := engine.next()) is not None)
-        found[head["search"]] = [Trial(point, results[n]) for n, point in enumerate(points)]
+        results = dict(engine.drain())
+        found[head["search"]] = [WholeRun(point, results[n]) for n, point in enumerate(points)]
     return found
 
 
-def replay(trials: list[Trial], steps: int, error: float) -> dict[str, int]:
-    """What pruning does to a search's trials: how many it ends, how many new bests, the steps it saves."""
-    rungs = tuple(EVERY * round(share * steps / EVERY) for share in SHARES)
-    judge = Judge(rungs, TRAINING.score_steps, error)
+def replay(runs: list[WholeRun], steps: int, error: float) -> dict[str, int]:
+    """What pruning does to a search's runs: how many it ends, how many new bests, the steps it saves."""
+    method = Pruned(Recorded([run.point for run in runs]), steps, TRAINING.score_steps, len(runs), error)
     counts = {"trials": 0, "new bests": 0, "pruned": 0, "pruned new bests": 0, "steps": 0, "steps saved": 0}
-    for number, trial in enumerate(trials, 1):
-        proposal = judge.limited(Proposal(trial.point, ""), control=number % 8 == 0)
-        assert proposal.prune is not None
-        losses, score = dict(trial.result.rungs), trial.result.score
-        if score is None:
-            continue
-        best = score < judge.score
-        limits = [(step, limit) for step, limit in proposal.prune.rungs if limit is not None]
-        ended = next((step for step, limit in limits if losses[step] > limit), None)
-        counts["trials"] += 1
-        counts["new bests"] += best
-        counts["steps"] += steps
-        seen = tuple(losses[step] for step in rungs)
-        if ended is not None:
-            counts["pruned"] += 1
-            counts["pruned new bests"] += best
-            counts["steps saved"] += steps - ended
-            seen = seen[: rungs.index(ended) + 1]
-        status = "finished" if ended is None else "pruned"
-        judge.learn(proposal, Feedback(score, status, ended or steps, seen))
+    history: list[Trial] = []
+    lowest_score = math.inf
+    for number, run in enumerate(runs):
+        asked = method.ask(history)
+        assert not isinstance(asked, SearchResult)
+        trial = Trial(**dict(asked[0]), number=number, batch=number, run=f"{number:012x}", result=run.result)
+        score = run.result.score
+        if score is not None:
+            assert trial.prune is not None
+            losses = dict(run.result.rungs)
+            limits = [(step, limit) for step, limit in trial.prune.rungs if limit is not None]
+            end = next((step for step, limit in limits if losses[step] > limit), None)
+            counts["trials"] += 1
+            counts["new bests"] += score < lowest_score
+            counts["steps"] += steps
+            if end is None:
+                lowest_score = min(lowest_score, score)
+            else:
+                counts["pruned"] += 1
+                counts["pruned new bests"] += score < lowest_score
+                counts["steps saved"] += steps - end
+                seen = tuple((step, loss) for step, loss in run.result.rungs if step <= end)
+                pruned = {"status": "pruned", "score": None, "steps": end, "rungs": seen}
+                trial = trial.model_copy(update={"result": run.result.model_copy(update=pruned)})
+        history.append(trial)
     return counts
 
 
-def pruning(searches: dict[str, list[Trial]]) -> Iterator[dict[str, Any]]:
+def pruning(searches: dict[str, list[WholeRun]]) -> Iterator[dict[str, Any]]:
     """One line for each search and error rate."""
     for name, trials in searches.items():
         for error in ERRORS:
             yield {"search": name, "error": error, **replay(trials, PROXIES[name.split("/")[0]].steps, error)}
 
 
-def fidelities(proxy: Proxy, trials: list[Trial], engine: CachedEngine, data_hash: str) -> Iterator[dict[str, Any]]:
+def fidelities(proxy: Proxy, trials: list[WholeRun], engine: CachedEngine, data_hash: str) -> Iterator[dict[str, Any]]:
     """Spearman's rank correlation of cheap scores with whole ones, and of two seeds' whole runs."""
     done = [t for t in trials if t.result.score is not None]
     done.sort(key=lambda t: float(t.result.score or 0))
@@ -110,10 +132,11 @@ def fidelities(proxy: Proxy, trials: list[Trial], engine: CachedEngine, data_has
     for share, width in (*CHEAP, (1.0, None)):
         short = None if share == 1 else round(share * proxy.steps)
         for n, trial in enumerate(sample):
-            spec = Proposal(trial.point, "", steps=short, width=width).run(proxy.spec(trial.point, 0, data_hash))
+            proposal = Proposal(params=trial.point, move="", steps=short, width=width)
+            spec = run_for(proposal, proxy.spec(trial.point, 0, data_hash))
             other_seed = short is None and width is None
             engine.submit(n, replace(spec, seed=500) if other_seed else spec, validate=False)
-        results = dict(ended for _ in sample if (ended := engine.next()) is not None)
+        results = dict(engine.drain())
         pairs = [(float(t.result.score or 0), results[n].score) for n, t in enumerate(sample)]
         ends = [(whole, cheap) for whole, cheap in pairs if cheap is not None]
         best = ends[: len(ends) // 2]
@@ -141,8 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/search-benchmark"))
     arguments = parser.parse_args()
     data = prepared(arguments.out / "data")
-    with Processes(arguments.out / "data") as pool:
-        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
+    with CachedEngine(Processes(arguments.out / "data"), arguments.out / "runs.jsonl") as engine:
         searches = recorded(engine, data.hash)
         replayed = list(pruning(searches))
         correlations = []

@@ -19,17 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlrs.search.verification import retested
-
 from experiments.cache import CachedEngine
 from experiments.method_proxy import store
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.ratios import BASE, Ratios
-from rlrs.search import Method, Outcome, Processes, Search, Space, Trials, Tried, tune
-from rlrs.search.methods import bracket
-from rlrs.search.methods.response_surface import response_surface
-from rlrs.search.space import Parameter, parameter, run_of
+from rlrs.records import SearchResult, Trial
+from rlrs.search import Bracket, Method, Processes, ResponseSurface, SearchTask, Space, TrialStore, run_at, tune
+from rlrs.search.fidelity import Retested
+from rlrs.search.space import Parameter, parameter
 from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
@@ -73,7 +71,7 @@ def fixed(name: str, value: float) -> Parameter:
     return Parameter(name, value, value, value, fixed=True)
 
 
-def space_of(components: tuple[str, ...], start: Mapping[str, float] = SETTINGS) -> Space:
+def searched_space(components: tuple[str, ...], start: Mapping[str, float] = SETTINGS) -> Space:
     """A start and an end ratio of these components, from where the paper has them, and settings; or the base rate."""
     ratios = {c: PAPER.get(c, BASE) for c in components}
     ends = [parameter(f"{c}.{end}", getattr(ratio, end)) for c, ratio in ratios.items() for end in ("start", "end")]
@@ -84,21 +82,21 @@ def space_of(components: tuple[str, ...], start: Mapping[str, float] = SETTINGS)
     return Space([*settings, fixed("final_fraction", FINAL_FRACTION), *ends])
 
 
-def methods(seed: int = 0) -> dict[str, tuple[Method, Ratios]]:
+def methods(seed: int = 0) -> Mapping[str, tuple[Method, Ratios]]:
     """Arm -> its search, and the ratios of what it does not search."""
     searches = {
-        "embedding only": response_surface(space_of(("embedding",)), budget=BUDGET, seed=seed),
-        "search": response_surface(space_of(SEARCHED), budget=BUDGET, seed=seed, first_move=FIRST_MOVE),
-        "second search": response_surface(space_of(SEARCHED, SECOND), budget=BUDGET, seed=seed, first_move=FIRST_MOVE),
+        "embedding only": ResponseSurface(searched_space(("embedding",)), BUDGET, seed),
+        "search": ResponseSurface(searched_space(SEARCHED), BUDGET, seed, first_move=FIRST_MOVE),
+        "second search": ResponseSurface(searched_space(SEARCHED, SECOND), BUDGET, seed, first_move=FIRST_MOVE),
     }
     return {
-        "uniform": (bracket("lr", LR, factor=2**0.5, budget=6), Ratios({})),
-        "paper": (bracket("lr", LR, factor=2**0.5, budget=6), PAPER),
-        "by hand": (bracket("lr", 8e-3, factor=2**0.5, budget=1), BY_HAND),
-    } | {a: (retested(m, points=POINTS, seeds=SEEDS, seed=seed), Ratios({})) for a, m in searches.items()}
+        "uniform": (Bracket("lr", LR, factor=2**0.5, budget=6), Ratios({})),
+        "paper": (Bracket("lr", LR, factor=2**0.5, budget=6), PAPER),
+        "by hand": (Bracket("lr", 8e-3, factor=2**0.5, budget=1), BY_HAND),
+    } | {a: (Retested(m, points=POINTS, seeds=SEEDS, seed=seed), Ratios({})) for a, m in searches.items()}
 
 
-def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunSpec:
+def run_spec(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunSpec:
     """The whole run of a point."""
     base = RunSpec(
         model=MODEL,
@@ -111,14 +109,15 @@ def spec_of(point: Mapping[str, float], ratios: Ratios, data: TokenData) -> RunS
         ratios={c: list(ratio.knots) for c, ratio in ratios.items() if ratio != BASE},
         data_hash=data.hash,
     )
-    return run_of(point, base)
+    return run_at(point, base)
 
 
-def trial(tried: Tried) -> dict[str, Any]:
+def plain(trial: Trial) -> dict[str, Any]:
     """What was asked for, and what came of it."""
-    p, result = tried.proposal, tried.result
-    other = {} if p.seed is None else {"seed": p.seed}
-    return {"params": p.params, **other, "move": p.move, "status": result.status, "score": result.score}
+    result = trial.result
+    assert result is not None, "only trials that have ended are noted"
+    other = {} if trial.seed is None else {"seed": trial.seed}
+    return {"params": trial.params, **other, "move": trial.move, "status": result.status, "score": result.score}
 
 
 class Record:
@@ -136,19 +135,21 @@ class Record:
         """What an arm that has ended has found."""
         return self.arms.get(arm, {}).get("best")
 
-    def tried(self, arm: str, tried: Tried, found: bool) -> None:
-        """Note a run of a search."""
-        print(f"{arm}: {tried.proposal.move}: {tried.score:.4f}", flush=True)
+    def add(self, arm: str, trial: Trial, spec: RunSpec, found: bool) -> None:
+        """Note a trial of a search."""
+        print(f"{arm}: {trial.move}: {trial.score:.4f}", flush=True)
         begun = {"environment": environment(), "finished": False, "trials": []}
-        self.arms.setdefault(arm, begun)["trials"].append(trial(tried))
+        self.arms.setdefault(arm, begun)["trials"].append(plain(trial))
         self._write()
 
-    def finish(self, arm: str, best: Mapping[str, float], losses: list[float | None], outcome: Outcome | None) -> None:
+    def finish(
+        self, arm: str, best: Mapping[str, float], losses: list[float | None], result: SearchResult | None
+    ) -> None:
         """Note an arm's losses on the fresh seeds, and the search that found it, if it had one of its own."""
         found: dict[str, Any] = {"environment": environment(), "finished": True, "best": best, "losses": losses}
-        if outcome is not None:
-            found |= {"stopped": outcome.stop.reason, "steps": sum(t.result.steps for t in outcome.tried)}
-            found |= {"trials": [trial(t) for t in outcome.tried]}
+        if result is not None:
+            steps = sum(trial.result.steps for trial in result.trials if trial.result is not None)
+            found |= {"stopped": result.reason, "steps": steps, "trials": [plain(trial) for trial in result.trials]}
         self.arms[arm] = found
         self._write()
         print(f"{arm}: {losses}, {best}")
@@ -157,16 +158,16 @@ class Record:
         store.save_arms(self.arms, FRESH)
 
 
-def points_of(
-    outcomes: Mapping[str, Outcome], chosen: Mapping[str, tuple[Method, Ratios]], kept: Record
+def measured_points(
+    results: Mapping[str, SearchResult], chosen: Mapping[str, tuple[Method, Ratios]], kept: Record
 ) -> dict[str, tuple[dict[str, float], Ratios]]:
     """What is measured on the fresh seeds: what arms have found now, and controls with what the search has found."""
-    points = {arm: (outcome.stop.best, chosen[arm][1]) for arm, outcome in outcomes.items()}
-    best = {arm: outcomes[arm].stop.best if arm in outcomes else kept.found(arm) for arm in ("search", *CONTROLS)}
+    points = {arm: (result.best, chosen[arm][1]) for arm, result in results.items()}
+    best = {arm: results[arm].best if arm in results else kept.found(arm) for arm in ("search", *CONTROLS)}
     if best["search"] is not None:
         settings = {name: best["search"][name] for name in SETTINGS}
         for arm, ratios in CONTROLS.items():
-            if {arm, "search"} & outcomes.keys() and (at := best[arm]) is not None:
+            if {arm, "search"} & results.keys() and (at := best[arm]) is not None:
                 points[f"{arm}, {WITH}"] = ({**at, **settings}, ratios)
     return points
 
@@ -182,28 +183,26 @@ def main() -> None:
     data = prepare(DATA, arguments.out / "data")
     chosen = {arm: searches[arm] for arm in arguments.arms}
     kept = Record({*chosen, *(f"{arm}, {WITH}" for arm in CONTROLS if {arm, "search"} & chosen.keys())})
-    with Processes(arguments.out / "data", arguments.processes) as pool:
-        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
-        outcomes = tune(
+    with CachedEngine(Processes(arguments.out / "data", arguments.processes), arguments.out / "runs.jsonl") as engine:
+        results = tune(
             {
-                arm: Search(method, lambda point, ratios=ratios: spec_of(point, ratios, data))
+                arm: SearchTask(method, lambda point, ratios=ratios: run_spec(point, ratios, data))
                 for arm, (method, ratios) in chosen.items()
             },
-            engine,  # type: ignore[arg-type]  # the cache stands in for the engine
-            Trials(arguments.out / "trials.db"),
-            watch=kept.tried,
+            engine,
+            TrialStore(arguments.out / "trials.db"),
+            on_trial=kept.add,
         )
-        points = points_of(outcomes, chosen, kept)
+        points = measured_points(results, chosen, kept)
         for arm, (point, ratios) in points.items():
             for seed in FRESH:
-                engine.submit((arm, seed), replace(spec_of(point, ratios, data), seed=seed))
+                engine.submit((arm, seed), replace(run_spec(point, ratios, data), seed=seed))
         losses: dict[str, dict[int, float | None]] = {}
-        while engine.pending:
-            (arm, seed), result = engine.next()  # type: ignore[misc]
+        for (arm, seed), result in engine.drain():
             losses.setdefault(arm, {})[seed] = result.valid_loss
             print(f"{arm}, seed {seed}: {result.valid_loss}", flush=True)
     for arm, (point, _) in points.items():
-        kept.finish(arm, point, [losses[arm][seed] for seed in FRESH], outcomes.get(arm))
+        kept.finish(arm, point, [losses[arm][seed] for seed in FRESH], results.get(arm))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.cache import CachedEngine
 from experiments.method_proxy import store
-from experiments.method_proxy.measure import DATA, FINAL_FRACTION, FRESH, LR, PAPER, SEARCHED, SETTINGS, STEPS, spec_of
+from experiments.method_proxy.measure import DATA, FINAL_FRACTION, FRESH, LR, PAPER, SEARCHED, SETTINGS, STEPS, run_spec
 from rlrs.data import prepare
 from rlrs.environment import environment
 from rlrs.ratios import BASE, Ratios
@@ -30,7 +30,7 @@ REACH = 0.4
 """How far from the best point the minimum may be, natural log: a factor of 1.5."""
 
 
-def trials_of(names: set[str]) -> tuple[list[dict[str, float]], list[float]]:
+def alike(names: set[str]) -> tuple[list[dict[str, float]], list[float]]:
     """Points and scores of the whole runs on the searches' seed that differ in these parameters alone."""
     rows = store.load()
     lines, arms = store.given_up(rows), store.arms(rows)
@@ -53,8 +53,8 @@ def minimum() -> tuple[dict[str, float], dict[str, Any]]:
     start = {f"{c}.{end}": getattr(PAPER.get(c, BASE), end) for c in SEARCHED for end in ("start", "end")}
     space = Space.around({**SETTINGS, **start})
     rates = Rates(space.names, FINAL_FRACTION)
-    points, scores = trials_of({*space.names})
-    x_nd, y_n = np.array([rates.of(np.array(space.coordinates(p))) for p in points]), np.array(scores)
+    points, scores = alike({*space.names})
+    x_nd, y_n = np.array([rates.coordinates(np.array(space.coordinates(p))) for p in points]), np.array(scores)
     lowest = int(np.argmin(y_n))
     surface = fit(x_nd - x_nd[lowest], y_n - y_n[lowest], np.zeros(len(y_n)))
     near = [i for i in range(len(y_n)) if y_n[i] < y_n[lowest] + LUCK * surface.noise]
@@ -64,7 +64,7 @@ def minimum() -> tuple[dict[str, float], dict[str, Any]]:
     offset = surface.minimum(-box, box)
     gain = surface.value(0 * offset) - surface.value(offset)
     known = {"runs": len(y_n), "noise": surface.noise, "best_score": scores[best], "best": points[best]}
-    return space.point(rates.back(x_nd[best] + offset).tolist()), {**known, "expected_gain": gain}
+    return space.point(rates.logarithms(x_nd[best] + offset).tolist()), {**known, "expected_gain": gain}
 
 
 def main() -> None:
@@ -77,14 +77,12 @@ def main() -> None:
     print(known, found)
     points = {"minimum": found, "minimum, settings as published": {**found, **SETTINGS}}
     losses: dict[str, dict[int, float | None]] = {name: {} for name in points}
-    with Processes(arguments.out / "data", arguments.processes) as pool:
-        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
+    with CachedEngine(Processes(arguments.out / "data", arguments.processes), arguments.out / "runs.jsonl") as engine:
         for name, point in points.items():
-            run = spec_of({"lr": LR, "final_fraction": FINAL_FRACTION, **point}, Ratios({}), data)
+            run = run_spec({"lr": LR, "final_fraction": FINAL_FRACTION, **point}, Ratios({}), data)
             for seed in FRESH:
                 engine.submit((name, seed), replace(run, seed=seed))
-        while engine.pending:
-            (name, seed), result = engine.next()  # type: ignore[misc]
+        for (name, seed), result in engine.drain():
             losses[name][seed] = result.valid_loss
             print(f"{name}, seed {seed}: {result.valid_loss}", flush=True)
     arms = {name: {"params": points[name], "losses": [losses[name][seed] for seed in FRESH]} for name in points}

@@ -3,7 +3,8 @@
     python -m experiments.search_methods.compare --out runs/search-benchmark
 
 Goes through methods and proxies in the order of importance and can be killed and started again: finished runs are kept
-in the folder. Writes what is finished to `results.parquet` (see `store.py`): every trial of a search, and the losses of
+in the folder. Writes what is finished to `results.parquet` (see `store.py`), or to `--results FILE`, which
+`table --beside FILE` sets beside the committed rows: every trial of a search, and the losses of
 the incumbents on seeds that no search saw; `python -m experiments.search_methods.table` makes the tables of
 docs/search.md from them.
 """
@@ -18,12 +19,15 @@ from typing import Any
 
 from experiments.cache import CachedEngine
 from experiments.search_methods import store
+from experiments.search_methods.comparators import COMPARATORS
 from experiments.search_methods.proxies import FRESH, PROXIES, TRAINING, Proxy, prepared
 from experiments.search_methods.table import CHECKPOINTS
 from rlrs.data import TokenData
 from rlrs.environment import environment
-from rlrs.search import Feedback, Method, Processes, Search, Space, Stop, Trials, Tried, method_of, tune
+from rlrs.records import RunResult, SearchResult, Trial
+from rlrs.search import Method, Point, Processes, SearchTask, Space, TrialStore, make_method, tune
 from rlrs.settings import SearchConfig
+from rlrs.training import RunSpec
 
 BUDGET = 48
 """Whole runs' worth of steps for every method."""
@@ -47,12 +51,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def method_named(name: str, proxy: Proxy, seed: int, budget: int | None = None) -> Method:
     """A method with the benchmark's budget; without re-tests, but where they are what is compared."""
+    space, runs = Space.around(proxy.start()), budget or TO_THE_END.get(name, BUDGET)
+    if name in COMPARATORS:
+        return COMPARATORS[name](space, runs, seed)
     options: dict[str, Any] = {"retest": {"points": 0}} | VARIANTS.get(name, {"method": name})
-    settings = SearchConfig(**options, trials=budget or TO_THE_END.get(name, BUDGET), seed=seed)
-    return method_of(Space.around(proxy.start()), settings, steps=proxy.steps, window=TRAINING.score_steps)
+    settings = SearchConfig(**options, trials=runs, seed=seed)
+    return make_method(space, settings, steps=proxy.steps, window=TRAINING.score_steps)
 
 
-def spec_of(proxy: Proxy, seed: int, data: TokenData) -> Callable[..., Any]:
+def whole_run(proxy: Proxy, seed: int, data: TokenData) -> Callable[[Point], RunSpec]:
+    """What makes the whole run of a point."""
     return lambda point: proxy.spec(point, seed, data.hash)
 
 
@@ -61,22 +69,28 @@ def run_phase(
     proxies: Sequence[Proxy],
     repeats: int,
     engine: CachedEngine,
-    trials: Trials,
+    trials: TrialStore,
     data: TokenData,
+    file: Path,
 ) -> None:
-    """Run these searches side by side; write their trials, and the losses of their incumbents."""
+    """Run these searches side by side; write their trials, and the losses of their incumbents, to a file."""
     keys = [(p, m, seed) for seed in range(repeats) for p in proxies for m in methods]
-    searches = {f"{p.name}/{m}/{seed}": Search(method_named(m, p, seed), spec_of(p, seed, data)) for p, m, seed in keys}
-    outcomes = tune(searches, engine, trials)  # type: ignore[arg-type]  # the cache stands in for the engine
-    for (proxy, _, _), (name, outcome) in zip(keys, outcomes.items(), strict=True):
-        write_trials(name, proxy, outcome.tried, outcome.stop)
-    measure(list(searches), engine, data)
+    searches = {
+        f"{p.name}/{m}/{seed}": SearchTask(
+            method_named(m, p, seed), whole_run(p, seed, data), limits={"trials": TO_THE_END.get(m, BUDGET)}
+        )
+        for p, m, seed in keys
+    }
+    results = tune(searches, engine, trials)
+    for (proxy, _, _), (name, result) in zip(keys, results.items(), strict=True):
+        write_trials(name, proxy, result, file)
+    measure(list(searches), engine, data, file)
 
 
-def measure(names: Sequence[str], engine: CachedEngine, data: TokenData) -> None:
+def measure(names: Sequence[str], engine: CachedEngine, data: TokenData, file: Path) -> None:
     """Train the incumbents of searches whose trials are written on seeds that no search saw; write their losses."""
     wanted: dict[tuple[str, float], list[float | None]] = {}
-    searches = store.searches(store.load())
+    searches = store.searches(store.load(file))
     for name in names:
         head, lines = searches[name]
         model, method, repeat = name.split("/")
@@ -90,39 +104,38 @@ def measure(names: Sequence[str], engine: CachedEngine, data: TokenData) -> None
             for n, seed in enumerate(FRESH):
                 point = dict(zip(head["params"], at, strict=True))
                 engine.submit((name, cost, n), proxy.spec(point, seed, data.hash))
-    while engine.pending:
-        (name, cost, n), result = engine.next()  # type: ignore[misc]
+    for (name, cost, n), result in engine.drain():
         wanted[name, cost][n] = result.valid_loss
     made: list[dict[str, Any]] = []
     for name in names:
         found = [{"runs": cost, "losses": losses} for (of, cost), losses in sorted(wanted.items()) if of == name]
         made += store.loss_rows(name, found, FRESH, environment())
-    store.replace(names, ("loss",), made)
+    store.replace(names, ("loss",), made, file)
 
 
-def write_trials(name: str, proxy: Proxy, tried: Sequence[Tried], stop: Stop) -> None:
+def write_trials(name: str, proxy: Proxy, result: SearchResult, file: Path) -> None:
     """One row for the search, and one for each trial: what was asked for and what came of it."""
     names = list(proxy.start())
-    head = {"search": name, "whole_steps": proxy.steps, "stopped": stop.reason, "params": names}
-    head["best"] = [stop.best[n] for n in names]
+    head = {"search": name, "whole_steps": proxy.steps, "stopped": result.reason, "params": names}
+    head["best"] = [result.best[n] for n in names]
     lines: list[dict[str, Any]] = []
-    for number, t in enumerate(tried):
+    for trial in result.trials:
+        run = trial.result
+        assert run is not None, "a search that has ended has no trial that has not"
         line: dict[str, Any] = {
-            "n": number,
-            "at": [t.proposal.params[n] for n in names],
-            "steps": t.result.steps,
-            "status": t.result.status,
-            "score": t.result.score,
-            "move": t.proposal.move,
+            "n": trial.number,
+            "at": [trial.params[n] for n in names],
+            "steps": run.steps,
+            "status": run.status,
+            "score": run.score,
+            "move": trial.move,
         }
-        line |= {
-            k: v for k in ("steps", "width", "seed") if (v := getattr(t.proposal, k)) is not None for k in (f"for_{k}",)
-        }
-        if t.proposal.prune:
-            line["limits"] = t.proposal.prune.rungs
-            line["rungs"] = [round(loss, 5) for _, loss in t.result.rungs]
+        line |= {f"for_{k}": v for k in ("steps", "width", "seed") if (v := getattr(trial, k)) is not None}
+        if trial.prune:
+            line["limits"] = trial.prune.rungs
+            line["rungs"] = [round(loss, 5) for _, loss in run.rungs]
         lines.append(line)
-    store.replace([name], ("search", "trial"), store.search_rows(head, lines, environment()["commit"]))
+    store.replace([name], ("search", "trial"), store.search_rows(head, lines, environment()["commit"]), file)
 
 
 def incumbents(
@@ -151,23 +164,25 @@ def incumbents(
 
 def answer(method: str, proxy: Proxy, seed: int, budget: int, lines: Sequence[dict[str, Any]]) -> list[float]:
     """What a search with this budget ends with, which need not be its lowest score; `lines` are of a longer one."""
-    search = method_named(method, proxy, seed, budget)
-    batch, known = next(search), iter(lines)
-    while True:
-        told = []
-        for proposal in batch:
+    search, known = method_named(method, proxy, seed, budget), iter(lines)
+    history: list[Trial] = []
+    while not isinstance(asked := search.ask(history), SearchResult):
+        batch = history[-1].batch + 1 if history else 0
+        for proposal in asked:
             line = next(known)
             assert list(proposal.params.values()) == line["at"], f"trial {line['n']} is not what the method proposes"
-            told.append(Feedback(math.inf if line["score"] is None else line["score"], line["status"]))
-        try:
-            batch = search.send(told)
-        except StopIteration as end:
-            return [end.value.best[name] for name in proxy.start()]
+            run = RunResult(
+                status=line["status"], steps=line["steps"], score=line["score"], valid_loss=None, tokens=0, seconds=0.0
+            )
+            number = len(history)
+            history.append(Trial(**dict(proposal), number=number, batch=batch, run=f"{number:012x}", result=run))
+    return [asked.best[name] for name in proxy.start()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/search-benchmark"))
+    parser.add_argument("--results", type=Path, default=store.RESULTS, help="Parquet file that rows are written to")
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--proxies", nargs="*", default=list(PROXIES))
     parser.add_argument("--repeats", type=int, default=3)
@@ -175,18 +190,17 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="only incumbents of searches whose trials are written")
     arguments = parser.parse_args()
     data = prepared(arguments.out / "data")
-    trials = Trials(arguments.out / "trials.db")
-    with Processes(arguments.out / "data", arguments.processes) as pool:
-        engine = CachedEngine(pool, arguments.out / "runs.jsonl")
+    trials = TrialStore(arguments.out / "trials.db")
+    with CachedEngine(Processes(arguments.out / "data", arguments.processes), arguments.out / "runs.jsonl") as engine:
         for proxy, methods in PHASES:
             methods = tuple(m for m in methods if arguments.methods is None or m in arguments.methods)
             if arguments.measure:
                 names = [f"{proxy}/{m}/{seed}" for m in methods for seed in range(arguments.repeats)]
-                written = store.searches(store.load())
-                measure([name for name in names if name in written], engine, data)
+                written = store.searches(store.load(arguments.results))
+                measure([name for name in names if name in written], engine, data, arguments.results)
                 continue
             if proxy in arguments.proxies and methods:
-                run_phase(methods, [PROXIES[proxy]], arguments.repeats, engine, trials, data)
+                run_phase(methods, [PROXIES[proxy]], arguments.repeats, engine, trials, data, arguments.results)
                 print(f"{proxy}: {', '.join(methods)} done, {engine.steps} steps trained", flush=True)
 
 

@@ -9,7 +9,7 @@ from rlrs.components import partition
 from rlrs.data import TokenData, prepare
 from rlrs.inspection import meta_model
 from rlrs.ratios import BASE, Ratios
-from rlrs.search import SEARCHED, Point, ratios_of, start_point
+from rlrs.search import SEARCHED, Point, ratios_at, start_point
 from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
@@ -46,7 +46,7 @@ class Proxy:
             seed=seed,
             lr=point["lr"],
             final_fraction=point["final_fraction"],
-            ratios={c: list(ratio.knots) for c, ratio in ratios_of(point).items() if ratio != BASE},
+            ratios={c: list(ratio.knots) for c, ratio in ratios_at(point).items() if ratio != BASE},
             data_hash=data_hash,
         )
 

@@ -58,15 +58,16 @@ def name(row: Mapping[str, Any]) -> str:
     return f"{row['proxy']}/{row['method']}/{row['seed']}"
 
 
-def load() -> list[Row]:
-    """All rows that there are."""
-    return rows.read(RESULTS, SCHEMA) if RESULTS.exists() else []
+def load(path: Path | None = None) -> list[Row]:
+    """All rows that there are, in the committed file if no other is given."""
+    path = path or RESULTS
+    return rows.read(path, SCHEMA) if path.exists() else []
 
 
-def replace(names: Collection[str], kinds: Collection[str], new: Sequence[Row]) -> None:
+def replace(names: Collection[str], kinds: Collection[str], new: Sequence[Row], path: Path | None = None) -> None:
     """Write rows of these searches in the place of those of these kinds that there are."""
-    kept = [row for row in load() if name(row) not in names or row["kind"] not in kinds]
-    rows.write(RESULTS, [*kept, *new], SCHEMA)
+    kept = [row for row in load(path) if name(row) not in names or row["kind"] not in kinds]
+    rows.write(path or RESULTS, [*kept, *new], SCHEMA)
 
 
 def search_rows(head: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], commit: str | None) -> list[Row]:

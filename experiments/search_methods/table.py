@@ -2,6 +2,7 @@
 
     python -m experiments.search_methods.table            # writes them into the page
     python -m experiments.search_methods.table --ends     # where each search ended, printed
+    python -m experiments.search_methods.table --beside FILE   # printed, with the searches of another file
 
 The last column has the first of the costs at which a method's mean is no higher than where the local search ends, in
 runs and as a share of the local search's own.
@@ -30,25 +31,26 @@ Repeats = list[list[Row]]
 """Of one method: for each repeat, its incumbents by cost."""
 
 
-def by_method(proxy: str) -> dict[str, Repeats]:
-    """Method -> its repeats on a proxy."""
+def by_method(proxy: str, beside: Path | None = None) -> dict[str, Repeats]:
+    """Method -> its repeats on a proxy; those of another file as `METHOD (FILE)`."""
     found: dict[str, Repeats] = {}
-    for name, incumbents in store.losses(store.load()).items():
-        of, method, _ = name.split("/")
-        if of == proxy:
-            found.setdefault(method, []).append(incumbents)
+    for file, words in ((store.RESULTS, ""), *([(beside, f" ({beside.stem})")] if beside else [])):
+        for name, incumbents in store.losses(store.load(file)).items():
+            of, method, _ = name.split("/")
+            if of == proxy:
+                found.setdefault(method + words, []).append(incumbents)
     return found
 
 
-def table(proxy: str) -> str:
+def table(proxy: str, beside: Path | None = None) -> str:
     """Losses of every method after so many runs, in Markdown."""
-    methods = by_method(proxy)
+    methods = by_method(proxy, beside)
     heads = [*map(str, CHECKPOINTS), "its end (runs)", "at the local search's end"]
     lines = ["| method | repeats | " + " | ".join(heads) + " |", "| --- " * (len(heads) + 2) + "|"]
     goal, goal_runs = _mean(methods["local"], math.inf, True), _runs(methods["local"])
     assert goal is not None
     for method, repeats in sorted(methods.items(), key=_order):
-        ended = method in ENDED
+        ended = _ends_by_itself(method)
         losses = {cost: _mean(repeats, cost, ended) for cost in CHECKPOINTS}
         cells = ["-" if loss is None else f"{loss:.3f}" for loss in losses.values()]
         cells.append(f"{_mean(repeats, math.inf, ended):.3f} ({_runs(repeats):.0f})" if ended else "-")
@@ -58,11 +60,11 @@ def table(proxy: str) -> str:
     return "\n".join(lines)
 
 
-def ends(proxy: str) -> str:
+def ends(proxy: str, beside: Path | None = None) -> str:
     """Where each repeat of the methods that end by themselves ended."""
     lines = []
-    for method, repeats in by_method(proxy).items():
-        if method in ENDED:
+    for method, repeats in by_method(proxy, beside).items():
+        if _ends_by_itself(method):
             at = [f"{r[-1]['runs']:.0f}: {statistics.fmean(r[-1]['losses']):.3f}" for r in repeats]
             lines.append(f"{proxy}, {method} (runs: loss): {', '.join(at)}")
     return "\n".join(lines)
@@ -75,6 +77,10 @@ def document(page: str) -> str:
         assert found, f"{DOCUMENT} has no place for the table of {proxy}"
         page = f"{before}{found}\n{table(proxy)}\n{END}{rest.partition(END)[2]}"
     return page
+
+
+def _ends_by_itself(method: str) -> bool:
+    return method.partition(" (")[0] in ENDED
 
 
 def _runs(repeats: Repeats) -> float:
@@ -104,8 +110,14 @@ def _mean(repeats: Repeats, cost: float, ended: bool) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ends", action="store_true", help="print where each search ended, write nothing")
-    if parser.parse_args().ends:
-        print(ends("moe"), ends("dense"), sep="\n")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help="print, with the searches of another file")
+    arguments = parser.parse_args()
+    if arguments.beside and not arguments.beside.exists():
+        parser.error(f"--beside: there is no file {arguments.beside}")
+    if arguments.ends:
+        print(ends("moe", arguments.beside), ends("dense", arguments.beside), sep="\n")
+    elif arguments.beside:
+        print(table("moe", arguments.beside), table("dense", arguments.beside), sep="\n\n")
     else:
         DOCUMENT.write_text(document(DOCUMENT.read_text()))
         print(DOCUMENT)

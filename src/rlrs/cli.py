@@ -234,10 +234,10 @@ def inspect(
     parameters: Annotated[bool, typer.Option("--parameters", help="List every parameter, with the reason.")] = False,
 ) -> None:
     """Show the components of a model: every parameter once."""
-    from rlrs.inspection import models_of
+    from rlrs.inspection import build_models
 
     shown = _ratios(ratios) if ratios else None
-    for title, module in models_of(model):
+    for title, module in build_models(model):
         print_components(title, module, shown, parameters)
 
 
@@ -287,7 +287,7 @@ def export(
 ) -> None:
     """Write the rates in the form of a training stack that owns its loop; what it cannot express goes to stderr."""
     from rlrs.files import write_atomic
-    from rlrs.inspection import models_of
+    from rlrs.inspection import build_models
     from rlrs.integrations.export import components_for
     from rlrs.integrations.export import export as export_ratios
     from rlrs.records import Recipe
@@ -316,7 +316,7 @@ def export(
         weight_decay=recipe.weight_decay,
         weight_decays=recipe.component_weight_decay,
         found_with=recipe.optimizer_words() if loaded.provenance.get("base") else (),
-        components=components_for(list(models_of(model))[-1][1], loaded, to) if model else None,
+        components=components_for(list(build_models(model))[-1][1], loaded, to) if model else None,
     )
     for loss in exported.losses:
         err.print(f"lost: {loss}", highlight=False, markup=False, soft_wrap=True)

@@ -108,7 +108,7 @@ def meta_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageMode
         return build_model(config, vocab_size)
 
 
-def models_of(text: str) -> Iterator[tuple[str, nn.Module]]:
+def build_models(text: str) -> Iterator[tuple[str, nn.Module]]:
     """Titles and models, without memory for weights, of what a user named on the command line.
 
     Args:

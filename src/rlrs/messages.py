@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 LENGTH = 80
@@ -36,14 +37,22 @@ def shortened(text: str, length: int) -> str:
     return f"{text[: kept - kept // 3]} ... {text[-(kept // 3) :]}"
 
 
-def printable(text: str, length: int | None = None) -> str:
+def printable(text: str | os.PathLike[str], length: int | None = None) -> str:
     r"""Text as it stands, but for what a terminal would act on or cannot write: that is escaped as `repr` does.
 
-    For paths and names that stand in a message without quotes, and for whole messages.
+    For paths and names that stand in a message without quotes, and for whole messages. Bytes of a path that are not
+    UTF-8 are shown as `\xe9`.
 
     >>> printable("a\nb \u202e c"), printable("モデル")
     ('a\\nb \\u202e c', 'モデル')
     """
+    text = os.fspath(text)
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        text = "".join(c if c.isprintable() else _escaped(c) for c in text)
     return text if length is None else shortened(text, length)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # what Python reads a byte as that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1]

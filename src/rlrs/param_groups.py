@@ -222,6 +222,13 @@ def split_groups(
 
     Returns:
         Groups of the first optimizer and of the second. Where a group is divided, the second's name ends in `/rest`.
+
+    >>> block = nn.ModuleDict({"self_attn": nn.ModuleDict({"q_proj": nn.Linear(4, 4)}), "norm": nn.LayerNorm(4)})
+    >>> model = nn.ModuleDict({"embed_tokens": nn.Embedding(8, 4), "layers": nn.ModuleList([block])})
+    >>> groups = param_groups(model, {"attention": 0.5}, lr=0.01)
+    >>> muon, adam = split_groups(groups, lambda group, p: group["component"] == "attention" and p.ndim == 2, lr=0.02)
+    >>> [group["name"] for group in muon], [group["name"] for group in adam]
+    (['attention'], ['embedding', 'attention/no_decay', 'norm/no_decay'])
     """
     first: list[dict[str, Any]] = []
     second: list[dict[str, Any]] = []

@@ -275,7 +275,11 @@ def relative_factor(
 
 
 def warmup_steps(fraction: float, total_steps: int) -> int:
-    """Warm-up steps for a share of all steps: rounded, and at least 1 unless the share is 0."""
+    """Warm-up steps for a share of all steps: rounded, and at least 1 unless the share is 0.
+
+    >>> warmup_steps(0.02, 1000), warmup_steps(0.02, 10), warmup_steps(0, 10)
+    (20, 1, 0)
+    """
     return max(1, round(fraction * total_steps)) if fraction else 0
 
 

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -25,8 +25,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rlrs.records import Trial
 from rlrs.terminal import err
+
+if TYPE_CHECKING:
+    from rlrs.records import Trial
 
 LAST = 4
 """Trials shown beneath the table of searches. Chosen here."""

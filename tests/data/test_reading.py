@@ -8,7 +8,7 @@ import pytest
 from corpora import write_jsonl, write_packed, write_parquet
 
 from rlrs.data import reading, unpacking
-from rlrs.data.reading import pieces_of, read_json, read_jsonl, read_parquet, read_text
+from rlrs.data.reading import read_json, read_jsonl, read_parquet, read_text, split_pieces
 from rlrs.data.unpacking import DamagedError
 
 
@@ -111,7 +111,7 @@ def test_long_documents_come_in_pieces_cut_before_a_space_or_after_a_line(tmp_pa
     for text, borders in ((words, " "), (lines, "l"), ("x" * 250, "x"), ("x" * 100, ""), ("", "")):
         (tmp_path / "a.txt").write_text(text)
         from_file = list(read_text(tmp_path / "a.txt"))
-        from_memory = list(pieces_of(text))
+        from_memory = list(split_pieces(text))
         assert "".join(from_file) == text
         assert [piece.text for piece in from_memory] == (from_file or [""])
         assert [piece.last for piece in from_memory] == [False] * (len(from_memory) - 1) + [True]

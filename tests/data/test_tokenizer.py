@@ -43,7 +43,7 @@ def test_a_document_in_pieces_has_the_tokens_of_the_whole(monkeypatch):
     (whole,) = encoder.encode([source])
     for piece in (300, 1_000, 30_000):
         monkeypatch.setattr(reading, "PIECE", piece)
-        pieces = [piece.text for piece in reading.pieces_of(source)]
+        pieces = [piece.text for piece in reading.split_pieces(source)]
         assert len(pieces) > len(source) / piece
         assert np.array_equal(np.concatenate(encoder.encode(pieces)), whole)
 

@@ -85,7 +85,7 @@ def test_copy_button_takes_the_four_lines(browser: sync_api.Browser, report: Pat
 def test_every_figure_of_committed_results_draws_without_a_complaint(
     browser: sync_api.Browser, tmp_path: Path, name: str
 ) -> None:
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / f"{name}.json"
+    results = Path(__file__).parents[2] / "experiments" / "demo" / f"{name}.json"
     report = write_report(write_committed(results, tmp_path / name))
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     problems: list[str] = []

@@ -14,7 +14,7 @@ from sample import RATIOS, SEEDS, WINNERS, write_committed, write_sample
 
 from rlrs.ratios import Ratios
 from rlrs.records.results import checksum
-from rlrs.report import ReportError, palette, plot_ratios, text, write_ratios_page, write_report
+from rlrs.report import ReportError, figures, palette, text, write_ratios_page, write_report
 from rlrs.schedules import BaseSchedule
 
 
@@ -152,7 +152,7 @@ def test_what_it_costs_counts_search_and_transfer(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "demo_other_processor", "demo_smaller_budget"])
 def test_committed_results_of_schema_1_are_reported_on(tmp_path: Path, name: str) -> None:
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / f"{name}.json"
+    results = Path(__file__).parents[2] / "experiments" / "demo" / f"{name}.json"
     path = write_report(write_committed(results, tmp_path / name))
     assert path.stat().st_size < 1_500_000
     winner = {"demo_smaller_budget": "embedding_only"}.get(name, "rlrs")
@@ -516,8 +516,8 @@ def test_plot_page_takes_schedule_and_rate_from_the_ratios_provenance(tmp_path: 
 
 def test_plotted_rates_follow_the_formula() -> None:
     schedule = BaseSchedule(total_steps=100, warmup_steps=10, final_fraction=0.1)
-    figure = plot_ratios(Ratios({"embedding": (5.0, 0.5)}), schedule=schedule, lr=0.01)
-    rate, relative = (t for t in figure.data if t.name == "embedding")
+    panels = figures.schedule_panels(Ratios({"embedding": (5.0, 0.5)}), schedule, 0.01)
+    rate, relative = (t for panel in panels for t in panel.figure.data if t.name == "embedding")
     assert rate.x[0] == pytest.approx(1.0)  # percent: one of 100 steps done
     assert rate.y[0] == pytest.approx(0.01 * 5 / 10)  # first of ten warm-up steps
     assert rate.y[9] == pytest.approx(0.01 * 5)
@@ -528,8 +528,10 @@ def test_plotted_rates_follow_the_formula() -> None:
 
 def test_zero_ratios_leave_a_gap_on_the_log_axis() -> None:
     schedule = BaseSchedule(total_steps=10, final_fraction=0.1)
-    figure = plot_ratios(Ratios({"embedding": 0.0}), schedule=schedule)
-    assert all(y is None for t in figure.data if t.name == "embedding" for y in t.y)
+    panels = figures.schedule_panels(Ratios({"embedding": 0.0}), schedule, None)
+    drawn = [t for panel in panels for t in panel.figure.data if t.name == "embedding"]
+    assert len(drawn) == 2
+    assert all(y is None for t in drawn for y in t.y)
 
 
 def test_light_colours_are_unique_so_that_each_has_one_dark_twin() -> None:

@@ -287,7 +287,7 @@ def kill_at_commit():
 
 def test_killed_before_any_transaction_of_the_database_it_goes_on(tmp_path, kill_at_commit):
     def search():
-        return {"proxy/one": searches(4)["proxy/one"]}
+        return {"proxy/one": searches(2)["proxy/one"]}
 
     engine = Engine()
     course = history(tune(search(), engine, TrialStore(tmp_path / "whole.db")))

@@ -107,6 +107,22 @@ def test_a_run_that_hangs_past_the_time_limit_is_killed_tried_again_and_given_up
     assert result.reason == "given up after 2 attempts: it took more than the time limit of 2 s"
 
 
+def test_time_in_which_everything_was_suspended_is_not_held_against_a_run(data, one, monkeypatch):
+    clock, ahead = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
+    monkeypatch.setattr(one, "time_limit", 30.0)
+    one.submit("sound", spec(data[0], steps=400))
+
+    def suspended(steps):
+        if steps > 5 and len(ahead) < 3:  # twice, as a run that is tried a second time would meet it
+            ahead.append(0.0)
+            ahead[0] += 10_000.0
+
+    key, result = one.next(suspended)
+    assert len(ahead) == 3
+    assert (key, result.status) == ("sound", "finished")
+
+
 def test_a_run_that_raises_for_want_of_memory_is_given_up(data, one):
     # 2e8 x 8 floats do not fit into any memory at once; the allocator says so
     huge = replace(spec(data[0]), batch_size=10**13)

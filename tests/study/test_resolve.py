@@ -62,7 +62,7 @@ def test_the_ratios_of_a_file_are_read_once_and_the_place_of_the_file_is_nothing
     ("changes", "message"),
     [
         ({"search__space": {"atention.start": "fixed"}}, "search.space: no parameter 'atention.start'; did you mean"),
-        ({"search__method": "genetic"}, "search.method: no method 'genetic'; there are local"),
+        ({"search__method": "genetic"}, "search.method: no method 'genetic'; there are response-surface, local"),
         ({"search__method": "x" * 100_000}, "search.method: no method 'xxx"),
         ({"search__method": "optuna.samplers.Nope"}, "search.method: cannot import 'optuna.samplers.Nope'"),
         ({"search__options": {"first_move": 99}}, "search.options.first_move: should be a factor above 1"),
@@ -183,7 +183,7 @@ COUNTS = st.integers(1, 40)
         dict,
         trials=COUNTS,
         prune=st.sampled_from([0, 0.1]),
-        method=st.sampled_from(["response-surface", "local", "random"]),
+        method=st.sampled_from(["response-surface", "local", "optuna.samplers.RandomSampler"]),
         retest=st.builds(dict, points=st.integers(0, 3), seeds=st.integers(0, 3)),
         fidelity=st.none() | st.builds(dict, steps=st.floats(0.01, 0.99), verify=st.integers(1, 6)),
     )

@@ -147,8 +147,8 @@ def one_line_error(done):
 
 def test_a_run_directory_of_another_study_is_refused(command, tiny, tmp_path):
     other = tmp_path / "other.yaml"
-    other.write_text(STUDY.replace("trials: 8", "trials: 9"))
-    assert "belongs to another study: search.trials is 8 there and 9 here" in one_line_error(
+    other.write_text(STUDY.replace("trials: 8", "trials: 7"))
+    assert "belongs to another study: search.trials is 8 there and 7 here, and may only grow" in one_line_error(
         command("run", other, "--out", tiny[1])
     )
 
@@ -225,7 +225,7 @@ def test_bad_input_is_one_line_exit_code_2_and_writes_nothing(command, tmp_path,
 def test_a_width_of_cheap_runs_that_the_proxy_cannot_have_is_refused(command, tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("trials: 8", "trials: 8, fidelity: {width: 12}"))
-    message = "search.fidelity.width should be a multiple of the head size 8, not 12"
+    message = "search.fidelity: width should be a multiple of the head size 8, not 12"
     assert message in one_line_error(command("run", path, "--out", tmp_path / "run"))
 
 

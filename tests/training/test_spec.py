@@ -1,8 +1,13 @@
 """A run's settings and its id."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
+from rlrs.models import concrete
 from rlrs.ratios import RatiosError
+from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ScaleConfig
 
 
 def test_the_id_is_twelve_hex_digits_and_the_same_for_equal_specs(spec):
@@ -57,3 +62,25 @@ def test_ratios_are_checked_at_once(spec):
 )
 def test_warm_up_is_a_rounded_share_of_the_steps(spec, steps, fraction, expected):
     assert spec(steps=steps, warmup_fraction=fraction).warmup_steps == expected
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES_NO_RESULT["training"]))
+def test_what_changes_no_result_changes_no_id(spec, name):
+    other = {"distributed": "fsdp2", "keep_checkpoints": 5, "tensorboard": True}[name]
+    assert spec(**{name: other}).id == spec().id
+
+
+def test_a_model_from_a_file_counts_by_what_the_file_holds(spec, tmp_path):
+    pytest.importorskip("transformers")
+
+    def run_id(path, **held):
+        sizes = {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 1}
+        path.mkdir(exist_ok=True)
+        (path / "config.json").write_text(json.dumps({**sizes, **held}))
+        scale = ScaleConfig(model=HubConfig(hub=str(path)), steps=1, batch_size=1)
+        return replace(spec(), model=concrete(scale).model).id
+
+    first = run_id(tmp_path / "a")
+    assert run_id(tmp_path / "b") == first
+    assert run_id(tmp_path / "b", architectures=["GPT2LMHeadModel"]) == first
+    assert run_id(tmp_path / "a", n_layer=2) != first

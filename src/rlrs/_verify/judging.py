@@ -9,10 +9,10 @@ from rlrs._verify.gradients import judge_gradients
 from rlrs._verify.measuring import ParameterStep
 from rlrs._verify.membership import adopt_masters, judge_labels, judge_membership
 from rlrs._verify.rates import judge_pace, judge_rates
+from rlrs._verify.report import Finding, Kind, Report
 from rlrs._verify.updates import UNTOLD, judge_decays, judge_elsewhere, judge_repeated, judge_responses
 from rlrs._verify.verdicts import FOREIGN, Promise, Verdict, Verdicts
 from rlrs._verify.watching import Watch
-from rlrs.verify import Finding, Kind, Report
 
 
 def judge(watch: Watch, promise: Promise) -> Report:

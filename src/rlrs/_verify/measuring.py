@@ -193,7 +193,7 @@ def _measure_decays(replay: Replay, shown: Sequence[tuple[int, Tensor, Parameter
 def _confirm_decays(replay: Replay, doubtful: Sequence[tuple[int, ParameterStep]]) -> None:
     """Whether decay acts beside gradients, where it does not without: one that is masked by the update, say."""
 
-    def decay_of(value: float) -> Callable[[dict[str, Any]], None]:
+    def set_decay(value: float) -> Callable[[dict[str, Any]], None]:
         def change(group: dict[str, Any]) -> None:
             if isinstance(group.get("weight_decay"), int | float):
                 group["weight_decay"] = value
@@ -201,7 +201,7 @@ def _confirm_decays(replay: Replay, doubtful: Sequence[tuple[int, ParameterStep]
         return change
 
     factors = [max(1.0, PROBE_RATE / rate) if rate else 1.0 for rate in replay.rates]
-    none, much = (_try(replay, factors=factors, change=decay_of(value)) for value in (0.0, 1.0))
+    none, much = (_try(replay, factors=factors, change=set_decay(value)) for value in (0.0, 1.0))
     for i, here in doubtful:
         assert here.decay is not None
         here.decay.acts = none is None or much is None or not torch.equal(none[i], much[i])

@@ -93,11 +93,11 @@ class Replay:
                 group.update(self._first(index))
             if change is not None:
                 change(group)
-        state = {} if fresh else {key: self._state_of(key, memo) for key in self._state}
+        state = {} if fresh else {key: self._copied_state(key, memo) for key in self._state}
         attributes = {key: _copied(value, memo) for key, value in self._attributes.items()}
         work = [b.to(torch.float32) if is_narrow(p) else b for p, b in self._pairs()]
         work = [tensor.clone() for tensor in work]
-        with _in_place_of(self.optimizer, groups, state, attributes), self._tensors(work, gradient):
+        with _swapped_in(self.optimizer, groups, state, attributes), self._tensors(work, gradient):
             _restore_random(self._random)
             _step(self.optimizer)
         return [_change(after, before) for after, before in zip(work, self.before, strict=True)]
@@ -120,7 +120,7 @@ class Replay:
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         return zip(self.parameters, self.before, strict=True)
 
-    def _state_of(self, key: Any, memo: dict[int, Any]) -> Any:
+    def _copied_state(self, key: Any, memo: dict[int, Any]) -> Any:
         return _copied(self._state[key], memo, widen=isinstance(key, Tensor) and is_narrow(key))
 
     @contextmanager
@@ -177,7 +177,7 @@ def _copied(value: Any, memo: dict[int, Any], *, widen: bool = False) -> Any:
 
 
 @contextmanager
-def _in_place_of(
+def _swapped_in(
     optimizer: Optimizer, groups: list[dict[str, Any]], state: dict[Any, Any], attributes: dict[str, Any]
 ) -> Iterator[None]:
     """Copied groups, state and attributes in the places of the optimizer's own; hooks of slices alone."""

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
+from rlrs._verify.report import Kind
 from rlrs.components import Partition
 from rlrs.ratios import Ratios
-from rlrs.verify import Kind
 
 FOREIGN = "not in the model"
 

@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlrs.audit.anchors import Anchor, Signature, sign
+    from rlrs.audit.anchors import Anchor, Signature
     from rlrs.audit.card import recipe_card
     from rlrs.audit.changes import TrailDifference, differences
     from rlrs.audit.entries import AuditEntry, AuditError
+    from rlrs.audit.signing import sign
     from rlrs.audit.tampering import Tampering, Verification
     from rlrs.audit.trail import Trail, digests, note
 
@@ -33,10 +34,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "anchors": ("Anchor", "Signature", "sign"),
+    "anchors": ("Anchor", "Signature"),
     "card": ("recipe_card",),
     "changes": ("TrailDifference", "differences"),
     "entries": ("AuditEntry", "AuditError"),
+    "signing": ("sign",),
     "tampering": ("Tampering", "Verification"),
     "trail": ("Trail", "digests", "note"),
 }

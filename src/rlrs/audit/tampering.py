@@ -21,7 +21,6 @@ from rlrs.audit.entries import NOTHING, AuditEntry, AuditError, LaterFormatError
 
 if TYPE_CHECKING:
     from rlrs.audit.anchors import Anchor
-    from rlrs.audit.trail import Trail
 
 Kind = Literal[
     "edited",
@@ -103,11 +102,11 @@ class _Scan:
     files: dict[str, tuple[int, str]] = field(default_factory=dict)  # name -> the last entry that states it, digest
 
 
-def verify(trail: Trail, anchor: Anchor | None = None, keys: Sequence[str | Path] = ()) -> Verification:
-    """See `rlrs.audit.Trail.verify`."""
-    scan = _scanned(trail)
+def verify(path: Path, lines: Iterable[bytes], anchor: Anchor | None, keys: Sequence[str | Path]) -> Verification:
+    """See `rlrs.audit.Trail.verify`; `lines` are those of the file `path`."""
+    scan = _scanned(path, lines)
     anchors = [("the anchor", anchor)] if anchor is not None else []
-    found, notes = _signed(trail.folder, keys, anchors)
+    found, notes = _signed(path.parent, keys, anchors)
     chain, in_place, strays = _sorted_out(scan.lines, {anchor.head for _, anchor in anchors}, found)
     _misplaced(scan, chain, in_place, strays, anchors, found)
     _broken_links(chain, found)
@@ -116,7 +115,7 @@ def verify(trail: Trail, anchor: Anchor | None = None, keys: Sequence[str | Path
         if last is not None and last.hash != held.head:
             what = f"it is not the entry that {name} states: it, or the trail up to it, was written anew"
             found.append(Tampering("rewritten", what, entry=last.index, line=last.number))
-    _changed_files(trail.folder, scan.files, found)
+    _changed_files(path.parent, scan.files, found)
     if scan.torn:
         notes.append(
             f"{scan.torn} bytes at the end are the beginning of an entry: a write that was killed, or a cut; "
@@ -130,12 +129,12 @@ def verify(trail: Trail, anchor: Anchor | None = None, keys: Sequence[str | Path
     return Verification(len(chain), chain[length - 1].hash if length else NOTHING, tuple(found), tuple(notes))
 
 
-def _scanned(trail: Trail) -> _Scan:
+def _scanned(path: Path, lines: Iterable[bytes]) -> _Scan:
     scan = _Scan()
-    for number, raw in enumerate(trail.lines(), start=1):
+    for number, raw in enumerate(lines, start=1):
         line = raw.removesuffix(b"\n")
         try:
-            entry = read_line(line, f"{trail.path}, line {number}")
+            entry = read_line(line, f"{path}, line {number}")
         except LaterFormatError:
             raise
         except AuditError:

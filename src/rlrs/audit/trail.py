@@ -224,7 +224,7 @@ class Trail:
         """
         from rlrs.audit.tampering import verify
 
-        return verify(self, anchor, keys)
+        return verify(self.path, self.lines(), anchor, keys)
 
 
 def _actor(given: str | None) -> str:

@@ -1,6 +1,6 @@
 """Comparison of arms on the target: paired seeds, saved steps, decision; and the reader of what a study left."""
 
-from rlrs.comparison.arms import DESCRIPTIONS, searched_components
+from rlrs.comparison.arms import searched_components
 from rlrs.comparison.decision import SIMPLEST_FIRST, decide
 from rlrs.comparison.measure import measure
 from rlrs.comparison.power import POWER, power, seeds_needed, smallest_difference
@@ -10,7 +10,6 @@ from rlrs.comparison.statistics import FIXED, holm, interval, p_value, speed_up,
 
 __all__ = [
     "ANYTIME",
-    "DESCRIPTIONS",
     "FIXED",
     "POWER",
     "SIMPLEST_FIRST",

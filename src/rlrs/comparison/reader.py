@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlrs.comparison.schema1 import upgraded
+from rlrs.messages import printable, shown
 from rlrs.records import RecordError, Results
-from rlrs.records.base import first_problem, read_plain, shown
+from rlrs.records.base import first_problem, read_plain
 from rlrs.records.results import RESULTS_SCHEMA, checksum
 
 _REMEDY = "run the study again to rewrite it (rlrs run STUDY.yaml; finished runs are kept)"
@@ -38,7 +39,7 @@ def read_results(path: str | Path) -> Results:
     except ValidationError as error:
         raise RecordError(f"{path}: damaged: {first_problem(error)}; {_REMEDY}") from None
     except (ValueError, OverflowError) as error:
-        raise RecordError(f"{path}: damaged: {shown(error, 200)}; {_REMEDY}") from None
+        raise RecordError(f"{path}: damaged: {printable(str(error), 200)}; {_REMEDY}") from None
 
 
 def _results(plain: Any) -> Results:
@@ -47,7 +48,7 @@ def _results(plain: Any) -> Results:
         return upgraded(plain)
     if schema != RESULTS_SCHEMA or isinstance(schema, bool):
         raise RecordError(
-            f"has schema {shown(repr(schema))}, this version of rlrs reads 1 and {RESULTS_SCHEMA}; "
+            f"has schema {shown(schema)}, this version of rlrs reads 1 and {RESULTS_SCHEMA}; "
             "read it with the version that wrote it, or run the study again"
         )
     stored = plain.pop("checksum", None)

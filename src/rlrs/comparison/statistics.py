@@ -33,6 +33,10 @@ def interval(values: Sequence[float]) -> Interval:
 
     Raises:
         ValueError: fewer than two values, which have no spread.
+
+    >>> found = interval([-0.02, -0.03, -0.04])
+    >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+    (-0.03, -0.055, -0.005)
     """
     from scipy import special
 
@@ -92,6 +96,11 @@ def steps_to_reach(loss: float, runs: Mapping[int, float]) -> tuple[float, Liter
     Returns:
         Steps, and whether they are exact (`none`); at the shortest length where even that one is at or below
         `loss` (`lower`: the saving is at least this); at the longest where none is (`upper`).
+
+    >>> steps_to_reach(3.0, {100: 3.2, 200: 3.0, 400: 2.9})
+    (200.0, 'none')
+    >>> steps_to_reach(3.0, {100: 2.8, 200: 2.7})
+    (100.0, 'lower')
     """
     lengths = sorted(runs)
     if runs[lengths[0]] <= loss:
@@ -112,6 +121,11 @@ def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], ste
         runs: per seed, the other arm's final loss by total steps.
         steps: full length.
         rule: of the interval.
+
+    >>> runs = [{50: 3.1, 100: 2.9}, {50: 3.2, 100: 2.8}]
+    >>> found = speed_up([3.0, 3.0], runs, steps=100)
+    >>> [round(steps) for steps in found.steps_needed], round(found.mean, 2)
+    ([71, 71], 0.29)
     """
     needed, bounds = zip(*(steps_to_reach(loss, r) for loss, r in zip(baseline, runs, strict=True)), strict=True)
     saved = rule.interval([1 - n / steps for n in needed])

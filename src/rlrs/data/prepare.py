@@ -21,16 +21,16 @@ import numpy as np
 from rlrs.data import shards
 from rlrs.data.facts import FORMAT, DataSummary, Facts, read_facts, write_facts
 from rlrs.data.hub_datasets import is_local, open_hub
-from rlrs.data.reading import printable, why_no_text
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.shards import STREAMS, ShardWriter, digests
 from rlrs.data.sources import HUB, Part, find_files, hash_order
 from rlrs.data.split import Labelled, labelled, split_corpus
 from rlrs.data.stock import Entry, Notes, Stock, take_stock
-from rlrs.data.tokenizer import BPE, BYTES, Encoder, encoder_of, from_path, identity, learn, of_bytes
+from rlrs.data.tokenizer import BPE, BYTES, Encoder, from_path, identity, learn, make_encoder, of_bytes
 from rlrs.data.tokens import TokenData
 from rlrs.data.unpacking import DamagedError
 from rlrs.files import locked, write_atomic
+from rlrs.messages import printable
 from rlrs.records import RecordError
 from rlrs.settings import ConfigError, DataConfig
 
@@ -66,11 +66,17 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
     Raises:
         ConfigError: no such text or tokenizer, something damaged, or too little text for one sequence.
         ImportError: an extra is not installed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.txt").write_text("A line of text.\\n" * 200)
+    >>> config = DataConfig(source=f"files:{folder}/*.txt", tokenizer="bytes", sequence_length=16)
+    >>> data = prepare(config, folder / "data")
+    >>> data.vocab_size, data.summary["bytes"]
+    (257, 3200)
     """
     folder = Path(folder)
     root = folder if config.folder is None else Path(config.folder).expanduser()
-    if why_no_text(str(root.resolve())) is not None:
-        raise ConfigError(f"{printable(root.resolve())}: the name of a folder of tokens should be UTF-8")
     notes = Notes.load(root / "notes.json")
     settings = _settings(config)
     stock = None
@@ -263,7 +269,7 @@ class _Preparation:
             return of_bytes(), done
         from tokenizers import Tokenizer
 
-        return encoder_of(Tokenizer.from_str(tokenizer.decode()), found.end), done
+        return make_encoder(Tokenizer.from_str(tokenizer.decode()), found.end), done
 
     def _has(self, stream: str, tokens: int, itemsize: int) -> bool:
         """Whether at least so many tokens of a stream are on disk."""

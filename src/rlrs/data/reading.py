@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -54,7 +53,7 @@ class Piece(NamedTuple):
     last: bool
 
 
-def format_of(path: Path) -> Format:
+def guess_format(path: Path) -> Format:
     """Kind of a file by the end of its name; text, if it says nothing."""
     name = _bare(path)
     if name.endswith((".jsonl", ".ndjson")):
@@ -69,12 +68,6 @@ def why_not_read(path: Path) -> str | None:
     name = _bare(path)
     why = next((why for endings, why in _NOT_READ.items() if name.endswith(endings)), None)
     return why and f"its name says that it is {why}"
-
-
-def printable(path: str | os.PathLike[str]) -> str:
-    """A path for messages and notes: bytes that are not UTF-8, control characters and direction marks are escaped."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_text(path: Path, digest: Hash | None = None) -> Iterator[str]:
@@ -101,7 +94,7 @@ def read_text(path: Path, digest: Hash | None = None) -> Iterator[str]:
         yield held
 
 
-def pieces_of(text: str) -> Iterator[Piece]:
+def split_pieces(text: str) -> Iterator[Piece]:
     """A document that is in memory, in pieces; one empty piece of an empty one."""
     start = 0
     while len(text) - start > PIECE:

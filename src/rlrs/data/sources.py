@@ -14,8 +14,7 @@ from typing import Protocol
 from rlrs.data.reading import (
     BadRecord,
     Format,
-    format_of,
-    printable,
+    guess_format,
     read_json,
     read_jsonl,
     read_parquet,
@@ -24,6 +23,7 @@ from rlrs.data.reading import (
     why_not_read,
 )
 from rlrs.data.unpacking import DamagedError, Hash
+from rlrs.messages import printable
 from rlrs.settings import ConfigError, DataConfig
 
 STDLIB = "stdlib"
@@ -94,7 +94,7 @@ class FilePart:
     @property
     def one_document(self) -> bool:
         """Text files are; the others hold many."""
-        return (self.format or format_of(self.path)) == "text"
+        return (self.format or guess_format(self.path)) == "text"
 
     def stamp(self) -> tuple[int, int] | None:
         """Size and time of last change."""
@@ -107,7 +107,7 @@ class FilePart:
             raise DamagedError("its name is not UTF-8")
         if self.format is None and (why := why_not_read(self.path)) is not None:
             raise DamagedError(why)
-        match self.format or format_of(self.path):
+        match self.format or guess_format(self.path):
             case "text":
                 yield from read_text(self.path, digest)
             case "jsonl":

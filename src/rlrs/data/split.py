@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rlrs.data.reading import borders, pieces_of
+from rlrs.data.reading import borders, split_pieces
 from rlrs.data.sources import Part, hash_order
 from rlrs.data.stock import Entry, Stock, is_valid, taken, text_key
 from rlrs.data.unpacking import DamagedError
@@ -106,9 +106,9 @@ def labelled(part: Part, entry: Entry, split: Split, config: DataConfig) -> Iter
             if split.weighed and (key := text_key(data)) in split.weighed:
                 valid = key in split.valid_documents
                 if split.cut_document is not None and key == split.cut_document[0]:
-                    yield from _halves((piece.text for piece in pieces_of(text)), split.cut_document[1])
+                    yield from _halves((piece.text for piece in split_pieces(text)), split.cut_document[1])
                     continue
-        for piece in pieces_of(text):
+        for piece in split_pieces(text):
             yield Labelled(piece.text, valid, piece.last)
 
 

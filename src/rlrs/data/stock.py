@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlrs.data.reading import BadRecord, border, printable
+from rlrs.data.reading import BadRecord, border
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.sources import STDLIB, FilePart, Part, hash_order
 from rlrs.data.unpacking import DamagedError, is_compressed
+from rlrs.messages import printable
 from rlrs.records import Record, RecordError
 from rlrs.settings import ConfigError, DataConfig
 
@@ -306,7 +307,7 @@ def _read(part: Part, limit: int | None, config: DataConfig) -> Entry:
     except OSError as error:
         raise ConfigError(f"{part.where}: cannot be read: {error.strerror or error}") from None
     if size == 0 and bad_records:
-        return Entry(name=part.name, damage=f"no {_kind_of(first_bad)} holds a document; {first_bad}")
+        return Entry(name=part.name, damage=f"no {_record_kind(first_bad)} holds a document; {first_bad}")
     if size == 0 and not cut and config.source != STDLIB:  # there, an empty __init__.py is no damage
         return Entry(name=part.name, damage="is empty")
     return Entry(
@@ -331,10 +332,10 @@ def text_key(text: bytes) -> int:
 
 
 def _kind(entry: Entry) -> str:
-    return _kind_of(entry.first_bad)
+    return _record_kind(entry.first_bad)
 
 
-def _kind_of(where: str | None) -> str:
+def _record_kind(where: str | None) -> str:
     """What a bad record is: a line or an element."""
     return (where or "line").partition(" ")[0]
 

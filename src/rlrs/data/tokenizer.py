@@ -84,7 +84,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> Encoder:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return encoder_of(tokenizer)
+    return make_encoder(tokenizer)
 
 
 def of_bytes() -> Encoder:
@@ -95,7 +95,7 @@ def of_bytes() -> Encoder:
     return Encoder(tokenizer, 256, plain_bytes=True)
 
 
-def encoder_of(tokenizer: Tokenizer, end: int | None = None) -> Encoder:
+def make_encoder(tokenizer: Tokenizer, end: int | None = None) -> Encoder:
     """A tokenizer with its end-of-text mark: a number, or ours."""
     if end is None:
         end = tokenizer.token_to_id(END_OF_TEXT)
@@ -151,6 +151,9 @@ def vocabulary_size(config: DataConfig) -> int:
 
     Raises:
         ConfigError, ImportError: see `from_path`.
+
+    >>> vocabulary_size(DataConfig(tokenizer="bytes")), vocabulary_size(DataConfig(vocab_size=512))
+    (257, 512)
     """
     if config.tokenizer == BPE:
         return config.vocab_size

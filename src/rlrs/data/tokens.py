@@ -37,6 +37,13 @@ class TokenData:
 
     Raises:
         ConfigError: too few tokens for one sequence.
+
+    >>> import numpy as np
+    >>> tokens = np.arange(100) % 7
+    >>> data = TokenData(train=tokens, valid=tokens, sequence_length=8, vocab_size=7, hash="seven")
+    >>> inputs_BT, targets_BT = data.batch(seed=0, step=0, batch_size=2)
+    >>> inputs_BT.shape, bool((targets_BT[:, :-1] == inputs_BT[:, 1:]).all())
+    (torch.Size([2, 8]), True)
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Rates, ratios and the base rate of every component in an experiment tracker.
 
-log = TensorBoard("runs/a")  # or CSV("rates.csv"), MLflow(); a Weights & Biases run and trackio are ones already
+log = TensorBoard("runs/a")  # or CSV("rates.csv"), MLflow(); the run that wandb.init() returns, the trackio module
 log.log(rates(scheduler), scheduler.last_epoch)
 """
 
@@ -9,20 +9,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from rlrs.integrations import require
 from rlrs.lr_scheduler import RelativeLR
 
-__all__ = ["CSV", "Logger", "MLflow", "TensorBoard", "rates"]
-
-
-class Logger(Protocol):
-    """Anything with `log(values, step)`: the adapters here, the run that `wandb.init()` returns, the trackio module."""
-
-    def log(self, values: dict[str, Any], step: int, /) -> Any:
-        """Record flat values at a step."""
-        ...
+__all__ = ["CSV", "MLflow", "TensorBoard", "rates"]
 
 
 def rates(scheduler: RelativeLR) -> dict[str, float]:
@@ -30,6 +21,12 @@ def rates(scheduler: RelativeLR) -> dict[str, float]:
 
     Ratios come from the schedule, not from a division of the rates: they are right also where the base rate is 0.
     With several optimizers `lr/base` is the largest of their base rates, and each ratio is relative to its own.
+
+    >>> import torch, rlrs
+    >>> model = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(8, 4), "norm": torch.nn.LayerNorm(4)})
+    >>> optimizer = torch.optim.SGD(rlrs.param_groups(model, {"embedding": 5.0}, lr=0.1))
+    >>> rates(rlrs.RelativeLR(optimizer, {"embedding": 5.0}, total_steps=10, warmup_steps=1))
+    {'lr/base': 0.1, 'lr/embedding': 0.5, 'lr/norm': 0.1, 'lr_ratio/embedding': 5.0, 'lr_ratio/norm': 1.0}
     """
     values = {"lr/base": scheduler.base_rate()}
     values |= {f"lr/{component}": rate for component, rate in scheduler.rates().items()}
@@ -79,6 +76,12 @@ class CSV:
 
     Raises:
         ValueError: from `log`, values of other names than the file's columns.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "rates.csv"
+    >>> CSV(path).log({"lr/base": 0.1}, 3)
+    >>> path.read_text().splitlines()
+    ['step,lr/base', '3,0.1']
     """
 
     def __init__(self, path: str | Path) -> None:

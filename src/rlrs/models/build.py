@@ -18,6 +18,12 @@ def build_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageMod
 
     Raises:
         ConfigError: a model of transformers that cannot be built; the message says why.
+
+    >>> import torch
+    >>> model = build_model(ModelConfig(d_model=16, n_layers=1, n_heads=2), vocab_size=100)
+    >>> tokens_BT = torch.randint(100, (2, 8))
+    >>> model(tokens_BT, tokens_BT).loss.shape
+    torch.Size([])
     """
     if isinstance(config, HubConfig):
         from rlrs.models.hub_models import HubTransformer

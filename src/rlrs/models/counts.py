@@ -32,7 +32,15 @@ class ParameterCount:
 
 
 def count_parameters(model: LanguageModel) -> ParameterCount:
-    """Count a model's parameters; see `ParameterCount`."""
+    """Count a model's parameters; see `ParameterCount`.
+
+    >>> from rlrs.models import build_model
+    >>> from rlrs.settings import ModelConfig
+    >>> model = build_model(ModelConfig(d_model=16, n_layers=1, n_heads=2, n_experts=4), vocab_size=100)
+    >>> count = count_parameters(model)
+    >>> count.total - count.non_embedding == count.embedding, count.active < count.total
+    (True, True)
+    """
     sizes = _sizes(model)
     total = sum(sizes.values())
     embedding = sum(sizes.get(component, 0) for component in TABLES)
@@ -56,6 +64,12 @@ def training_flops(model: LanguageModel, sequence_length: int) -> int:
     Args:
         model: one of `build_model`'s.
         sequence_length: tokens per sequence T.
+
+    >>> from rlrs.models import build_model
+    >>> from rlrs.settings import ModelConfig
+    >>> model = build_model(ModelConfig(d_model=16, n_layers=1, n_heads=2), vocab_size=100)
+    >>> training_flops(model, 33) - training_flops(model, 32)  # 3 * 2 * A, with A = 16
+    96
     """
     sizes = _sizes(model, matrices_only=True)
     products = sum(size for component, size in sizes.items() if component not in (*TABLES, "experts"))

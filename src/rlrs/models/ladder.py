@@ -46,6 +46,11 @@ def ladder(config: ModelConfig | HubConfig, factor: float) -> Rung:
 
     Raises:
         ConfigError: a factor that is no number above 0, or an architecture that cannot be made of that size.
+
+    >>> from rlrs.settings import ModelConfig
+    >>> rung = ladder(ModelConfig(d_model=64, n_layers=4, n_heads=4), 27)
+    >>> rung.config.d_model, rung.config.n_layers, rung.aspect
+    (192, 12, 1.0)
     """
     if isinstance(factor, bool) or not (factor > 0 and math.isfinite(factor)):
         raise ConfigError(f"a ladder's factor should be a number above 0, not {factor!r}")
@@ -71,6 +76,11 @@ def concrete(scale: ScaleConfig) -> ScaleConfig:
 
     Raises:
         ConfigError: an architecture that transformers does not have, or cannot make of that size.
+
+    >>> from rlrs.settings import ModelConfig, ScaleConfig
+    >>> scale = ScaleConfig(model=ModelConfig(d_model=16, n_layers=1, n_heads=2), steps=10, batch_size=4)
+    >>> concrete(scale) == scale
+    True
     """
     model = scale.model
     if isinstance(model, HubConfig):

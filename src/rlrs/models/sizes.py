@@ -32,7 +32,12 @@ def at_width(config: ModelConfig | HubConfig, d_model: int) -> ModelConfig | Hub
 
 
 def at_depth(config: ModelConfig | HubConfig, n_layers: int) -> ModelConfig | HubConfig:
-    """The same model with another number of blocks."""
+    """The same model with another number of blocks.
+
+    >>> from rlrs.settings import ModelConfig
+    >>> at_depth(ModelConfig(n_layers=4), 6).n_layers
+    6
+    """
     if isinstance(config, HubConfig):
         from rlrs.models.hub_models import transformers_config
 
@@ -42,7 +47,12 @@ def at_depth(config: ModelConfig | HubConfig, n_layers: int) -> ModelConfig | Hu
 
 
 def size_steps(config: ModelConfig | HubConfig) -> tuple[int, int, int]:
-    """The steps that the width has now, the width of one (the least that keeps heads whole), and the layers."""
+    """The steps that the width has now, the width of one (the least that keeps heads whole), and the layers.
+
+    >>> from rlrs.settings import ModelConfig
+    >>> size_steps(ModelConfig(d_model=64, n_heads=4, n_layers=3))
+    (4, 16, 3)
+    """
     if isinstance(config, HubConfig):
         from rlrs.models.hub_models import transformers_config
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlrs.files import write_atomic
+from rlrs.messages import printable, shown
 
 T = TypeVar("T", bound="Record")
 
@@ -44,15 +45,9 @@ class Record(BaseModel):
 def first_problem(error: ValidationError) -> str:
     """The first thing that is wrong, as `where: what`, in one short line."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(shown(part) for part in problem["loc"])
-    message = shown(problem["msg"].removeprefix("Value error, ").partition("\n")[0], 200)
+    where = ".".join(printable(str(part), 60) for part in problem["loc"])
+    message = printable(problem["msg"].removeprefix("Value error, ").partition("\n")[0], 200)
     return f"{where}: {message}" if where else message
-
-
-def shown(value: Any, longest: int = 60) -> str:
-    """Text for a message: what does not print is escaped, and what is long is cut."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[: longest + 1])
-    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def read_record(path: Path, kind: type[T], remedy: str) -> T:
@@ -66,6 +61,13 @@ def read_record(path: Path, kind: type[T], remedy: str) -> T:
     Raises:
         RecordError: the file is not JSON, or not such a record.
         OSError: the file cannot be read.
+
+    >>> import tempfile
+    >>> from rlrs.records import RunResult
+    >>> path = Path(tempfile.mkdtemp()) / "result.json"
+    >>> write_record(path, RunResult(status="finished", steps=9, score=3.2, valid_loss=None, tokens=9, seconds=1))
+    >>> read_record(path, RunResult, "train it again").score
+    3.2
     """
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -106,7 +108,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(n for n in names if names.count(n) > 1))!r} twice")
+        raise ValueError(f"the key {shown(next(n for n in names if names.count(n) > 1))} twice")
     return found
 
 

@@ -66,6 +66,12 @@ def read_metrics(path: Path) -> Iterator[MetricsLine]:
     Raises:
         RecordError: a line that is none; the message names its number.
         OSError: the file cannot be read.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> _ = path.write_text('{"step": 1, "tokens": 64, "loss": 5.5}')
+    >>> [line.loss for line in read_metrics(path)]
+    [5.5]
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

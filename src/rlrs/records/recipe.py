@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rlrs.messages import printable, shown
 from rlrs.ratios import BASE, Ratios
-from rlrs.records.base import Rate, Record, RecordError, first_problem, shown
+from rlrs.records.base import Rate, Record, RecordError, first_problem
 from rlrs.schedules import BaseSchedule, warmup_steps
 from rlrs.settings import TrainingConfig
 
@@ -58,7 +59,7 @@ class Recipe(Record):
             raise ValueError(f"final_fraction should be 1 with a constant schedule, not {self.final_fraction!r}")
         for component, decay in self.component_weight_decay.items():
             if decay < 0:
-                raise ValueError(f"weight decay of {shown(component)} should be 0 or more, not {decay!r}")
+                raise ValueError(f"weight decay of {printable(component, 60)} should be 0 or more, not {decay!r}")
         self.relative_rates()
         return self
 
@@ -95,7 +96,9 @@ class Recipe(Record):
         # Files of 0.1 have betas and a component's own weight decay by the names that they were searched by.
         point = {name: base.pop(name) for name in list(base) if name in _BETAS or name.endswith(".weight_decay")}
         if unknown := [name for name in base if name not in cls.model_fields or name in ("ratios", "target_lr")]:
-            raise RecordError(f"provenance.base.{shown(unknown[0])}: not a setting that ratios are found with")
+            raise RecordError(
+                f"provenance.base.{printable(str(unknown[0]), 60)}: not a setting that ratios are found with"
+            )
         own = {**defaults.component_weight_decay, **_section(base, "component_weight_decay")}
         target = {"target_lr": lr} if (lr := _section(ratios.provenance, "target").get("lr")) is not None else {}
         knots = {component: ratio.knots for component, ratio in ratios.items()}
@@ -203,7 +206,7 @@ def _section(plain: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A mapping within provenance, which is plain data that anybody may have written."""
     part = plain.get(name) or {}
     if not isinstance(part, Mapping):
-        raise RecordError(f"provenance.{name}: should be a mapping, not {shown(repr(part))}")
+        raise RecordError(f"provenance.{name}: should be a mapping, not {shown(part)}")
     return {str(key): value for key, value in part.items()}
 
 

@@ -39,7 +39,12 @@ class Pruning(Record):
 
 
 class RunResult(Record):
-    """How a run ended."""
+    """How a run ended.
+
+    >>> result = RunResult(status="finished", steps=10, score=3.2, valid_loss=3.3, tokens=640, seconds=0.5)
+    >>> RunResult.model_validate(result.to_plain()) == result
+    True
+    """
 
     status: Literal["finished", "diverged", "pruned", "failed"]
     """`diverged` when a loss was not a number or above the limit; `pruned` when a loss was above the limit of a rung;

@@ -9,6 +9,6 @@ for _package in ("plotly", "jinja2", "pydantic"):
         raise ModuleNotFoundError(f"rlrs.report needs {_package}: {install('report')}", name=_package)
 
 from rlrs.report.curves import ReportError  # noqa: E402
-from rlrs.report.page import plot_ratios, write_ratios_page, write_report  # noqa: E402
+from rlrs.report.page import write_ratios_page, write_report  # noqa: E402
 
-__all__ = ["ReportError", "plot_ratios", "write_ratios_page", "write_report"]
+__all__ = ["ReportError", "write_ratios_page", "write_report"]

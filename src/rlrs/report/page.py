@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.subplots import make_subplots
 
 from rlrs.comparison import read_results
 from rlrs.files import write_atomic
+from rlrs.messages import shown
 from rlrs.ratios import Ratio, Ratios
 from rlrs.records import ArmSearch, Recipe, RecordError, Results
 from rlrs.report import figures, palette, summary, text, trial_figures, tuning
@@ -78,6 +77,11 @@ def write_ratios_page(
 
     Raises:
         RecordError: the provenance has a value that cannot be used.
+
+    >>> import tempfile
+    >>> page = write_ratios_page(Ratios({"embedding": (5.0, 0.5)}), Path(tempfile.mkdtemp()) / "ratios.html")
+    >>> "embedding" in page.read_text(encoding="utf-8")
+    True
     """
     found, rate = _found_with(ratios)
     schedule, lr = schedule or found, lr or rate
@@ -99,32 +103,9 @@ def _found_with(ratios: Ratios) -> tuple[BaseSchedule, float | None]:
     recipe, horizon = Recipe.from_ratios(ratios, PLAIN), ratios.provenance.get("horizon")
     steps = horizon.get("steps", 1000) if isinstance(horizon, Mapping) else 1000
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
-        raise RecordError(f"provenance.horizon.steps: should be a whole number from 1, not {text.cut(steps)}")
+        raise RecordError(f"provenance.horizon.steps: should be a whole number from 1, not {shown(steps)}")
     stated = isinstance(ratios.provenance.get("base"), Mapping) and "lr" in ratios.provenance["base"]
     return recipe.base_schedule(steps), recipe.lr if stated else None
-
-
-def plot_ratios(ratios: Ratios, *, schedule: BaseSchedule, lr: float | None = None) -> go.Figure:
-    """Schedules per component as one plotly figure, for notebooks: rates beside relative rates.
-
-    Args:
-        ratios: the ratios.
-        schedule: the base schedule.
-        lr: base peak rate; rates are in units of it if None.
-    """
-    panels = figures.schedule_panels(ratios, schedule, lr)
-    both = make_subplots(cols=2, subplot_titles=[f"{panel.title}, {panel.unit}" for panel in panels])
-    for column, panel in enumerate(panels, start=1):
-        for trace in panel.figure.select_traces():
-            both.add_trace(trace, row=1, col=column)
-        both.update_traces(showlegend=column == 1, col=column)
-        both.update_xaxes(panel.figure.layout.xaxis, row=1, col=column)
-        both.update_yaxes(panel.figure.layout.yaxis, row=1, col=column)
-    both.for_each_trace(lambda trace: trace.update(legendgroup=trace.name))
-    both.update_xaxes(domain=[0, 0.46], col=1)
-    both.update_xaxes(domain=[0.54, 1], col=2)
-    both.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.2})
-    return both
 
 
 def _report(results: Results, curves: Sequence[LossCurve]) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from rlrs.records.base import shown
-
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -90,8 +88,3 @@ def duration(seconds: float) -> str:
 def plural(n: int, word: str) -> str:
     """A count with its noun: 1 trial, 4 trials."""
     return f"{n:,} {word}" + ("" if n == 1 else "s")
-
-
-def cut(value: object) -> str:
-    """A value as a message shows it: what is long is cut."""
-    return shown(repr(value))

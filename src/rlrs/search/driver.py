@@ -121,7 +121,9 @@ class _Driver:
         on_trial: OnTrial | None,
     ) -> None:
         self.searches, self.engine, self.store, self.tick, self.on_trial = searches, engine, store, tick, on_trial
-        self.specs: dict[tuple[str, int], RunSpec] = {}
+        self.specs: dict[tuple[str, int, str], RunSpec] = {}
+        self.begun: dict[tuple[str, int], Trial] = {}
+        """Trials that this driver's engine was handed."""
         self.given_up: dict[tuple[str, int], RunResult] = {}
         """Trials that this driver's engine gave up: the search goes on without them, their rows wait."""
         self.told: set[tuple[str, int]] = set()
@@ -161,6 +163,8 @@ class _Driver:
                 self.todo[name, number] = time.monotonic() + POLL
                 continue
             self.todo.pop((name, number), None)
+            trial = self.store.trials(name)[number]  # as it is now that it is claimed
+            self.begun[name, number] = trial
             if (same := self._same_run(name, trial)) is not None:
                 self._end((name, number), same)
                 continue
@@ -176,8 +180,8 @@ class _Driver:
         return None
 
     def _end(self, key: Any, result: RunResult) -> None:
-        name, number = key
-        kept = self.store.end(name, self.store.trials(name)[number], result)
+        name, _ = key
+        kept = self.store.end(name, self.begun[key], result)
         if kept is None:  # another driver has taken it over, and is not done
             self.todo[key] = time.monotonic() + POLL
             return
@@ -260,7 +264,7 @@ class _Driver:
 
     def _spec(self, name: str, trial: Trial) -> RunSpec:
         """The run of a trial, which has to be the run that the record names."""
-        key = name, trial.number
+        key = name, trial.number, trial.run
         if key not in self.specs:
             spec = run_for(trial, self.searches[name].spec(trial.params))
             if spec.id != trial.run:

@@ -33,6 +33,10 @@ def make_method(space: Space, settings: SearchConfig, *, steps: int, window: int
 
     Raises:
         ConfigError: no such method, or a budget too small for what is asked.
+
+    >>> method = make_method(Space.around({"lr": 0.01}), SearchConfig(method="local", trials=8), steps=100, window=10)
+    >>> [proposal.params for proposal in method.ask([])]
+    [{'lr': 0.01}, {'lr': 0.002}, {'lr': 0.00666667}, {'lr': 0.015}, {'lr': 0.05}]
     """
     _check_options(settings)
     retests = settings.retest.points * settings.retest.seeds

@@ -59,6 +59,9 @@ def start_point(lr: float, final_fraction: float, ratios: Ratios, components: It
     """The point a search starts from, with a start and an end ratio for each of `components`.
 
     A final fraction of 1, which a constant schedule has, is not searched.
+
+    >>> start_point(0.01, 0.1, Ratios({"embedding": (5, 0.5)}), ["embedding"])
+    {'lr': 0.01, 'final_fraction': 0.1, 'embedding.start': 5.0, 'embedding.end': 0.5}
     """
     point = {"lr": lr} if final_fraction == 1 else {"lr": lr, "final_fraction": final_fraction}
     for component in components:
@@ -69,7 +72,11 @@ def start_point(lr: float, final_fraction: float, ratios: Ratios, components: It
 
 
 def ratios_at(point: Point) -> Ratios:
-    """The ratios in a point."""
+    """The ratios in a point.
+
+    >>> ratios_at({"lr": 0.01, "embedding.start": 5.0, "embedding.end": 0.5})["embedding"].knots
+    ((0.0, 5.0), (1.0, 0.5))
+    """
     knots: dict[str, list[tuple[float, float]]] = {}
     for name, value in point.items():
         component, _, part = name.rpartition(".")
@@ -91,6 +98,15 @@ def run_at(point: Point, spec: RunSpec) -> RunSpec:
 
     Another batch size trains on the same number of tokens, in as many steps as that takes. A point without ratios
     leaves those of `spec`.
+
+    >>> from rlrs.settings import ModelConfig, TrainingConfig
+    >>> spec = RunSpec(
+    ...     model=ModelConfig(d_model=16, n_layers=1, n_heads=2), training=TrainingConfig(dtype="float32"), steps=100,
+    ...     batch_size=4, seed=0, lr=0.01, final_fraction=0.1, ratios={}, data_hash="seven",
+    ... )
+    >>> run = run_at({"lr": 0.02, "batch_size": 8, "embedding.start": 5.0, "embedding.end": 1.0}, spec)
+    >>> run.lr, run.steps, run.ratios
+    (0.02, 50, {'embedding': [(0.0, 5.0), (1.0, 1.0)]})
     """
     training: dict[str, Any] = {}
     model: dict[str, Any] = {}
@@ -129,6 +145,14 @@ def run_for(proposal: Proposal, spec: RunSpec) -> RunSpec:
     """The run of a proposal, from the whole run that its params stand for (`run_at`).
 
     The score's window shrinks with the steps, so that a shorter run is scored on the same share of its schedule.
+
+    >>> from rlrs.settings import ModelConfig, TrainingConfig
+    >>> spec = RunSpec(
+    ...     model=ModelConfig(d_model=16, n_layers=1, n_heads=2), training=TrainingConfig(dtype="float32"), steps=100,
+    ...     batch_size=4, seed=0, lr=0.01, final_fraction=0.1, ratios={}, data_hash="seven",
+    ... )
+    >>> run_for(Proposal(params={"lr": 0.02}, move="shorter", steps=50), spec).steps
+    50
     """
     if proposal.steps is not None and proposal.steps != spec.steps:
         window = max(1, round(spec.training.score_steps * proposal.steps / spec.steps))
@@ -182,6 +206,10 @@ class Space:
 
     Args:
         parameters: what `read_space` made, or `Space.around`.
+
+    >>> space = Space.around({"lr": 0.01, "embedding.start": 5.0})
+    >>> space.names, space.moved(space.start(), "lr", 2.0)
+    (['lr', 'embedding.start'], {'lr': 0.02, 'embedding.start': 5.0})
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:

@@ -43,6 +43,11 @@ def read_space(
 
     Raises:
         ConfigError: one line that names the key, the value, and what would be right.
+
+    >>> start = {"lr": 0.01, "embedding.start": 5.0, "embedding.end": 1.0}
+    >>> space = read_space({"lr": "fixed", "embedding.end": "= 0.5 * embedding.start"}, start, ["embedding"], {})
+    >>> space.names, space.start()
+    (['embedding.start'], {'lr': 0.01, 'embedding.start': 5.0, 'embedding.end': 2.5})
     """
     parameters = {name: parameter(name, value) for name, value in start.items()}
     left_out = set() if only is None else set(components) - set(only)

@@ -136,12 +136,19 @@ class TrialStore:
         """
         known = self._trials.get(search, [])
         rows, trials, sizes = [], [], self._sizes.setdefault(search, {})
+        places: set[tuple[int, int]] = set()
         with self._errors(), self._intact(search):
             frozen = self._storage.get_all_trials(self._studies[search], deepcopy=False)
-        for number, row in enumerate(frozen):
-            old = known[number] if number < len(known) else None
-            trials.append(old if old is not None and old.result is not None else self._read(search, number, row))
-            sizes[trials[-1].batch] = row.user_attrs["batch_size"]
+        for row in frozen:
+            number = len(trials)
+            old = known[number] if number < len(known) and self._rows[search][number] == row._trial_id else None
+            trial = old if old is not None and old.result is not None else self._read(search, number, row)
+            place = trial.batch, row.user_attrs["index"]
+            if place in places:  # two drivers wrote the batch, of which one was taken for dead: the first row counts
+                continue
+            places.add(place)
+            trials.append(trial)
+            sizes[trial.batch] = row.user_attrs["batch_size"]
             rows.append(row._trial_id)
         self._rows[search], self._trials[search] = rows, trials
 
@@ -164,12 +171,16 @@ class TrialStore:
         there, missing = self._trials[search], self.missing(search)
         batch = there[-1].batch + (not missing) if there else 0
         self._sizes[search][batch] = len(proposals)
-        for proposal, run in list(zip(proposals, runs, strict=True))[-missing:]:
-            trial = Trial(**dict(proposal), number=len(there), batch=batch, run=run)
+        for index in range(len(proposals) - missing if missing else 0, len(proposals)):
+            trial = Trial(**dict(proposals[index]), number=len(there), batch=batch, run=runs[index])
             with self._errors():
-                row = self._storage.create_new_trial(self._studies[search], _row(trial, len(proposals)))
+                if self._claims is not None and not self._claims.hold(self._prefix + search, _PLAN):
+                    break  # taken for dead: another driver writes the rest
+                row = self._storage.create_new_trial(self._studies[search], _row(trial, index, len(proposals)))
             self._rows[search].append(row)
             there.append(trial)
+        if self.shared:
+            self.refresh(search)
 
     def plan(self, search: str) -> bool:
         """Claim the writing of the next batch; False while another driver has it, or has written it since."""
@@ -210,7 +221,9 @@ class TrialStore:
         key = str(trial.number)
         self.running.discard((search, trial.number))
         with self._errors():
-            if self._claims is not None and not self._claims.hold(self._prefix + search, key):
+            if self._claims is not None and (
+                not self._claims.hold(self._prefix + search, key) or self._trials[search][trial.number].run != trial.run
+            ):
                 # This driver was taken for dead: what it has is the other's by now, and counts once.
                 self.refresh(search)
                 found = self._trials[search][trial.number]
@@ -303,6 +316,8 @@ class TrialStore:
             )
             if not isinstance(attributes["batch_size"], int) or attributes["batch_size"] < 1:
                 raise ValueError("its batch has no size")
+            if not isinstance(attributes["index"], int):
+                raise ValueError("it has no place in its batch")
             if trial.params != row.params:
                 raise ValueError("its parameters are not those of its proposal")
             shown = (row.state, row.value)
@@ -436,7 +451,7 @@ def _write_ahead(engine: sqlalchemy.Engine) -> None:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
-def _row(trial: Trial, batch_size: int) -> FrozenTrial:
+def _row(trial: Trial, index: int, batch_size: int) -> FrozenTrial:
     """A trial as a waiting one of Optuna's."""
     distributions: dict[str, BaseDistribution] = {
         # A parameter that is fixed may be where none is searched: a ratio of 0.
@@ -444,7 +459,8 @@ def _row(trial: Trial, batch_size: int) -> FrozenTrial:
         for name, value, (low, high) in ((name, value, bounds(name)) for name, value in trial.params.items())
     }
     proposal = trial.model_dump(mode="json", include=set(Proposal.model_fields))
-    attributes = {"batch": trial.batch, "batch_size": batch_size, "run": trial.run, "proposal": proposal}
+    place = {"batch": trial.batch, "index": index, "batch_size": batch_size}
+    attributes = {**place, "run": trial.run, "proposal": proposal}
     return optuna.create_trial(
         state=TrialState.WAITING,
         params=trial.params,

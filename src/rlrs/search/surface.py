@@ -111,9 +111,9 @@ class Surface:
         misfit_n = np.linalg.solve(fit.factor, fit.weighted @ prior_q + fit.sd_n * noise_n)
         return self.mean + fit.level @ (fit.sd_q * (prior_q - fit.whitened.T @ misfit_n))
 
-    def value(self, x: Array, coefficients: Array | None = None) -> float:
+    def value(self, x: Array) -> float:
         """The quadratic at one offset from the centre, nats."""
-        return float(_features(x[None])[0] @ (self.mean if coefficients is None else coefficients))
+        return float(_features(x[None])[0] @ self.mean)
 
     def deviation(self, x: Array) -> float:
         """Posterior standard deviation of the difference to the centre, nats."""

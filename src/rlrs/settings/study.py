@@ -127,8 +127,8 @@ class SearchConfig(Settings):
     """How the ratios are found on the proxy. All arms get the same budget."""
 
     method: str = "response-surface"
-    """`response-surface`, `local` (the paper's), `trust-region`, `gp`, `tpe`, `cma-es`, `policy-gradient`, `random`, or
-    the import path of an Optuna sampler."""
+    """`response-surface`, `local` (the paper's), or the import path of an Optuna sampler, as
+    `optuna.samplers.TPESampler`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Of an Optuna sampler given by its import path: its arguments. Of the response surface: `first_move`, a factor."""
     space: dict[str, Any] = Field(default_factory=dict)

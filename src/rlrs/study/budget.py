@@ -12,7 +12,7 @@ from rlrs.settings import SearchConfig
 from rlrs.training import RunSpec
 
 
-def flops_of(data: TokenData) -> Callable[[RunSpec, int], float]:
+def flops_counter(data: TokenData) -> Callable[[RunSpec, int], float]:
     """What says how many FLOPs so many steps of a run take; a model's are counted once."""
     known: dict[str, float] = {}
 

@@ -18,11 +18,12 @@ from rlrs.records import Models, Recipe, Results, RunResult, StudyIdentity, writ
 from rlrs.report import write_report
 from rlrs.search import Engine, Interrupted, Processes, Ray, TrialStore
 from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
+from rlrs.study import noted
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.record import cost, model_size, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
-from rlrs.study.stages import Stages, arm_search, run_spec
+from rlrs.study.stages import Stages, run_spec
 from rlrs.training import RunSpec, StopFlag, World, train
 
 
@@ -49,33 +50,33 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         )
         study = settled(study, folder, data)
         with _engine(study, folder / "data") as engine:
+            used = {"dtype": study.training.dtype, "engine": study.engine.kind, "processes": engine.slots}
+            made_with = {**environment(), **used}
             head = partial(
                 Results,
                 study=identity,
-                environment={
-                    **environment(),
-                    "dtype": study.training.dtype,
-                    "engine": study.engine.kind,
-                    "processes": engine.slots,
-                },
+                environment=made_with,
                 data=data.summary,
                 models=Models(proxy=model_size(study.proxy, data), target=model_size(study.target, data)),
             )
+            noted.begun(folder, study, identity, made_with, data.summary)
             stages = Stages(study, folder, data, engine, _store(study, folder), progress)
-            try:
-                arms = stages.search()
-            except Interrupted as stopped:
-                so_far = {name: arm_search(outcome, study.search.trials) for name, outcome in stopped.so_far.items()}
-                save_best_so_far(study, identity, data.summary, so_far, folder)
-                raise
-            save_ratios(study, results := head(arms=arms), folder)
-            if until == "search":
-                return results
-            arms = stages.transfer(arms)
-            comparison = stages.comparison(arms)
+            with noted.failures(folder):
+                try:
+                    arms = stages.search()
+                except Interrupted as stopped:
+                    save_best_so_far(study, identity, data.summary, stopped.so_far, folder)
+                    raise
+                save_ratios(study, results := head(arms=arms), folder)
+                noted.searched(folder, results, last=until == "search")
+                if until == "search":
+                    return results
+                arms = stages.transfer(arms)
+                comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(study, arms, comparison))
         save_ratios(study, results, folder)
         write_results(folder / "results.json", results)
+        noted.decided(folder, results)
         if until == "report":
             progress.stage("report", 0)
             write_report(folder)

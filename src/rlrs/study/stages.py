@@ -28,7 +28,7 @@ from rlrs.search import (
 )
 from rlrs.search.space import bounds
 from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, ModelConfig, ScaleConfig, StudyConfig, changing
-from rlrs.study.budget import budgets, flops_of
+from rlrs.study.budget import budgets, flops_counter
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.resolve import search_spaces
 from rlrs.training import RunSpec
@@ -75,7 +75,7 @@ class Stages:
     ) -> None:
         self.study, self.folder, self.data = study, folder, data
         self.engine, self.store, self.progress = engine, store, progress
-        self._flops = flops_of(data)
+        self._flops = flops_counter(data)
 
     def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
         self.progress.stage(name, steps, searches=searches)

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from rlrs.training.distributed import World
-from rlrs.training.storage import begin, commit, description, needed_safetensors, piece, temporary_of, write_tensors
+from rlrs.training.storage import begin, commit, description, needed_safetensors, piece, temporary_folder, write_tensors
 
 
 def save_planned(
@@ -97,7 +97,7 @@ class Writer(StorageWriter):
         if not tensors:
             done.set_result([])
             return done
-        file = write_tensors(temporary_of(self.folder), self.rank, tensors)
+        file = write_tensors(temporary_folder(self.folder), self.rank, tensors)
         done.set_result([WriteResult(item.index, tensors[item.index.fqn].nbytes, file) for item in plan.items])
         return done
 

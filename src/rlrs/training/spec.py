@@ -31,6 +31,14 @@ class RunSpec:
     Raises:
         ValueError: a value out of its range; the message names it.
         RatiosError: knots that are no ratio.
+
+    >>> from dataclasses import replace
+    >>> spec = RunSpec(
+    ...     model=ModelConfig(d_model=16, n_layers=1, n_heads=2), training=TrainingConfig(dtype="float32"), steps=100,
+    ...     batch_size=4, seed=0, lr=0.01, final_fraction=0.1, ratios={}, data_hash="seven",
+    ... )
+    >>> spec.warmup_steps, len(spec.id), spec.id == replace(spec, lr=0.02).id
+    (1, 12, False)
     """
 
     model: ModelConfig | HubConfig

@@ -31,7 +31,13 @@ class StopFlag:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """SIGTERM and SIGINT set the flag; a second SIGINT raises KeyboardInterrupt, for a step that does not end."""
+    """SIGTERM and SIGINT set the flag; a second SIGINT raises KeyboardInterrupt, for a step that does not end.
+
+    >>> with stop_on_signals() as flag:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     print(bool(flag), flag.signal)
+    True SIGTERM
+    """
     flag = StopFlag()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -76,14 +76,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def temporary_of(folder: Path) -> Path:
+def temporary_folder(folder: Path) -> Path:
     """Where a checkpoint is until it is whole."""
     return folder.with_name(f".{folder.name}.writing")
 
 
 def begin(folder: Path) -> Path:
     """An empty folder under the temporary name, whatever a process that was killed has left there."""
-    temporary = temporary_of(folder)
+    temporary = temporary_folder(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
@@ -91,7 +91,7 @@ def begin(folder: Path) -> Path:
 
 def commit(folder: Path, tensors: Mapping[str, Any], files: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
     """Write the manifest and give the folder its name: the moment from which the checkpoint exists."""
-    temporary = temporary_of(folder)
+    temporary = temporary_folder(folder)
     manifest = {**facts, "format": FORMAT, "files": files, "tensors": dict(tensors)}
     write_atomic(temporary / MANIFEST, json.dumps({**manifest, "seal": _seal(manifest)}))
     if folder.exists():  # one that was refused: there was no use in it

@@ -68,6 +68,20 @@ def train(
         ConfigError: too little validation text for one batch, or a batch that the ranks cannot divide.
         CheckpointError: files in the folder that are damaged or belong to another run.
         OSError: files could not be written; it names the folder.
+
+    >>> import numpy as np
+    >>> from rlrs.settings import ModelConfig, TrainingConfig
+    >>> tokens = np.arange(2000) % 7
+    >>> data = TokenData(train=tokens, valid=tokens, sequence_length=8, vocab_size=7, hash="seven")
+    >>> spec = RunSpec(
+    ...     model=ModelConfig(d_model=16, n_layers=1, n_heads=2),
+    ...     training=TrainingConfig(dtype="float32", eval_tokens=64),
+    ...     steps=3, batch_size=4, seed=0, lr=0.01, final_fraction=0.1, ratios={"embedding": [(0, 5), (1, 0.5)]},
+    ...     data_hash=data.hash,
+    ... )
+    >>> result = train(spec, data)
+    >>> result.status, result.steps, result.tokens
+    ('finished', 3, 96)
     """
     if data.hash != spec.data_hash:
         raise ValueError(f"the run is of data {spec.data_hash}, but this data is {data.hash}; prepare it again")
@@ -119,7 +133,9 @@ def _enter(folder: Path, spec: RunSpec, resume: bool) -> RunResult | None:
             raise CheckpointError(
                 f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
             ) from None
-    record = {"id": spec.id, **spec.to_plain(), "versions": _versions(spec)}
+    record = {"id": spec.id, **spec.to_plain()}
+    if isinstance(spec.model, HubConfig):  # whose code it is; the id says what was asked for, not by whom it is done
+        record["transformers"] = version("transformers")
     write_atomic(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return None
 
@@ -131,19 +147,13 @@ def _leave(folder: Path, spec: RunSpec, result: RunResult, keep_weights: bool) -
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _versions(spec: RunSpec) -> dict[str, str]:
-    """Of the libraries whose code makes a run's numbers. They are no part of its id, which says what was asked for."""
-    names = ["torch", "transformers"] if isinstance(spec.model, HubConfig) else ["torch"]
-    return {name: version(name) for name in names}
-
-
 def _read_json(path: Path, run_id: str, keys: frozenset[str]) -> dict[str, Any] | None:
     """A JSON file of this run, with these keys at least; None if it is not there."""
     if not path.exists():
         return None
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict) or not keys | {"id"} <= plain.keys():
         raise CheckpointError(f"{path}: is damaged; delete the folder to start the run again")

@@ -74,7 +74,7 @@ def write(plan: Plan) -> str:
     plan.patterns({}, regex)  # complains of ratios that name what the model lacks
     rows: list[str] = []
     for component, names in plan.folded().items():
-        decayed = [name for name in names if plan.decay_of(component, name)]
+        decayed = [name for name in names if plan.parameter_decay(component, name)]
         plain = [name for name in names if name not in decayed]
         rows += [_row(plan, component, decayed, plan.component_decay(component))] if decayed else []
         rows += [_row(plan, f"{component}/no_decay" if decayed else component, plain, 0.0)] if plain else []

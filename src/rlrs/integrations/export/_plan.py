@@ -89,11 +89,11 @@ class Plan:
         """Weight decay of a component's decayed parameters; that of `experts` is also that of `experts/expert.2`."""
         return self.weight_decays.get(component, self.weight_decays.get(component.partition("/")[0], self.weight_decay))
 
-    def decay_of(self, component: str, name: str) -> float:
+    def parameter_decay(self, component: str, name: str) -> float:
         """Weight decay of a parameter: none for norms and biases."""
         return 0.0 if component == "norm" or name.endswith("bias") else self.component_decay(component)
 
-    def header(self, mark: str = "# ") -> str:
+    def header(self) -> str:
         """Comment lines: what the file is, and what of the schedule is lost."""
         schedule = self.schedule
         lines = [
@@ -108,9 +108,9 @@ class Plan:
             "Lost in this form:" if self.losses else "Nothing is lost in this form.",
             *(f"  - {loss}" for loss in self.losses),
         ]
-        width = 116 - len(mark)
+        width = 114
         wrapped = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="    ")]
-        return "".join(f"{mark}{line}\n" for line in wrapped)
+        return "".join(f"# {line}\n" for line in wrapped)
 
 
 def make_plan(

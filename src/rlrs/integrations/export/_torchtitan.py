@@ -75,7 +75,7 @@ def _rows(plan: Plan, patterns: dict[str, list[str]]) -> list[tuple[str, float, 
     rows: dict[tuple[str, float], list[str]] = {}
     for component, names in plan.folded().items():
         for name in names:
-            rows.setdefault((component, plan.decay_of(component, name)), []).append(regex(name))
+            rows.setdefault((component, plan.parameter_decay(component, name)), []).append(regex(name))
     return [
         ("|".join(listed), plan.lr * plan.ratios.get(component, BASE).start, decay)
         for (component, decay), listed in rows.items()

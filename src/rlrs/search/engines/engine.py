@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,28 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+MOST_BETWEEN_LOOKS = 2.0
+"""Seconds that may pass between two looks of a driver at its runs: more than that, and it was suspended itself."""
+
+
+class Clock:
+    """Seconds in which this process could run, and its workers with it.
+
+    While the whole tree of processes is suspended (Ctrl-Z, a scheduler that preempts), time passes and nothing is
+    trained: of a long gap between two looks only `MOST_BETWEEN_LOOKS` counts.
+    """
+
+    def __init__(self) -> None:
+        self._last, self._counted = time.monotonic(), 0.0
+
+    def now(self) -> float:
+        """Seconds counted so far; to be asked several times a second."""
+        at = time.monotonic()
+        self._counted += min(at - self._last, MOST_BETWEEN_LOOKS)
+        self._last = at
+        return self._counted
 
 
 class EngineError(RuntimeError):

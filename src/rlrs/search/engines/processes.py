@@ -20,7 +20,7 @@ from typing import Any, Self
 from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.records import Pruning, RunResult
-from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
+from rlrs.search.engines.engine import WORKER_ENVIRONMENT, Clock, EngineError, Job, Patience
 from rlrs.search.engines.ranks import Ranks
 from rlrs.training import RunSpec
 
@@ -36,7 +36,8 @@ class Processes:
     Args:
         data_folder: what `rlrs.data.prepare` wrote; each worker maps it.
         processes: how many runs are trained side by side; as many as the cores have room for if None.
-        time_limit: seconds that an attempt at a run may take; None sets no limit.
+        time_limit: seconds that an attempt at a run may take, those in which everything is suspended not counted; None
+            sets no limit.
         gpus: of a run: 1 gives every worker a GPU of its own, 0.5 puts two workers on each; 0 leaves all visible.
         ranks: processes that train one run together, each on a GPU of its own where the run has as many.
     """
@@ -59,7 +60,7 @@ class Processes:
         self._workers: list[_Worker] = []
         self._queue: deque[Job] = deque()
         self._ended: deque[tuple[Hashable, RunResult]] = deque()
-        self._patience, self._starts, self._steps, self._inside = Patience(), 0, 0, False
+        self._clock, self._patience, self._starts, self._steps, self._inside = Clock(), Patience(), 0, 0, False
 
     def __enter__(self) -> Self:
         self._inside = True
@@ -116,7 +117,7 @@ class Processes:
         """Give queued runs to workers that are free, and start workers while there are more runs than those."""
         for worker in self._workers:
             if self._queue and worker.ready and worker.job is None:
-                worker.start(self._queue.popleft())
+                worker.start(self._queue.popleft(), self._clock.now())
         free = sum(worker.job is None for worker in self._workers)
         while free < len(self._queue) and len(self._workers) < self.slots:
             taken = {worker.slot for worker in self._workers}
@@ -151,8 +152,9 @@ class Processes:
         worker.job, worker.steps = None, 0
 
     def _end_late_ones(self) -> None:
+        now = self._clock.now()
         for worker in list(self._workers):
-            late = self.time_limit is not None and worker.job and worker.seconds() > self.time_limit
+            late = self.time_limit is not None and worker.job and now - worker.began > self.time_limit
             # A result that came in time is taken, even if this process was too busy to look.
             if late and not worker.pipe.poll():
                 self._lost(worker, f"it took more than the time limit of {self.time_limit:g} s")
@@ -169,7 +171,7 @@ class Processes:
         elif (again := job.after(reason)) is not None:
             self._queue.appendleft(again)
         else:
-            result = job.given_up(reason, worker.steps, worker.seconds())
+            result = job.given_up(reason, worker.steps, self._clock.now() - worker.began)
             self._patience.saw(result)
             self._ended.append((job.key, result))
 
@@ -180,7 +182,7 @@ class _Worker:
     def __init__(self, context: Any, slot: int, device: str | None, data_folder: Path, ranks: int) -> None:
         self.slot, self.ready, self.steps = slot, False, 0
         self.job: Job | None = None
-        self._began = 0.0
+        self.began = 0.0
         self.pipe, theirs = context.Pipe()
         environment = {key: value for key, value in WORKER_ENVIRONMENT.items() if key not in os.environ}
         if device is not None:
@@ -195,14 +197,10 @@ class _Worker:
                 os.environ.pop(key) if value is None else os.environ.update({key: value})
         theirs.close()  # or its end would not be seen here
 
-    def start(self, job: Job) -> None:
-        self.job, self._began = job, time.monotonic()
+    def start(self, job: Job, now: float) -> None:
+        self.job, self.began = job, now
         with contextlib.suppress(OSError):  # it died while idle: its pipe ends, and the job is taken up again
             self.pipe.send((job.spec, job.folder, job.validate, job.prune))
-
-    def seconds(self) -> float:
-        """Seconds since it was given its run."""
-        return time.monotonic() - self._began
 
     def death(self) -> str:
         """How the process ended, in words."""

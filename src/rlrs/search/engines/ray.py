@@ -20,7 +20,7 @@ from rlrs.environment import cores
 from rlrs.extras import install
 from rlrs.files import write_atomic
 from rlrs.records import Pruning, RunResult
-from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
+from rlrs.search.engines.engine import WORKER_ENVIRONMENT, Clock, EngineError, Job, Patience
 from rlrs.search.engines.node_data import MARK, Source, open_data, pack, run_folder
 from rlrs.search.engines.ranks import Ranks
 from rlrs.training import RunSpec
@@ -69,7 +69,8 @@ class Ray:
         self._asked = {"CPU": cpus, "GPU": gpus, **(resources or {})}
         self._source = Source(str(data_folder.resolve()), TokenData.load(data_folder).summary, uuid.uuid4().hex)
         self._jobs: dict[Any, tuple[Job, str]] = {}  # by Ray's reference: the job, and the name of this attempt
-        self._seen: dict[str, tuple[int, float]] = {}  # by attempt: steps, seconds
+        self._seen: dict[str, tuple[int, float]] = {}  # by attempt: steps, and when it was first seen to have begun
+        self._clock = Clock()
         self._ended: deque[tuple[Hashable, RunResult]] = deque()
         self._patience, self._steps, self._looked, self._ours, self.slots = Patience(), 0, 0.0, False, 0
 
@@ -234,7 +235,7 @@ class Ray:
         if again is not None:
             self._start(again)
         else:
-            self._end(job, job.given_up(reason, *self._seen.get(attempt, (0, 0.0))))
+            self._end(job, job.given_up(reason, *self._spent(attempt)))
 
     def _look(self) -> None:
         """Read the workers' progress, and end what takes too long."""
@@ -244,18 +245,25 @@ class Ray:
         self._looked = time.monotonic()
         attempts = [attempt for _, attempt in self._jobs.values()]
         try:
-            self._seen = ray.get(self._board.look.remote(attempts), timeout=10)
+            steps: Any = ray.get(self._board.look.remote(attempts), timeout=10)
         except lost.GetTimeoutError:  # it is slow to answer: progress is for another time
             return
         except lost.RayActorError:
             self._board = self._new_board()  # progress starts at nothing; runs under way tell the old one in vain
             return
+        now = self._clock.now()
+        self._seen = {name: (done, self._seen.get(name, (0, now))[1]) for name, done in steps.items()}
         for ref, (job, attempt) in list(self._jobs.items()):
-            late = self.time_limit is not None and self._seen.get(attempt, (0, 0.0))[1] > self.time_limit
+            late = self.time_limit is not None and self._spent(attempt)[1] > self.time_limit
             if late and not ray.wait([ref], timeout=0)[0]:
                 del self._jobs[ref]
                 ray.cancel(ref, force=True)
                 self._again(job, attempt, f"it took more than the time limit of {self.time_limit:g} s")
+
+    def _spent(self, attempt: str) -> tuple[int, float]:
+        """Steps and seconds of an attempt, none if it was not seen to have begun."""
+        steps, began = self._seen.get(attempt, (0, self._clock.now()))
+        return steps, self._clock.now() - began
 
     def _ship_data(self) -> None:
         """Put the data's files into the object store, for nodes that do not have its path."""
@@ -281,18 +289,15 @@ class _Board:
 
     def __init__(self) -> None:
         self._steps: dict[str, int] = {}
-        self._began: dict[str, float] = {}
 
     def write(self, attempt: str, steps: int) -> None:
-        """Note the steps that an attempt has done; the first note, at 0 steps, starts its clock."""
-        self._began.setdefault(attempt, time.monotonic())
+        """Note the steps that an attempt has done; the first note, at 0 steps, says that it has begun."""
         self._steps[attempt] = steps
 
-    def look(self, attempts: list[str]) -> dict[str, tuple[int, float]]:
-        """Steps and seconds of these attempts, those that have begun; others are forgotten."""
+    def look(self, attempts: list[str]) -> dict[str, int]:
+        """Steps of these attempts, those that have begun; others are forgotten."""
         self._steps = {attempt: self._steps[attempt] for attempt in attempts if attempt in self._steps}
-        self._began = {attempt: self._began[attempt] for attempt in self._steps}
-        return {attempt: (steps, time.monotonic() - self._began[attempt]) for attempt, steps in self._steps.items()}
+        return self._steps
 
 
 def _work(

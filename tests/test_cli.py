@@ -1,0 +1,160 @@
+"""What the command does with bad input, and with readers that go away: one line, a code, nothing half-written."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlrs.cli import main
+
+STUDY = """
+name: s
+data: {source: "files:t*.txt", tokenizer: bytes, sequence_length: 16}
+training: {eval_tokens: 256}
+proxy: {model: {d_model: 8, n_layers: 1, n_heads: 2}, steps: 8, batch_size: 4}
+target: {model: {d_model: 16, n_layers: 1, n_heads: 2}, steps: 8, batch_size: 4}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a study and its text, which is where the command is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(STUDY)
+    for number in range(3):
+        (tmp_path / f"t{number}.txt").write_text(f"words of text number {number}\n" * 200)
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, folder):
+    """Runs the command in this process: its exit code and what it wrote on standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rlrs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code or 0, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["run", "search", "compare", "train", "data"])
+def test_a_study_that_cannot_run_leaves_nothing(command, folder, name):
+    (folder / "s.yaml").write_text(STUDY + "search: {start: paper-moe}\n")
+    code, error = command(name, "s.yaml", "--out", "r")
+    assert code == 2
+    assert error.startswith("error: search.start: ratios name router, experts, which the proxy does not have")
+    assert not (folder / "r").exists()
+
+
+def test_a_dry_run_is_the_same_check(command, folder):
+    assert command("run", "s.yaml", "--dry-run") == (0, "")
+    (folder / "s.yaml").write_text(STUDY + "search: {space: {atention: fixed}}\n")
+    code, error = command("run", "s.yaml", "--dry-run")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: search.space: no parameter 'atention'; did you mean 'attention'?")
+
+
+def test_a_folder_is_given_more_and_not_less(command, folder):
+    assert command("data", "s.yaml", "--out", "r")[0] == 0
+    (folder / "s.yaml").write_text(STUDY + "search: {trials: 60}\nprocesses: 3\n")
+    assert command("data", "s.yaml", "--out", "r")[0] == 0
+    assert "trials: 60" in (folder / "r" / "study.yaml").read_text()
+    (folder / "s.yaml").write_text(STUDY)
+    code, error = command("data", "s.yaml", "--out", "r")
+    assert code == 2
+    assert "search.trials is 60 there and 48 here, and may only grow; name another folder with --out" in error
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (b"", "should be a mapping with the keys of a study, not NoneType"),
+        (b"[]", "should be a mapping with the keys of a study, not list"),
+        (b"{", "line 1: not valid YAML"),
+        (b"name: s", "proxy is missing"),
+        (b"a: 1\na: 2", "line 2: the key 'a' is there twice"),
+        (b"\xff", "cannot be read: not UTF-8 text"),
+        (b"[" * 5000, "more than 40 levels"),
+    ],
+)
+def test_a_damaged_study_of_a_run_folder_is_named(command, folder, damage, message):
+    (folder / "r").mkdir()
+    (folder / "r" / "study.yaml").write_bytes(damage)
+    code, error = command("data", "s.yaml", "--out", "r")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: r/study.yaml")
+    assert message in error
+    assert "it is damaged, or another version's" in error
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE should be a whole number, 1 or more, not 'many'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE should be a whole number, 1 or more, not '0'"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "x", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "RANK should be a whole number, 0 or more, not 'x'",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "RANK=2 should be below WORLD_SIZE=2",
+        ),
+    ],
+)
+def test_half_of_torchruns_variables_are_one_line(command, folder, monkeypatch, variables, message):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, error = command("train", "s.yaml", "--out", "r")
+    # Only rank 0 says what all ranks meet.
+    told = variables.get("RANK", "0") == "0"
+    assert code == 2
+    assert error == (f"error: {message}: start with torchrun\n" if told else "")
+    assert not (folder / "r").exists()
+
+
+def test_a_long_or_odd_value_is_shortened_and_escaped(command, folder):
+    (folder / "s.yaml").write_text(STUDY + 'search: {method: "' + "x" * 100_000 + '\\e[31m\\u202e"}\n')
+    code, error = command("data", "s.yaml", "--out", "r")
+    assert code == 2
+    assert len(error) < 1000
+    assert error.isascii()
+    assert "\x1b" not in error
+
+
+def test_a_folder_whose_name_is_not_utf8(command, folder):
+    name = os.fsdecode(b"caf\xe9")
+    assert command("data", "s.yaml", "--out", name)[0] == 0
+    assert (folder / name / "data" / "data.json").exists()
+    code, error = command("data", f"{name}.yaml")
+    assert (code, error) == (2, r"error: caf\udce9.yaml: cannot be read: No such file or directory" + "\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["export", "paper-dense", "--to", "nanotron", *["--steps", "9", "--lr", "1"]]]
+)
+def test_a_reader_that_is_gone_ends_the_command_without_a_word(folder, arguments):
+    """As other programs end: 128 + SIGPIPE."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlrs.cli", *arguments], stdout=write, stderr=subprocess.PIPE, timeout=120
+    )
+    os.close(write)
+    assert done.returncode == 141
+    assert all(line.startswith(b"lost: ") for line in done.stderr.splitlines())  # what an export says beside
+
+
+def test_letters_that_an_output_cannot_write_are_escaped(folder):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rlrs.cli", "ladder", "s.yaml", "2"], capture_output=True, timeout=120, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"d_model" in done.stdout
