@@ -18,7 +18,7 @@ from rlrs.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from rlrs.records import Results
-    from rlrs.settings import StudyConfig
+    from rlrs.settings import ComparisonConfig, StudyConfig
 
 out = Console(markup=False)  # a path may hold brackets
 err = Console(markup=False, stderr=True)
@@ -64,7 +64,25 @@ def print_plan(study: StudyConfig) -> None:
     table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
     out.print(table)
     out.print(f"The target has {growth(study):.3g} times the proxy's parameters, without embeddings.", highlight=False)
+    for line in _what_is_seen(study.comparison):
+        out.print(line, highlight=False)
     out.print("Nothing was trained and nothing was written.")
+
+
+def _what_is_seen(comparison: ComparisonConfig) -> Iterator[str]:
+    """What so many seeds can show, before any is run."""
+    from rlrs.comparison import POWER, smallest_difference
+
+    size = smallest_difference(comparison.seeds)
+    yield (
+        f"With {comparison.seeds} paired seeds a difference of {size:.1f} times the noise from seed to seed is seen "
+        f"with a chance of {POWER:.0%}."
+    )
+    if comparison.stop == "anytime":
+        yield (
+            f"The comparison stops between {comparison.seeds} and {comparison.most_seeds} seeds, when the arms are "
+            f"told apart or a gain of more than {comparison.margin:g} nats is ruled out."
+        )
 
 
 def print_searches(results: Results) -> None:
@@ -103,6 +121,8 @@ def print_comparison(results: Results) -> None:
         table.add_row(*cells)
     out.print(table)
     out.print(comparison.decision.sentence, style="bold", highlight=False)
+    if comparison.stopping is not None:
+        out.print(comparison.stopping.sentence, highlight=False)
     for note in comparison.decision.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
     for arm, found in results.arms.items():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlrs.comparison import decide, measure, speed_up
+from rlrs.comparison import decide, measure, p_value, speed_up
 from rlrs.comparison.decision import WORDS
 from rlrs.records import RunResult
 
@@ -92,12 +92,53 @@ def test_when_every_arm_diverged_nothing_is_decided():
     assert got.sentence.startswith("No decision: every arm diverged")
 
 
-def test_a_seed_unlike_the_others_is_said():
+def test_a_seed_unlike_the_others_is_said_with_the_seeds_that_would_decide():
     arms = losses(embedding_only=0.10, rlrs=0.20)
     arms["rlrs"][1] += 0.5
     got = decide(arms, SEEDS)
     assert any(note.startswith("Seed 2 is unlike the others: there relative schedules end +0.") for note in got.notes)
     assert decide(losses(embedding_only=0.10, rlrs=0.20), SEEDS).notes == ()
+    # In the median 0.097 nats below, with a noise of 0.25: (1.96 + 0.84)^2 / 0.39^2, and two for Student, make 55.
+    assert got.winner == "embedding_only"
+    assert got.sentence.startswith(
+        "Not decided: relative schedules are not measurably different from a tuned embedding"
+    )
+    assert "but seed 2 is unlike the others. About 51 " in got.sentence
+    assert "more seeds would decide with a chance of 80%, if it is the median, -0." in got.sentence
+    assert "Use a tuned" not in got.sentence
+    assert any(
+        note.startswith("Seed 2") and "more seeds would decide" in note and "embedding_only" in note
+        for note in got.notes
+    )
+
+
+def test_a_seed_unlike_the_others_on_the_losing_side_leaves_nothing_open():
+    arms = losses(embedding_only=0.10, rlrs=0.05)
+    arms["rlrs"][1] += 0.5
+    assert decide(arms, SEEDS).sentence.startswith("Use a tuned embedding multiplier alone")
+
+
+def test_a_chance_difference_counts_less_the_more_arms_there_are():
+    jitter = [0.010, -0.010, 0.004, -0.004]
+    better = [base - 0.015 + j for base, j in zip(UNIFORM, jitter, strict=True)]  # t = 3.41: p = 0.042 against uniform
+    same = [base + j for base, j in zip(UNIFORM, jitter[::-1], strict=True)]
+    two = decide({"uniform": UNIFORM, "rlrs": better}, SEEDS)
+    assert (two.winner, two.p_values["uniform"]) == ("rlrs", pytest.approx(0.0421, abs=1e-4))
+    four = decide({"uniform": UNIFORM, "embedding_only": same, "constant": same, "rlrs": better}, SEEDS)
+    assert (four.winner, four.p_values["uniform"]) == ("uniform", pytest.approx(3 * 0.0421, abs=3e-4))
+    assert four.standings["uniform"] == "not_different"
+    assert "95% interval -0.029 to -0.001, but p = 0.13 corrected for the number of arms" in four.sentence
+
+
+def test_the_last_step_is_between_two_arms_and_needs_no_correction():
+    got = decide(losses(embedding_only=0.10, constant=0.15, rlrs=0.20), SEEDS)
+    pair = [
+        a - b
+        for a, b in zip(
+            *(losses(embedding_only=0.10, constant=0.15, rlrs=0.20)[x] for x in ("rlrs", "constant")), strict=True
+        )
+    ]
+    assert got.p_values["constant"] == pytest.approx(p_value(pair))
 
 
 class Spec:

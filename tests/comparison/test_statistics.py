@@ -1,8 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 
-from rlrs.comparison import interval, speed_up, steps_to_reach
+from rlrs.comparison import holm, interval, p_value, speed_up, steps_to_reach
 
 
 def test_the_interval_is_students_for_three_seeds():
@@ -49,3 +50,24 @@ def test_bounds_of_any_seed_mark_the_whole():
     lower = {50: 2.9, 100: 2.8}
     assert speed_up([3.0, 3.0], [lower, {50: 3.1, 100: 2.9}], 100).bound == "lower"
     assert speed_up([3.0, 3.0], [lower, {50: 3.3, 100: 3.1}], 100).bound == "upper"
+
+
+def test_the_p_value_is_5_percent_where_the_interval_ends_at_zero():
+    values = [1.0, 2.0, 3.0, 5.0]
+    got = interval(values)
+    assert p_value([value - got.low for value in values]) == pytest.approx(0.05)
+    assert p_value([value - got.high for value in values]) == pytest.approx(0.05)
+    assert (p_value([0.0, 0.0]), p_value([0.1, 0.1])) == (1.0, 0.0)
+
+
+def test_holm_multiplies_the_smallest_by_all_and_the_largest_by_one():
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.04, "c": 0.04})
+    assert holm({"a": 0.5, "b": 0.001}) == {"a": 0.5, "b": 0.002}
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def test_holm_seldom_refuses_any_of_several_true_hypotheses():
+    p_values = np.random.default_rng(0).uniform(size=(20_000, 3))
+    refused = sum(min(holm(dict(enumerate(row))).values()) <= 0.05 for row in p_values.tolist()) / len(p_values)
+    assert 0.045 < refused < 0.0545  # 1 - (1 - 0.05 / 3)^3 = 4.9 %, standard error 0.15 points

@@ -118,13 +118,6 @@ def searched(*trials, best=0):
     return ArmSearch.from_result(result, budget=8)
 
 
-def test_the_constant_arm_holds_the_start_ratios_and_keeps_the_rest():
-    held = ArmResult.from_point("constant", POINT, DEFAULTS).recipe
-    moving = ArmResult.from_point("rlrs", POINT, DEFAULTS, searched(trial(0, 3.0))).recipe
-    assert held.ratios["experts"] == ((0.0, 0.5), (1.0, 0.5))
-    assert held.model_copy(update={"ratios": moving.ratios}) == moving
-
-
 def test_a_transfer_gives_the_targets_rate_and_changes_nothing_else():
     before = ArmResult.from_point("rlrs", POINT, DEFAULTS, searched(trial(0, 3.0)))
     after = before.with_transfer(searched(trial(0, 3.0), trial(1, 2.9), best=1))

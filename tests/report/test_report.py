@@ -13,6 +13,7 @@ import pytest
 from sample import RATIOS, SEEDS, WINNERS, write_committed, write_sample
 
 from rlrs.ratios import Ratios
+from rlrs.records.results import checksum
 from rlrs.report import ReportError, figures, palette, text, write_ratios_page, write_report
 from rlrs.schedules import BaseSchedule
 
@@ -470,6 +471,25 @@ def test_constant_arm_is_listed_with_the_search_that_it_shares(tmp_path: Path) -
     said = words(tmp_path)
     assert "constant ratios 34 34 2" in said
     assert "embedding 15 → 15 shares the search of relative schedules" in said
+    assert "The constant ratios are no fair control here" in said
+
+
+def test_a_comparison_that_stopped_by_itself_says_why_and_after_how_many_seeds(tmp_path: Path) -> None:
+    write_sample(tmp_path, schema=2)
+
+    def stop(results) -> None:
+        sentence = "Stopped after 3 paired seeds: every simpler arm is passed over."
+        results["comparison"]["stopping"] = {"reason": "gain", "max_seeds": 9, "margin": 0.02, "sentence": sentence}
+        results["comparison"]["decision"]["p_values"] = {"uniform": 0.0004, "embedding_only": 0.021}
+        results["checksum"] = checksum(results)
+
+    edit(tmp_path, stop)
+    said = words(tmp_path)
+    assert "each a whole run of every arm. Stopped after 3 paired seeds: every simpler arm is passed over." in said
+    assert "(p < 0.001)" in said
+    assert "(p = 0.021)" in said
+    assert "intervals are confidence sequences, valid at every look" in said
+    assert "no fair control" not in said
 
 
 def test_plot_page_shows_each_component_and_stands_alone(tmp_path: Path) -> None:

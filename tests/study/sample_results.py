@@ -58,13 +58,10 @@ def arms():
     own = {
         "uniform": {n: v for n, v in POINT.items() if not n.startswith(("embedding", "experts"))},
         "embedding_only": {n: v for n, v in POINT.items() if not n.startswith("experts")},
-        "constant": POINT,
+        "constant": {n: POINT.get(n.replace(".end", ".start"), v) for n, v in POINT.items()},
         "rlrs": POINT,
     }
-    found = {
-        arm: ArmResult.from_point(arm, point, DEFAULTS, None if arm == "constant" else searched(point))
-        for arm, point in own.items()
-    }
+    found = {arm: ArmResult.from_point(arm, point, DEFAULTS, searched(point)) for arm, point in own.items()}
     return {arm: result.with_transfer(searched({"lr": 3e-3})) for arm, result in found.items()}
 
 

@@ -192,8 +192,8 @@ def test_every_accepted_search_has_a_plan_and_every_other_one_line(search):
     accepted = SearchConfig(**search)
     given_study = study().model_copy(update={"search": accepted})
     rows = plan(given_study)
-    assert [row.runs for row in rows] == [3 * accepted.trials, 15, 3 * (3 + 2)]
-    assert rows[0].tokens == 3 * accepted.trials * 8 * 4 * 16
+    assert [row.runs for row in rows] == [4 * accepted.trials, 20, 3 * (4 + 2)]
+    assert rows[0].tokens == 4 * accepted.trials * 8 * 4 * 16
     refused = pytest.raises(ConfigError, match=r"^search.trials: \d+ runs leave none to search with")
     retests = search["retest"]["points"] * search["retest"]["seeds"]
     left = search["trials"] - (retests if 4 * retests <= search["trials"] else 0)

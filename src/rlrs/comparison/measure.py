@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlrs.comparison.decision import decide
-from rlrs.comparison.statistics import interval, speed_up
+from rlrs.comparison.sequential import ANYTIME
+from rlrs.comparison.statistics import FIXED, speed_up
+from rlrs.comparison.stopping import stopping
 from rlrs.records import ArmLosses, Comparison, ComparisonRun, Interval, RunResult, SpeedUp
-from rlrs.settings import Arm
+from rlrs.settings import Arm, ComparisonConfig
 
 
 class Compared(Protocol):
@@ -35,7 +37,14 @@ Runs = Mapping[tuple[Arm, int, float], tuple[Compared, RunResult]]
 """(arm, seed, horizon) -> run; horizon 1.0 is the full length."""
 
 
-def measure(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], steps: int, tokens: int) -> Comparison:
+def measure(
+    runs: Runs,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    steps: int,
+    tokens: int,
+    settings: ComparisonConfig | None = None,
+) -> Comparison:
     """Losses, paired differences, saved steps and what they decide.
 
     Args:
@@ -44,7 +53,11 @@ def measure(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], steps: int, t
         seeds: paired.
         steps: full length.
         tokens: of a full-length run.
+        settings: with `stop: anytime`, everything is judged so that more seeds may follow, and `stopping` says whether
+            they should; a fixed number of seeds if None.
     """
+    anytime = settings is not None and settings.stop == "anytime"
+    rule = ANYTIME if anytime else FIXED
     final: dict[Arm, list[float]] = {arm: [_loss(runs[arm, seed, 1.0][1]) for seed in seeds] for arm in arms}
     sound: list[Arm] = [arm for arm in arms if all(map(math.isfinite, final[arm]))]
     differences: dict[Arm, Interval] = {}
@@ -58,8 +71,9 @@ def measure(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], steps: int, t
             if control == "rlrs":
                 continue
             pairs = zip(final["rlrs"], final[control], strict=True)
-            differences[control] = interval([ours - theirs for ours, theirs in pairs])
-            speed_ups[control] = speed_up(final[control], lengths, steps)
+            differences[control] = rule.interval([ours - theirs for ours, theirs in pairs])
+            speed_ups[control] = speed_up(final[control], lengths, steps, rule)
+    decision = decide(final, seeds, speed_ups, rule)
     return Comparison(
         steps=steps,
         tokens=tokens,
@@ -73,7 +87,8 @@ def measure(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], steps: int, t
         },
         differences=differences,
         speed_up=speed_ups,
-        decision=decide(final, seeds, speed_ups),
+        decision=decision,
+        stopping=stopping(final, decision, settings.margin, settings.most_seeds) if settings and anytime else None,
     )
 
 

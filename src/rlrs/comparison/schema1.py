@@ -138,6 +138,7 @@ def upgraded(plain: dict[str, Any]) -> Results:
 
 
 def _arm(arm: Arm, old: _Results, training: _Training) -> ArmResult:
+    # This version's `constant` had no search of its own: it held the start ratios that `rlrs` found.
     searched = old.search.get("rlrs" if arm == "constant" else arm)
     if searched is None:
         raise RecordError(f"damaged: search lacks the arm {arm}")

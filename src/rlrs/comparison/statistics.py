@@ -1,16 +1,31 @@
-"""Paired differences and saved steps, with intervals."""
+"""Paired differences and saved steps, with intervals and tests for a number of seeds that was fixed beforehand."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 from rlrs.records import Interval, SpeedUp
 
 LEVEL = 0.95
-"""Coverage of every interval."""
+"""Coverage of every interval; tests are at one minus it."""
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Rule(NamedTuple):
+    """How paired differences are judged: their mean's interval, and the p-value of a mean of 0, two-sided."""
+
+    interval: Callable[[Sequence[float]], Interval]
+    p_value: Callable[[Sequence[float]], float]
+
+
+def moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and its standard error from the spread of two values or more."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -23,15 +38,50 @@ def interval(values: Sequence[float]) -> Interval:
     >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
     (-0.03, -0.055, -0.005)
     """
-    from scipy import stats
+    from scipy import special
 
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval needs at least 2 paired seeds, not {n}")
-    mean = math.fsum(values) / n
-    error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
+    mean, error = moments(values)
+    half = float(special.stdtrit(n - 1, 0.5 + LEVEL / 2)) * error
     return Interval(mean=mean, low=mean - half, high=mean + half, level=LEVEL, per_seed=tuple(values))
+
+
+def p_value(values: Sequence[float]) -> float:
+    """Of Student's two-sided t-test against a mean of 0, two values or more.
+
+    Example:
+        >>> round(p_value([1.0, 2.0, 3.0]), 4)
+        0.0742
+    """
+    from scipy import special
+
+    mean, error = moments(values)
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * special.stdtr(len(values) - 1, -abs(mean) / error))
+
+
+FIXED = Rule(interval, p_value)
+"""For a number of seeds that was fixed before any was looked at."""
+
+
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
+    """P-values adjusted for each other: refusing where one is at most 5 % makes any false refusal 5 % likely at most.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+
+    Example:
+        >>> holm({"uniform": 0.01, "embedding_only": 0.04, "constant": 0.03})
+        {'uniform': 0.03, 'embedding_only': 0.06, 'constant': 0.06}
+    """
+    adjusted: dict[Name, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
 
 
 def steps_to_reach(loss: float, runs: Mapping[int, float]) -> tuple[float, Literal["none", "lower", "upper"]]:
@@ -63,13 +113,14 @@ def steps_to_reach(loss: float, runs: Mapping[int, float]) -> tuple[float, Liter
     return float(lengths[-1]), "upper"
 
 
-def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], steps: int) -> SpeedUp:
+def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], steps: int, rule: Rule = FIXED) -> SpeedUp:
     """Saved steps over paired seeds.
 
     Args:
         baseline: the baseline's final loss per seed, after `steps` steps.
         runs: per seed, the other arm's final loss by total steps.
         steps: full length.
+        rule: of the interval.
 
     >>> runs = [{50: 3.1, 100: 2.9}, {50: 3.2, 100: 2.8}]
     >>> found = speed_up([3.0, 3.0], runs, steps=100)
@@ -77,6 +128,6 @@ def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], ste
     ([71, 71], 0.29)
     """
     needed, bounds = zip(*(steps_to_reach(loss, r) for loss, r in zip(baseline, runs, strict=True)), strict=True)
-    saved = interval([1 - n / steps for n in needed])
+    saved = rule.interval([1 - n / steps for n in needed])
     bound = "upper" if "upper" in bounds else "lower" if "lower" in bounds else "none"
     return SpeedUp(**dict(saved), bound=bound, steps_needed=tuple(needed))

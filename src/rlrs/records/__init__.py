@@ -8,8 +8,10 @@ from rlrs.records.measured import (
     ComparisonRun,
     Decision,
     Interval,
+    Reason,
     SpeedUp,
     Standing,
+    Stopping,
 )
 from rlrs.records.metrics_line import ComponentMetrics, MetricsLine, RouterMetrics, read_metrics
 from rlrs.records.provenance import Provenance
@@ -35,6 +37,7 @@ __all__ = [
     "Proposal",
     "Provenance",
     "Pruning",
+    "Reason",
     "Recipe",
     "Record",
     "RecordError",
@@ -45,6 +48,7 @@ __all__ = [
     "SpeedUp",
     "Spent",
     "Standing",
+    "Stopping",
     "StudyIdentity",
     "Trial",
     "read_metrics",

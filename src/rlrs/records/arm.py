@@ -69,7 +69,7 @@ class ArmResult(Record):
     recipe: Recipe
     """All settings that its runs on the target have."""
     search: ArmSearch | None = None
-    """On the proxy; None for an arm that takes over what `rlrs` found."""
+    """On the proxy; None for the arm `constant` of older studies, which held the start ratios that `rlrs` found."""
     transfer: ArmSearch | None = None
     """Of the base rate on the target; None before it."""
 
@@ -83,20 +83,17 @@ class ArmResult(Record):
         return self
 
     @classmethod
-    def from_point(
-        cls, arm: Arm, point: Mapping[str, float], defaults: Recipe, search: ArmSearch | None = None
-    ) -> ArmResult:
+    def from_point(cls, arm: Arm, point: Mapping[str, float], defaults: Recipe, search: ArmSearch) -> ArmResult:
         """What an arm has after the search on the proxy.
 
         Args:
-            arm: whose it is. `constant` holds the start ratios of the point, which is that of `rlrs`.
-            point: the best point of the arm's search (for `constant`, of that of `rlrs`).
+            arm: whose it is.
+            point: the best point of the arm's search.
             defaults: what the study's settings say of everything that the point does not name,
                 `Recipe.from_settings(study.training, study.search.lr)`.
-            search: the arm's own; None for `constant`.
+            search: the arm's own.
         """
-        recipe = defaults.at(point)
-        return cls(arm=arm, recipe=recipe.held_at_start() if arm == "constant" else recipe, search=search)
+        return cls(arm=arm, recipe=defaults.at(point), search=search)
 
     def with_transfer(self, transfer: ArmSearch) -> ArmResult:
         """The same after its base rate was tuned on the target."""

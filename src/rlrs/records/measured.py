@@ -10,11 +10,13 @@ from rlrs.records.base import Loss, Rate, Record, Whole
 from rlrs.settings import Arm
 
 Standing = Literal["better", "not_different", "worse"]
-"""Of one arm against another: whether the interval of its differences is wholly below 0, holds 0, is wholly above."""
+"""Of one arm against another: whether its losses are measurably lower, cannot be told apart, are measurably higher."""
+Reason = Literal["gain", "no_gain", "max_seeds"]
+"""Why a comparison that runs seed by seed stopped."""
 
 
 class Interval(Record):
-    """Mean over paired seeds, with its two-sided t interval."""
+    """Mean over paired seeds, with its two-sided interval: Student's, or one that holds however often one looks."""
 
     mean: Loss
     low: Loss
@@ -31,7 +33,7 @@ class Interval(Record):
 
     @property
     def standing(self) -> Standing:
-        """Of losses of one arm minus another's: lower is better."""
+        """Of losses of one arm minus another's, without correction for other comparisons: lower is better."""
         return "better" if self.high < 0 else "worse" if self.low > 0 else "not_different"
 
 
@@ -74,15 +76,29 @@ class Decision(Record):
     """What the comparison decides: the one source of verdict, ratios.yaml, page and terminal."""
 
     winner: Arm
-    """The simplest arm that no other is measurably better than."""
+    """The simplest arm that none of those beyond it is measurably better than."""
     sentence: str
     """Why, in words."""
     standings: dict[Arm, Standing] = Field(default_factory=dict)
-    """Of `rlrs` against each control."""
+    """Of `rlrs` against each control, corrected for the arms beyond that control."""
+    p_values: dict[Arm, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Of the same, so corrected (Holm); empty in results that are older."""
     against_uniform: Interval | None = None
     """The winner's loss minus that of `uniform`, nats per token; None if that is the winner, or diverged."""
     notes: tuple[str, ...] = ()
     """What limits it: arms that diverged, seeds unlike the others; a sentence each."""
+
+
+class Stopping(Record):
+    """How a comparison ended whose seeds were run one by one until it was decided."""
+
+    reason: Reason | None
+    """None while it goes on."""
+    max_seeds: int = Field(ge=2, le=10_000)
+    margin: float = Field(gt=0, le=1e6)
+    """A gain that is no larger needs no further seeds, nats per token."""
+    sentence: str
+    """In words, with the number of seeds."""
 
 
 class Comparison(Record):
@@ -102,6 +118,8 @@ class Comparison(Record):
     speed_up: dict[Arm, SpeedUp]
     """Control -> steps that `rlrs` saves to reach its loss."""
     decision: Decision
+    stopping: Stopping | None = None
+    """None where the number of seeds was fixed beforehand."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Comparison:

@@ -139,11 +139,6 @@ class Recipe(Record):
         plain = self.model_dump(mode="json", exclude={"target_lr"})
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
-    def held_at_start(self) -> Recipe:
-        """The start ratios, held to the end: what *changing* the ratios is worth is the difference to this."""
-        held = {c: ratio.start for c, ratio in self.relative_rates().items()}
-        return self.model_copy(update={"ratios": {c: r.knots for c, r in Ratios(held).items()}})
-
     def relative_rates(self) -> Ratios:
         """The ratios as the rest of the library takes them."""
         return Ratios({component: list(knots) for component, knots in self.ratios.items()})

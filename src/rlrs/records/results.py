@@ -100,8 +100,8 @@ class Results(Record):
         for arm, found in self.arms.items():
             if found.arm != arm:
                 raise ValueError(f"arms.{arm} is that of {found.arm}")
-            if (found.search is None) != (arm == "constant"):
-                raise ValueError(f"arms.{arm}: every arm but constant has a search of its own")
+            if found.search is None and arm != "constant":
+                raise ValueError(f"arms.{arm}: has no search of its own")
         if not {"uniform", "rlrs"} <= set(self.arms):
             raise ValueError("arms should have uniform and rlrs")
         if (self.comparison is None) != (self.cost is None):

@@ -191,7 +191,7 @@ def _tuning_rows(results: Results) -> list[dict[str, Any]]:
     """One row per arm: what it was allowed, what it spent, what it found."""
     rows = []
     for arm, found in results.arms.items():
-        # Without a search of its own, an arm takes over what the rlrs arm's search found.
+        # The constant arm of older studies had no search of its own: it held what the rlrs arm's search found.
         search = found.search or results.arms["rlrs"].search
         assert search is not None
         assert found.transfer is not None

@@ -51,12 +51,13 @@ class Saving:
 def saving(control: Arm, comparison: Comparison) -> Saving:
     """What relative schedules save against one control: a number only where the whole interval shows a gain."""
     speed_up, loss = comparison.speed_up[control], comparison.differences[control]
+    stands = comparison.decision.standings.get(control, loss.standing)
     digits = text.digits_for(speed_up.low, speed_up.high)
     mean = text.percent(speed_up.mean, digits)
     interval = f"{text.percent(speed_up.level, 0)} interval {text.between(speed_up.low, speed_up.high, digits)}"
     shown = (
         comparison.decision.winner != "uniform"
-        and loss.standing == "better"
+        and stands == "better"
         and (speed_up.low > 0 or speed_up.bound == "lower")
     )
     gap, least, most = (text.difference(value, 3) for value in (loss.mean, loss.low, loss.high))
@@ -64,8 +65,8 @@ def saving(control: Arm, comparison: Comparison) -> Saving:
     if not shown:
         never = speed_up.bound == "upper" and not any(speed_up.per_seed)
         estimate = "its loss is not reached in as many steps" if never else f"estimate {mean}, {interval}"
-        big = "Worse" if loss.standing == "worse" else "No saving shown"
-        return Saving(big, False, control, [f"{WORDS[loss.standing]} it", estimate, difference])
+        big = "Worse" if stands == "worse" else "No saving shown"
+        return Saving(big, False, control, [f"{WORDS[stands]} it", estimate, difference])
     needed = sum(speed_up.steps_needed) / len(speed_up.steps_needed)
     steps = f"{text.count(needed)} of {text.count(comparison.steps)} steps, mean over seeds"
     notes = {
@@ -107,12 +108,19 @@ def _saved(comparison: Comparison) -> str:
 def _sure(comparison: Comparison) -> str:
     decision = comparison.decision
     seeds = f"{text.plural(len(comparison.seeds), 'paired seed')}, each a whole run of every arm."
+    if comparison.stopping is not None:
+        seeds += f" {comparison.stopping.sentence}"
     standings = [
-        f"{WORDS[standing]} {palette.control_name(control)}" for control, standing in decision.standings.items()
+        f"{WORDS[standing]} {palette.control_name(control)}{_p_value(decision.p_values.get(control))}"
+        for control, standing in decision.standings.items()
     ]
     stand = f" There, relative schedules are {'; '.join(standings)}." if standings else ""
     notes = "".join(f" {note}" for note in decision.notes)
     return f"{seeds}{stand}{notes}"
+
+
+def _p_value(value: float | None) -> str:
+    return "" if value is None else " (p < 0.001)" if value < 0.001 else f" (p = {value:.2g})"
 
 
 def _costs(results: Results, comparison: Comparison) -> str:
@@ -154,8 +162,7 @@ def limits(results: Results, comparison: Comparison) -> list[str]:
     horizons = sorted({run.horizon for run in comparison.runs if run.arm == "rlrs"})
     lengths = ", ".join(text.percent(h, 0) for h in horizons)
     found = [
-        f"{text.plural(len(comparison.seeds), 'seed')}: intervals are Student's t over paired seeds, which set both "
-        "the weights and the order of the data; with so few, they rest on the assumption of normal differences.",
+        _intervals(comparison),
         f"Saved steps are read between runs of {lengths} of the full length, each with its own schedule.",
         f"One data set, one target {growth(results):.3g} times the proxy's parameters: nothing is shown beyond "
         "that size, that number of tokens, or other data.",
@@ -172,6 +179,11 @@ def limits(results: Results, comparison: Comparison) -> list[str]:
         found.append("A lower bound means that even the shortest run beat the control: add shorter horizons.")
     if comparison.decision.winner == "uniform":
         found.append("No gain shown is not no gain possible: another budget, start or size may find one.")
+    if results.arms.get("constant") is not None and results.arms["constant"].search is None:
+        found.append(
+            "The constant ratios are no fair control here: they are the start ratios that the search of relative "
+            "schedules found, not searched by themselves, so the difference overstates what change over time is worth."
+        )
     if "embedding_only" not in comparison.losses:
         found.append("There is no embedding-only control: part of a gain may come from the embedding alone.")
     diverged = [run for run in comparison.runs if run.status == "diverged"]
@@ -179,6 +191,15 @@ def limits(results: Results, comparison: Comparison) -> list[str]:
         names = ", ".join(f"{palette.arm_name(r.arm)} seed {r.seed}" for r in diverged)
         found.append(f"Diverged in the comparison: {names}.")
     return found
+
+
+def _intervals(comparison: Comparison) -> str:
+    kind = "Student's t" if comparison.stopping is None else "confidence sequences, valid at every look,"
+    return (
+        f"{text.plural(len(comparison.seeds), 'seed')}: intervals are {kind} over paired seeds, which set both the "
+        "weights and the order of the data; with so few, they rest on the assumption of normal differences. Verdicts "
+        "and p-values are corrected for the number of arms (Holm), intervals are not."
+    )
 
 
 def budgets(searches: Sequence[ArmSearch], transfers: Sequence[ArmSearch]) -> str:

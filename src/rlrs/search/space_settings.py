@@ -69,6 +69,52 @@ def read_space(
     return Space(_ordered(parameters))
 
 
+def held_constant(space: Space) -> Space:
+    """The same space with one ratio from start to end for every component: its later knots are tied to its start.
+
+    A start that is fixed is free here where a later knot was: constant ratios are searched wherever moving ones are.
+    Ties and conditions on a later knot are on the start.
+
+    Args:
+        space: as `read_space` gives it.
+
+    Raises:
+        ConfigError: nothing is left to search.
+    """
+
+    def at_start(name: str) -> str:
+        component, _, part = name.rpartition(".")
+        return f"{component}.start" if component and knot_progress(part) is not None else name
+
+    freed = {at_start(parameter.name) for parameter in space.free}
+
+    def root(name: str, seen: tuple[str, ...] = ()) -> tuple[float, str]:
+        """What a parameter is a multiple of in the end; itself if it is free, fixed, or tied to itself in a circle."""
+        name = at_start(name)
+        tie = space.parameters[name].tie
+        if tie is None or name in freed or at_start(tie[1]) in (name, *seen):
+            return 1.0, name
+        factor, other = root(tie[1], (*seen, name))
+        return tie[0] * factor, other
+
+    held: dict[str, Parameter] = {}
+    for old in space:
+        factor, name = root(old.name)
+        if name != old.name:
+            held[old.name] = replace(old, tie=(factor, name), fixed=False, when=None)
+            continue
+        if old.free or name not in freed:
+            new = replace(old, tie=None, fixed=name not in freed)
+        else:
+            new = parameter(name, old.start)
+        if old.when is not None:
+            factor, other = root(old.when[0])
+            new = replace(new, when=None if other == name else (other, old.when[1], old.when[2] / factor))
+        held[name] = new
+    _check(held)
+    return Space(list(held.values()))
+
+
 def _components_in(key: str, value: object, components: Sequence[str]) -> set[str]:
     """Components that a line of the settings names, on either side."""
     text = f"{key} {value.get('when', '')}" if isinstance(value, Mapping) else f"{key} {value}"

@@ -31,11 +31,13 @@ CHANGES_NO_RESULT: dict[str, Any] = {
 MAY_GROW = frozenset(
     {
         *("search.trials", "search.max_steps", "search.max_flops", "search.max_hours", "transfer.trials"),
-        *("comparison.arms", "comparison.seeds", "comparison.horizons"),
+        *("comparison.arms", "comparison.seeds", "comparison.horizons", "comparison.stop", "comparison.max_seeds"),
     }
 )
 """Settings of which a study that has begun, or ended, may be given more: a greater number, none at all where a limit
 was, further entries of a list. What is done already stays as it is."""
+_NONE_YET: dict[str, Any] = {"comparison.stop": "fixed", "comparison.max_seeds": None}
+"""Of these, the values that say that there is nothing yet, so that any other is more."""
 
 _ELSEWHERE = {
     "learning_rate": "search.lr",
@@ -134,7 +136,7 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "")
         before, now = theirs.get(key), mine.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
             found = difference(before, now, where)
-        elif before == now or (where in MAY_GROW and _grown(before, now)):
+        elif before == now or (where in MAY_GROW and _grown(where, before, now)):
             continue
         else:
             found = f"{printable(where, 100)} is {shown(before)} there and {shown(now)} here"
@@ -144,8 +146,10 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "")
     return None
 
 
-def _grown(before: Any, now: Any) -> bool:
+def _grown(where: str, before: Any, now: Any) -> bool:
     """Whether a budget or a list has more than it had; None is no limit."""
+    if where in _NONE_YET and (before == _NONE_YET[where] or now == _NONE_YET[where]):
+        return before == _NONE_YET[where]
     if isinstance(before, list | tuple) and isinstance(now, list | tuple):
         return all(entry in now for entry in before)
     if now is None:

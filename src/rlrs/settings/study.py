@@ -169,9 +169,17 @@ class TransferConfig(Settings):
 class ComparisonConfig(Settings):
     """The measurement: fresh seeds, paired over the arms."""
 
-    arms: tuple[Arm, ...] = ("uniform", "embedding_only", "rlrs")
+    arms: tuple[Arm, ...] = ("uniform", "embedding_only", "constant", "rlrs")
     seeds: Annotated[Count, Field(ge=2, le=10_000)] = 3
-    """Paired seeds, none of them seen by any search."""
+    """Paired seeds, none of them seen by any search; with `stop: anytime` those before the first look."""
+    stop: Literal["fixed", "anytime"] = "fixed"
+    """`fixed`: so many seeds, and Student's intervals. `anytime`: further seeds one by one until the arms are told
+    apart, up to `max_seeds`, with intervals and tests that hold however often one looks."""
+    max_seeds: Annotated[Count, Field(le=10_000)] | None = None
+    """Most paired seeds with `stop: anytime`."""
+    margin: Positive = 0.02
+    """With `stop: anytime`: a gain over the simpler arms of no more than this, in nats per token, is worth no further
+    seeds. Chosen here: about the noise of a run."""
     horizons: tuple[Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)], ...] = (0.6, 0.8)
     """Shorter runs of the rlrs arm, as shares of the full steps, each with its own full schedule."""
 
@@ -182,6 +190,23 @@ class ComparisonConfig(Settings):
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms={list(self.arms)} names an arm twice")
         return self
+
+    @model_validator(mode="after")
+    def _stop(self) -> Self:
+        if self.stop == "fixed":
+            if self.max_seeds is not None:
+                raise ValueError(f"max_seeds={self.max_seeds} is for stop=anytime; stop=fixed runs seeds={self.seeds}")
+            return self
+        if self.seeds < 3:
+            raise ValueError(f"seeds={self.seeds} should be 3 or more with stop=anytime: fewer decide nothing")
+        if self.max_seeds is None or self.max_seeds < self.seeds:
+            raise ValueError(f"max_seeds={self.max_seeds} should be seeds={self.seeds} or more with stop=anytime")
+        return self
+
+    @property
+    def most_seeds(self) -> int:
+        """Seeds that are run at most."""
+        return self.max_seeds or self.seeds
 
 
 class EngineConfig(Settings):

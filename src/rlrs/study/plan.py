@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlrs.comparison import searched_components
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.models import concrete, count_parameters, training_flops
@@ -24,12 +23,11 @@ class PlanRow:
 
 def plan(study: StudyConfig) -> list[PlanRow]:
     """The runs of a study, stage by stage, without training any; `resolve` says whether they can be."""
-    searches = sum(searched_components(arm, ()) is not None for arm in study.comparison.arms)
-    arms, seeds = len(study.comparison.arms), study.comparison.seeds
+    arms, seeds = len(study.comparison.arms), study.comparison.most_seeds
     steps = study.target.steps
     lengths = [steps] * arms + [max(1, round(horizon * steps)) for horizon in study.comparison.horizons]
     return [
-        _plan_row("search", study, study.proxy, searches * study.search.trials, [study.proxy.steps]),
+        _plan_row("search", study, study.proxy, arms * study.search.trials, [study.proxy.steps]),
         _plan_row("transfer", study, study.target, arms * study.transfer.trials, [steps]),
         _plan_row("comparison", study, study.target, seeds, lengths),
     ]

@@ -76,9 +76,8 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
         path, lambda old: "decision" in old and old.get("study_hash") == results.study.config_hash
     ):
         return
-    # An arm without a search of its own holds what that of `rlrs` found.
-    search = winner.search or results.arms["rlrs"].search
-    assert search is not None
+    search = winner.search
+    assert search is not None, "every arm of a study that was run has one"
     proxy, environment = results.models.proxy, results.environment
     batch_size = round(search.best.get("batch_size", proxy.batch_size))
     provenance = Provenance(
@@ -90,7 +89,10 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
         else DecisionSummary(
             winner=comparison.decision.winner,
             sentence=comparison.decision.sentence,
-            notes=comparison.decision.notes,
+            notes=(
+                *((comparison.stopping.sentence,) if comparison.stopping is not None else ()),
+                *comparison.decision.notes,
+            ),
         ),
         found_on=FoundOn(model=study.proxy.model.model_dump(mode="json"), parameters=dict(proxy.parameters)),
         data=_data(results.data),

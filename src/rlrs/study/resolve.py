@@ -14,7 +14,7 @@ from rlrs.inspection import meta_model
 from rlrs.messages import shortened, shown
 from rlrs.models import LanguageModel, at_width, concrete
 from rlrs.ratios import PRESETS, Ratios
-from rlrs.search import SEARCHED, Processes, Space, make_method, read_space, start_point
+from rlrs.search import SEARCHED, Processes, Space, held_constant, make_method, read_space, start_point
 from rlrs.settings import Arm, ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
@@ -93,8 +93,13 @@ def search_spaces(study: StudyConfig, components: Partition) -> dict[Arm, Space]
         return read_space(settings.space, first, names, defaults, only=only)
 
     space([name for name in names if name in SEARCHED], None)
-    moved: dict[Arm, list[str] | None] = {arm: searched_components(arm, names) for arm in study.comparison.arms}
-    return {arm: space(own, own) for arm, own in moved.items() if own is not None}
+    spaces: dict[Arm, Space] = {}
+    for arm in study.comparison.arms:
+        moved = searched_components(arm, names)
+        spaces[arm] = space(moved, moved)
+    if "constant" in spaces:
+        spaces["constant"] = held_constant(spaces["constant"])
+    return spaces
 
 
 def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:

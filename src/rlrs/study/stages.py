@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +123,8 @@ class Stages:
         outcomes = by_arm(self._tune(searches, "on the proxy", tick))
         found = {}
         for arm in study.comparison.arms:
-            if arm == "constant":
-                found[arm] = ArmResult.from_point(arm, outcomes["rlrs"].best, defaults)
-            else:
-                own = arm_search(outcomes[arm], settings.trials)
-                found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
+            own = arm_search(outcomes[arm], settings.trials)
+            found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
         return found
 
     def transfer(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, ArmResult]:
@@ -154,9 +151,29 @@ class Stages:
         return {arm: found.with_transfer(arm_search(outcomes[arm], settings.trials)) for arm, found in arms.items()}
 
     def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
-        """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too."""
-        study, target, settings = self.study, self.study.target, self.study.comparison
-        seeds = [study.search.seed + 1 + k for k in range(settings.seeds)]
+        """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too.
+
+        With `stop: anytime`, seed by seed until it is decided. That depends on the losses alone, so that a study which
+        was stopped goes the same way again.
+        """
+        target, settings = self.study.target, self.study.comparison
+        tokens = target.steps * target.batch_size * self.study.data.sequence_length
+        runs: dict[tuple[Arm, int, float], tuple[RunSpec, RunResult]] = {}
+        seeds: list[int] = []
+        while True:
+            first = self.study.search.seed + 1 + len(seeds)
+            new = range(first, first + (1 if seeds else settings.seeds))
+            seeds += new
+            runs |= self._compared(arms, new)
+            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings)
+            if found.stopping is None or found.stopping.reason is not None:
+                return found
+
+    def _compared(
+        self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int]
+    ) -> dict[tuple[Arm, int, float], tuple[RunSpec, RunResult]]:
+        """The comparison's runs on some seeds, by arm, seed and horizon."""
+        target, settings = self.study.target, self.study.comparison
         specs: dict[tuple[Arm, int, float], RunSpec] = {}
         for seed in seeds:
             for arm, found in arms.items():
@@ -180,9 +197,7 @@ class Stages:
                     f"run {specs[key].id} of the comparison (arm {key[0]}, seed {key[1]}): {done[key].reason}; "
                     "finished runs are kept, and the same command tries it again"
                 )
-        runs = {key: (spec, done[key]) for key, spec in specs.items()}
-        tokens = target.steps * target.batch_size * study.data.sequence_length
-        return measure(runs, settings.arms, seeds, target.steps, tokens)
+        return {key: (spec, done[key]) for key, spec in specs.items()}
 
     def _identity(self, first: Point) -> dict[str, Any]:
         """What decides a search's course: a database refuses to go on with another."""

@@ -1,0 +1,1 @@
+"""Do the intervals and tests of a comparison keep their word?"""
