@@ -20,6 +20,7 @@ from rlrs.environment import cores
 from rlrs.extras import install
 from rlrs.files import write_atomic
 from rlrs.records import Pruning, RunResult
+from rlrs.runs import AnyRun
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
 from rlrs.search.engines.node_data import MARK, Source, open_data, pack, run_folder
 from rlrs.search.engines.ranks import Ranks
@@ -160,7 +161,7 @@ class Ray:
     def submit(
         self,
         key: Hashable,
-        spec: RunSpec,
+        spec: AnyRun,
         folder: Path | None = None,
         *,
         validate: bool = True,
