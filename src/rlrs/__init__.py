@@ -17,6 +17,8 @@ from rlrs.verify import verify
 
 if TYPE_CHECKING:
     from rlrs.runs import Run, RunError, current_run
+    from rlrs.search.ask_and_tell import Search
+    from rlrs.study.python import Study
 
 try:
     __version__ = version("rlrs")
@@ -34,6 +36,8 @@ __all__ = [
     "Rule",
     "Run",
     "RunError",
+    "Search",
+    "Study",
     "__version__",
     "current_run",
     "layer_decay",
@@ -44,7 +48,10 @@ __all__ = [
     "verify",
 ]
 
-_LAZY = {"Run": "rlrs.runs", "RunError": "rlrs.runs", "current_run": "rlrs.runs"}
+_LAZY = {
+    **{"Run": "rlrs.runs", "RunError": "rlrs.runs", "current_run": "rlrs.runs"},
+    **{"Search": "rlrs.search.ask_and_tell", "Study": "rlrs.study.python"},
+}
 """Names that need an extra, and where they are: imported when they are first used."""
 
 
@@ -60,4 +67,4 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "rlrs":
             raise
-        raise ImportError(f"rlrs.{name} needs the library {error.name}: {install('search')}") from None
+        raise ImportError(f"rlrs.{name} needs the library {error.name}: {install('study')}") from None

@@ -219,6 +219,8 @@ class _Attempt:
                 spec.asked().relative_rates().save(self.folder / "ratios.yaml")
             command = spec.command(str(self.folder))
         environment = {**WORKER_ENVIRONMENT, "PYTHONUNBUFFERED": "1", **os.environ}
+        if trainer.call is not None:  # what this process imports, that one does
+            environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment[RUN_VARIABLE] = str(self.folder / RUN_FILE)
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
