@@ -244,6 +244,35 @@ def test_a_program_that_never_reports_is_one_line(tmp_path, program):
     assert "valid=1" in reason
 
 
+KNOWING = """
+import time
+import rlrs
+run = rlrs.current_run()
+USE
+for step in range(1, run.steps + 1):
+    run.report(step, train_loss=1.0)
+run.finish(valid_loss=2.0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "status", "said"),
+    [
+        ("run.seed, run.lr, run.ratios", "finished", None),
+        ("run.seed, run.lr", "failed", "its ratios was not used, so its numbers are those of another run"),
+    ],
+)
+def test_a_script_that_reports_is_believed_or_not_and_need_not_end_in_time(tmp_path, monkeypatch, use, status, said):
+    monkeypatch.setattr("rlrs.search.engines.commands.GRACE", 0.0)
+    (tmp_path / "train.py").write_text(KNOWING.replace("USE", use))
+    trainer = TrainerConfig(command=[sys.executable, str(tmp_path / "train.py")], components=["embedding"])
+    result = outcome(tmp_path, run(trainer, ratios={"embedding": [(0.0, 2.0), (1.0, 1.0)]}))
+    assert result.status == status
+    assert result.valid_loss == (2.0 if said is None else None)
+    assert said is None or (said in result.reason and str(tmp_path) in result.reason)
+
+
 def test_a_damaged_result_is_one_line(tmp_path, program):
     spec = run(program())
     folder = tmp_path / "runs" / spec.id

@@ -10,10 +10,11 @@ import pytest
 from killing import run_killed
 
 import rlrs
+from rlrs.cli import main
 from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
 from rlrs.search import EngineError
-from rlrs.settings import ConfigError, study_from
+from rlrs.settings import ConfigError, kept, study_from
 from rlrs.study import resolve
 from rlrs.study import run as run_study
 from rlrs.study.directory import StudyError
@@ -97,7 +98,7 @@ def test_a_study_of_a_function_knows_the_sizes_of_its_models(called):
 
 def test_a_finished_study_starts_no_process_again(called, monkeypatch):
     stamps = {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")}
-    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr("rlrs.search.engines.commands._Attempt", None)
     study = rlrs.Study(f"{NANOGPT / 'call.py'}:train", model=f"{NANOGPT / 'call.py'}:make", folder=called[1], **TINY)
     assert numbers(study.run()) == numbers(called[0])
     assert {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")} == stamps
@@ -125,7 +126,16 @@ def study(tmp_path):
         plain = {
             "name": "theirs",
             "trainer": {
-                "command": [sys.executable, "-S", str(path), "{lr}", "{steps}", "{seed}", "{embedding.start}", "{scale}"],
+                "command": [
+                    sys.executable,
+                    "-S",
+                    str(path),
+                    "{lr}",
+                    "{steps}",
+                    "{seed}",
+                    "{embedding.start}",
+                    "{scale}",
+                ],
                 "components": ["embedding", "attention"],
                 "loss": {"pattern": r"step (?P<step>\d+) loss=(\S+)"},
                 "valid_loss": {"pattern": r"valid=(\S+)"},
@@ -215,7 +225,10 @@ NO_LOSS = {"loss": None, "valid_loss": None}
         (with_command("true", "{lr:.3f}", **NO_LOSS), "a placeholder is a name in braces"),
         (with_command("true", "{", **NO_LOSS), "a brace of its own is written twice"),
         ({"trainer": {"command": "true 'x", **NO_LOSS}}, "cannot be split into arguments"),
-        ({"trainer": {"call": "nowhere:train", "command": None, **NO_LOSS}}, "trainer.call: 'nowhere:train': no module"),
+        (
+            {"trainer": {"call": "nowhere:train", "command": None, **NO_LOSS}},
+            "trainer.call: 'nowhere:train': no module",
+        ),
         ({"trainer": {"call": "x.py:train", "command": None, **NO_LOSS}}, "there is no file x.py"),
         ({"trainer": {"call": "json:train", "command": None, **NO_LOSS}}, "the module has no function 'train'"),
         ({"trainer": {"call": "train", "command": None, **NO_LOSS}}, "should be package.module:function"),
@@ -258,19 +271,6 @@ def test_settings_of_ones_own_trainer_are_refused_for_the_reference_trainer(key)
         study_from(plain, "study.yaml")
 
 
-def test_training_one_run_of_such_a_study_says_what_to_start(study, tmp_path, capsys, monkeypatch):
-    from rlrs.cli import main
-
-    path = tmp_path / "study.yaml"
-    path.write_text(dump_yaml(study().model_dump(mode="json", exclude_none=True, exclude={"data"})))
-    monkeypatch.setattr(sys, "argv", ["rlrs", "train", str(path), "--out", str(tmp_path / "x")])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "this study has a trainer of its own" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
-
-
 def test_a_run_starts_no_study(monkeypatch, tmp_path):
     sizes = {"steps": 1, "set": {}}
     study = rlrs.Study("json:dumps", proxy=sizes, target=sizes, components=["embedding"], folder=tmp_path / "mine")
@@ -283,3 +283,46 @@ def test_a_function_that_no_other_process_can_import_is_one_line(tmp_path):
     sizes = {"steps": 1, "set": {}}
     with pytest.raises(StudyError, match="train should be a function or class at the top level of a module"):
         rlrs.Study(lambda run: 1.0, proxy=sizes, target=sizes, components=["embedding"], folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data", "STUDY"], "has a trainer of its own, and that its own data"),
+        (["ladder", "STUDY", "3"], "has a trainer of its own, whose sizes are what `set` says"),
+        (["inspect", "STUDY"], "trainer.components are all that is known of its models"),
+        (["train", "STUDY"], "this study has a trainer of its own"),
+    ],
+)
+def test_what_is_for_the_reference_trainer_says_so(study, tmp_path, capsys, monkeypatch, words, said):
+    code, written = command_line(study(), words, tmp_path, capsys, monkeypatch)
+    assert code == 2
+    assert said in written.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["program.py", "study.yaml"]
+
+
+def test_the_models_of_ones_own_trainer_are_inspected(study, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef make(scale):\n    return nn.Embedding(3, int(scale))\n"
+    )
+    trainer = {"model": "mine.py:make", "components": []}
+    code, written = command_line(study(trainer=trainer), ["inspect", "STUDY"], tmp_path, capsys, monkeypatch)
+    assert code == 0
+    assert "embedding" in written.out
+
+
+def command_line(settings, words, folder, capsys, monkeypatch):
+    path = folder / "study.yaml"
+    path.write_text(dump_yaml(kept(settings)))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["rlrs", *(str(path) if word == "STUDY" else word for word in words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code or 0, capsys.readouterr()
+
+
+def test_a_second_driver_of_a_shared_database_finds_what_the_first_has_trained(study, tmp_path):
+    settings = study(storage=f"sqlite:///{tmp_path / 'shared.db'}", comparison={"arms": ["uniform", "rlrs"]})
+    first, second = (run_study(settings, tmp_path / name, _Silent(), until="search") for name in ("a", "b"))
+    assert second.arms["rlrs"].recipe == first.arms["rlrs"].recipe
+    assert not (tmp_path / "b" / "runs").exists()

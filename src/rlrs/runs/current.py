@@ -362,8 +362,8 @@ class Run:
 
     def _over_limit(self) -> str | None:
         """Why the run ends, if it has come to a rung with a limit that its loss is above."""
-        prune, done = self._asked.prune, len(self._losses)
-        for step, limit in prune.rungs if prune else ():
+        prune, done = self._asked.prune or Pruning(rungs=(), window=1), len(self._losses)
+        for step, limit in prune.rungs:
             if limit is not None and step <= done and (loss := prune.loss(self._losses, step)) > limit:
                 return f"training loss {loss:.4g} at step {step} is above {limit:.4g}"
         return None

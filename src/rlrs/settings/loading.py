@@ -112,8 +112,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     elif "trainer" in plain:
         plain.pop("data", None)  # its own trainer has data of its own
     for scale in (plain.get("proxy"), plain.get("target")):
-        for name in ("model", "batch_size", "set", "tokens") if isinstance(scale, dict) else ():
-            if name in scale and scale[name] is None:
+        for name in ("model", "batch_size", "set", "tokens"):
+            if isinstance(scale, dict) and scale.get(name, ...) is None:
                 del scale[name]
     return plain
 

@@ -79,10 +79,10 @@ class ScaleConfig(Settings):
     """One size: the proxy that is searched on, or the target that is transferred to."""
 
     # Typed as they are for the reference trainer, whose code reads them: a study checks which of them are there.
-    model: AnyModelConfig = Field(default=None)
+    model: AnyModelConfig = Field(default=None)  # pyright: ignore[reportAssignmentType]
     """None where the study has a trainer of its own."""
     steps: Count
-    batch_size: Count = Field(default=None)
+    batch_size: Count = Field(default=None)  # pyright: ignore[reportAssignmentType]
     """Sequences per step; None where the study has a trainer of its own."""
     set: dict[str, JsonValue] | None = None
     """Of a trainer of its own: what makes this size, by the trainer's own names (`{width: 256}`)."""

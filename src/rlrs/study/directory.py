@@ -56,6 +56,8 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
         StudyError: the folder is another study's or no study's, or another process is at work in it.
         ConfigError: text that cannot be used; a folder that was made for it is removed.
     """
+    if study.trainer is not None:
+        raise StudyError(f"{study.name} has a trainer of its own, and that its own data")
     with held(study, folder) as fresh:
         progress.stage("data", 0)
         try:

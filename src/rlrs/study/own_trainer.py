@@ -6,46 +6,15 @@ import shutil
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-
 from rlrs.components import partition
 from rlrs.inspection import component_rows
-from rlrs.messages import shortened, shown
+from rlrs.messages import shown
 from rlrs.models.counts import TABLES
 from rlrs.runs import RunError
 from rlrs.runs.calling import function_at
+from rlrs.runs.own_model import own_model
 from rlrs.settings import ConfigError, ScaleConfig, StudyConfig, TrainerConfig
 from rlrs.settings.own_trainer import FILES, GIVEN
-
-
-def own_model(trainer: TrainerConfig, scale: ScaleConfig, where: str) -> nn.Module:
-    """The model of a size, without memory for its weights, from the function that `trainer.model` names.
-
-    Args:
-        trainer: of the study; has `model`.
-        scale: the size.
-        where: the values of the size stand, for messages.
-
-    Raises:
-        ConfigError: there is no such function, or it makes no model of these values.
-    """
-    assert trainer.model is not None
-    try:
-        factory = function_at(trainer.model)
-    except RunError as error:
-        raise ConfigError(f"trainer.model: {error}") from None
-    try:
-        with torch.device("meta"):
-            model = factory(**(scale.set or {}))
-    except Exception as error:
-        said = shortened(str(error).strip().partition("\n")[0], 300)
-        raise ConfigError(
-            f"trainer.model: {shown(trainer.model)} called with {where} raised {type(error).__name__}: {said}"
-        ) from None
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"trainer.model: {shown(trainer.model)} gave a {type(model).__name__}, which is no nn.Module")
-    return model
 
 
 def own_components(trainer: TrainerConfig, scale: ScaleConfig, where: str) -> tuple[list[str], Collection[str]]:

@@ -69,8 +69,8 @@ class Study:
             "name": self.folder.name,
             **settings,
             "trainer": trainer,
-            "proxy": dict(proxy),
-            "target": dict(target),
+            "proxy": proxy,
+            "target": target,
             "search": {**settings.get("search", {}), **search},
         }
         self.settings = study_from(plain, "rlrs.Study")
@@ -120,8 +120,8 @@ def _place(function: Callable[..., Any] | str, what: str) -> str:
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None:
         raise StudyError(
-            f"{what}: {name} is defined in a notebook or an interpreter, where no run can import it: write it to a file "
-            "(%%writefile train.py), and import it from there"
+            f"{what}: {name} is defined in a notebook or an interpreter, where no run can import it: write it to "
+            "a file (%%writefile train.py), and import it from there"
         )
     path = Path(file).resolve()
     return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{name}"

@@ -30,6 +30,7 @@ from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Pat
 from rlrs.search.engines.output import Output
 from rlrs.search.engines.processes import devices_by_slot
 
+_LIBC = ctypes.CDLL(None)  # loaded before any process is forked
 LOOK_EVERY = 0.05
 """Seconds between looks at the processes. Chosen here, not studied."""
 GRACE = 30.0
@@ -330,7 +331,7 @@ def _death(code: int) -> str:
 
 def _end_with_parent() -> None:
     """In a new process: without this it would train on when the driver is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _end_left_overs(folder: Path) -> None:

@@ -173,7 +173,16 @@ class Ray:
     def _start(self, job: Job) -> None:
         attempt = uuid.uuid4().hex
         folder = None if job.folder is None else str(job.folder.resolve())
-        arguments = (self._source, self._board, attempt, job.spec, folder, job.validate, job.prune, self._ranks)
+        arguments: tuple[Any, ...] = (
+            self._source,
+            self._board,
+            attempt,
+            job.spec,
+            folder,
+            job.validate,
+            job.prune,
+            self._ranks,
+        )
         self._jobs[self._task.remote(*arguments)] = job, attempt
 
     def next(
