@@ -99,9 +99,9 @@ def test_a_late_ratio_that_is_ignored_is_seen_though_the_peaks_are_the_same(begi
 @pytest.mark.parametrize(
     ("use", "said"),
     [
-        (lambda run: (run.lr, run.ratios), "its seed was not used"),
-        (lambda run: (run.seed, run.ratios), "its lr was not used"),
-        (lambda run: (run.seed, run.lr), "its ratios was not used"),
+        (lambda run: (run.lr, run.ratios), "it did not use its seed"),
+        (lambda run: (run.seed, run.ratios), "it did not use its lr"),
+        (lambda run: (run.seed, run.lr), "it did not use its ratios"),
     ],
 )
 def test_what_a_script_never_looks_at_makes_it_another_run(tmp_path, begin, use, said):
@@ -181,6 +181,18 @@ def test_after_a_checkpoint_the_reports_before_it_count_and_those_after_it_are_r
         again.report(step, train_loss=1.0)
     again.finish(valid_loss=1.0)
     assert result(tmp_path).score == pytest.approx((4 + 2 + 4 / 3 + 3) / 6)
+    assert [line.step for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 6]
+
+
+@pytest.mark.parametrize("valid_first", [False, True])
+def test_a_script_that_was_killed_after_its_last_step_has_only_to_finish(tmp_path, begin, valid_first):
+    trained(begin())
+    again = begin()
+    assert (again.seed, again.lr) == (7, 1e-2)
+    if valid_first:
+        again.report(6, valid_loss=1.5)
+    again.finish(valid_loss=1.5)
+    assert result(tmp_path).score == pytest.approx((4 / 5 + 4 / 6) / 2)
     assert [line.step for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 6]
 
 

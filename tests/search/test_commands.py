@@ -194,6 +194,18 @@ def test_a_lost_run_is_started_again_in_its_folder(tmp_path, program):
     assert (result.status, result.steps) == ("finished", 4)
 
 
+def test_a_program_that_was_killed_after_its_last_step_has_only_to_validate(tmp_path, program):
+    flag = str(tmp_path / "flag")
+    trainer = program(f"if os.path.exists({flag!r}): break", f"open({flag!r}, 'w'); os.kill(os.getpid(), 9)")
+    text = (tmp_path / "train.py").read_text()
+    first, last = text.index('    print(f"step'), text.index('print(f"valid')
+    body = text[first:last].replace("print(", f"os.path.exists({flag!r}) or print(", 1)
+    kill = f"if not os.path.exists({flag!r}): time.sleep(0.3); open({flag!r}, 'w'); os.kill(os.getpid(), 9)\n"
+    (tmp_path / "train.py").write_text(text[:first] + body + kill + 'print(f"valid={1 + seed}")\n')
+    result = outcome(tmp_path, run(trainer))
+    assert (result.status, result.steps, result.valid_loss) == ("finished", 4, 1.0)
+
+
 def test_a_process_that_a_killed_driver_left_is_ended_before_its_run_is_started_again(tmp_path, program):
     spec = run(program("time.sleep(0.01)"), steps=40)
     left = tmp_path / "left.pid"
@@ -260,7 +272,7 @@ time.sleep(60)
     ("use", "status", "said"),
     [
         ("run.seed, run.lr, run.ratios", "finished", None),
-        ("run.seed, run.lr", "failed", "its ratios was not used, so its numbers are those of another run"),
+        ("run.seed, run.lr", "failed", "it did not use its ratios, so its numbers are those of another run"),
     ],
 )
 def test_a_script_that_reports_is_believed_or_not_and_need_not_end_in_time(tmp_path, monkeypatch, use, status, said):

@@ -264,7 +264,7 @@ class Run:
         if step > self.steps:
             self._fail(f"a report at step {step} of a run of {self.steps} steps: it trains other steps than asked")
         if self._file is None:
-            self._go_on_from(max(step, 1))
+            self._go_on_from(max(step, 1) + (train_loss is None))
         if train_loss is not None:
             if len(self._losses) >= step >= 1:
                 raise RunError(f"a report at step {step} after one at step {len(self._losses)}: steps should increase")
@@ -296,6 +296,8 @@ class Run:
         """
         if self.result is not None:
             return
+        if self._file is None:  # killed after the last step: all was reported before
+            self._go_on_from(self.steps + 1)
         if not self._losses:
             self._fail("no training loss was reported: call run.report(step, train_loss=...)")
         done = len(self._losses)
@@ -337,7 +339,7 @@ class Run:
         missing = next((name for name in wanted if name not in self._used | given), None)
         if missing is None:
             return None
-        return f"its {missing} was not used, so its numbers are those of another run: use {hints[missing]}"
+        return f"it did not use its {missing}, so its numbers are those of another run: use {hints[missing]}"
 
     def _look_at_rates(self, step: int) -> None:
         """Note what the groups' rates are, and the first that is not the schedule's."""

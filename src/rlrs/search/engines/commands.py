@@ -282,7 +282,8 @@ class _Attempt:
         for step, loss in output.valid_losses():
             run.report(step, valid_loss=loss)
         if ended and self.process.returncode == 0:
-            output.check_found(self.job.validate)
+            # One that was killed after its last step reported its losses before.
+            output.check_found(loss=not self.steps, valid_loss=self.job.validate)
             run.finish(valid_loss=output.last_valid_loss)
 
     def last_lines(self) -> str:

@@ -43,10 +43,14 @@ class Output:
             self.last_valid_loss = loss
             yield (step if self._valid.has_steps else self._last_step), loss
 
-    def check_found(self, validate: bool) -> None:
-        """Raise a RunError that names what never appeared."""
-        for numbers in (self._loss, *([self._valid] if validate else [])):
-            if not numbers.found:
+    def check_found(self, *, loss: bool, valid_loss: bool) -> None:
+        """Check that what is wanted has appeared in this attempt.
+
+        Raises:
+            RunError: it has not; the message says where it was looked for.
+        """
+        for wanted, numbers in ((loss, self._loss), (valid_loss, self._valid)):
+            if wanted and not numbers.found:
                 raise RunError(numbers.missing())
 
 
