@@ -285,6 +285,14 @@ def test_a_script_that_reports_is_believed_or_not_and_need_not_end_in_time(tmp_p
     assert said is None or (said in result.reason and str(tmp_path) in result.reason)
 
 
+def test_a_function_may_return_the_validation_loss(tmp_path):
+    body = "def train(run):\n    assert (run.seed, run.lr) == (3, 0.01)\n"
+    (tmp_path / "mine.py").write_text(f"{body}    run.report(run.steps, train_loss=2.0)\n    return 1.5\n")
+    trainer = TrainerConfig(call=f"{tmp_path / 'mine.py'}:train", components=["embedding"])
+    result = outcome(tmp_path, run(trainer, seed=3))
+    assert (result.status, result.score, result.valid_loss) == ("finished", 2.0, 1.5)
+
+
 def test_a_damaged_result_is_one_line(tmp_path, program):
     spec = run(program())
     folder = tmp_path / "runs" / spec.id

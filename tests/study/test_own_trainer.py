@@ -173,7 +173,7 @@ def test_a_whole_study_of_a_program_that_knows_nothing_of_rlrs(study, tmp_path):
     [
         {"prune": 0.2, "trials": 10},
         {"fidelity": {"steps": 0.5, "verify": 2}, "trials": 8, "retest": {"points": 0, "seeds": 0}},
-        {"method": "local", "multipliers": [0.5, 2], "retest": {"points": 2, "seeds": 1}},
+        {"method": "local", "multipliers": [0.5, 2], "trials": 8, "retest": {"points": 2, "seeds": 1}},
         {"max_steps": 60},
     ],
     ids=["pruned", "short", "retested", "budget"],
@@ -279,6 +279,12 @@ def test_a_run_starts_no_study(monkeypatch, tmp_path):
         study.run()
 
 
+def test_a_function_is_known_by_its_place(monkeypatch, tmp_path):
+    sizes = {"steps": 1, "set": {}}
+    study = rlrs.Study(dump_yaml, model=Path, proxy=sizes, target=sizes, folder=tmp_path / "mine")
+    assert (study.settings.trainer.call, study.settings.trainer.model) == ("rlrs.yaml_files:dump_yaml", "pathlib:Path")
+
+
 def test_a_function_that_no_other_process_can_import_is_one_line(tmp_path):
     sizes = {"steps": 1, "set": {}}
     with pytest.raises(StudyError, match="train should be a function or class at the top level of a module"):
@@ -322,7 +328,8 @@ def command_line(settings, words, folder, capsys, monkeypatch):
 
 
 def test_a_second_driver_of_a_shared_database_finds_what_the_first_has_trained(study, tmp_path):
-    settings = study(storage=f"sqlite:///{tmp_path / 'shared.db'}", comparison={"arms": ["uniform", "rlrs"]})
+    arms = {"arms": ["uniform", "rlrs"]}
+    settings = study(storage=f"sqlite:///{tmp_path / 'shared.db'}", comparison=arms, search={"trials": 3})
     first, second = (run_study(settings, tmp_path / name, _Silent(), until="search") for name in ("a", "b"))
     assert second.arms["rlrs"].recipe == first.arms["rlrs"].recipe
     assert not (tmp_path / "b" / "runs").exists()
