@@ -14,7 +14,7 @@ from rlrs.cli import main
 from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
 from rlrs.search import EngineError
-from rlrs.settings import ConfigError, kept, study_from
+from rlrs.settings import ConfigError, kept, load_study, study_from
 from rlrs.study import resolve
 from rlrs.study import run as run_study
 from rlrs.study.directory import StudyError
@@ -62,6 +62,13 @@ def test_a_gpt_script_is_changed_in_at_most_ten_lines():
     new = [line for line in after if line.strip() and line not in before]
     assert 0 < len(new) <= 10
     assert len(before) <= 150
+
+
+def test_the_study_of_the_example_can_be_run(monkeypatch):
+    monkeypatch.chdir(NANOGPT)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    settled = resolve(load_study("study.yaml"))
+    assert settled.trainer.placeholders() == ["steps", "lr", "seed", "width", "layers"]
 
 
 def test_a_study_by_command_killed_twice_has_the_numbers_of_one_by_a_function_left_alone(called, tmp_path):
