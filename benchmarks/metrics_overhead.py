@@ -24,7 +24,7 @@ from benchmarks.pairs import paired, summary, write
 from rlrs.data import TokenData
 from rlrs.settings import ModelConfig, TrainingConfig
 from rlrs.training import RunSpec, StopFlag, World
-from rlrs.training.loop import Run
+from rlrs.training.loop import Loop
 
 BLOCK = 10
 ROUNDS = 25
@@ -32,7 +32,7 @@ MODEL = ModelConfig(d_model=64, n_layers=4, n_heads=4, n_experts=8)
 """A mixture of experts: its lines hold most."""
 
 
-def start(folder: Path | None, log_every: int) -> Run:
+def start(folder: Path | None, log_every: int) -> Loop:
     """A run that has taken no step yet, of 8 x 128 tokens a step."""
     tokens = np.random.default_rng(0).integers(1024, size=200_000).astype(np.uint16)
     data = TokenData(train=tokens, valid=tokens, sequence_length=128, vocab_size=1024, hash="d" * 12)
@@ -49,11 +49,11 @@ def start(folder: Path | None, log_every: int) -> Run:
     )
     if folder is not None:
         folder.mkdir(parents=True)
-    return Run(spec, data, folder, World(), validate=False, prune=None, stop=StopFlag())
+    return Loop(spec, data, folder, World(), validate=False, prune=None, stop=StopFlag())
 
 
-def block(run: Run) -> None:
-    """Ten steps as `Run.train` takes them, with their lines."""
+def block(run: Loop) -> None:
+    """Ten steps as `Loop.train` takes them, with their lines."""
     for _ in range(BLOCK):
         run._train_step(log=run.metrics is not None and run.is_logged(run.step + 1))
 

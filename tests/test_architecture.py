@@ -14,7 +14,7 @@ LAYERS = [
     {"ratios"},
     {"param_groups", "lr_scheduler"},
     {"verify", "_verify"},
-    {"integrations", "settings", "records"},
+    {"integrations", "settings", "records", "runs"},
     {"models"},
     {"data", "training", "inspection", "environment"},
     {"search", "comparison", "audit"},

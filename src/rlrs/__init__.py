@@ -6,6 +6,7 @@ scheduler = rlrs.RelativeLR(optimizer, ratios, total_steps=10_240, warmup_steps=
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from rlrs.components import Partition, PartitionError, Rule, partition
 from rlrs.lr_scheduler import RelativeLR
@@ -13,6 +14,11 @@ from rlrs.param_groups import layer_decay, param_groups, split_groups
 from rlrs.ratios import Ratio, Ratios, RatiosError
 from rlrs.schedules import BaseSchedule, relative_factor
 from rlrs.verify import verify
+
+if TYPE_CHECKING:
+    from rlrs.runs import Run, RunError, current_run
+    from rlrs.search.ask_and_tell import Search
+    from rlrs.study.python import Study
 
 try:
     __version__ = version("rlrs")
@@ -28,7 +34,12 @@ __all__ = [
     "RatiosError",
     "RelativeLR",
     "Rule",
+    "Run",
+    "RunError",
+    "Search",
+    "Study",
     "__version__",
+    "current_run",
     "layer_decay",
     "param_groups",
     "partition",
@@ -36,3 +47,24 @@ __all__ = [
     "split_groups",
     "verify",
 ]
+
+_LAZY = {
+    **{"Run": "rlrs.runs", "RunError": "rlrs.runs", "current_run": "rlrs.runs"},
+    **{"Search": "rlrs.search.ask_and_tell", "Study": "rlrs.study.python"},
+}
+"""Names that need an extra, and where they are: imported when they are first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    from rlrs.extras import install
+
+    try:
+        return getattr(import_module(_LAZY[name]), name)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "rlrs":
+            raise
+        raise ImportError(f"rlrs.{name} needs the library {error.name}: {install('study')}") from None

@@ -24,6 +24,7 @@ from rlrs.models import (
     ladder,
     training_flops,
 )
+from rlrs.runs.own_model import own_model
 from rlrs.settings import HubConfig, ModelConfig, StudyConfig, load_study
 
 
@@ -95,6 +96,8 @@ def describe(config: ModelConfig | HubConfig, vocab_size: int) -> dict[str, Any]
 
 def ladder_rows(study: StudyConfig, factors: Iterable[float]) -> Iterator[tuple[Rung, ParameterCount, int]]:
     """A study's proxy, then the proxy times each factor: the model, its counts, and its training FLOPs on one token."""
+    if study.trainer is not None:
+        raise InspectionError(f"{study.name} has a trainer of its own, whose sizes are what `set` says")
     vocab_size = vocabulary_size(study.data)
     for factor in (1.0, *factors):
         rung = ladder(study.proxy.model, factor)
@@ -121,8 +124,13 @@ def build_models(text: str) -> Iterator[tuple[str, nn.Module]]:
     path = Path(text)
     if path.suffix in (".yaml", ".yml"):
         study = load_study(path)
+        if study.trainer is not None and study.trainer.model is None:
+            raise InspectionError(f"{text}: trainer.components are all that is known of its models; give trainer.model")
         size = vocabulary_size(study.data)
         for name, scale in (("proxy", study.proxy), ("target", study.target)):
+            if study.trainer is not None:
+                yield f"{study.name}, {name}", own_model(study.trainer, scale, f"{name}.set")
+                continue
             yield f"{study.name}, {name}", meta_model(concrete(scale).model, size)
     else:
         yield text, _transformers_model(path, text)

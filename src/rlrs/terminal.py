@@ -59,11 +59,16 @@ def print_plan(study: StudyConfig) -> None:
     table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
     total: list[float] = [0, 0, 0]
     for row in plan(study):
-        table.add_row(row.stage, str(row.runs), str(row.steps), f"{row.tokens:,}", f"{row.flops:.2e}")
+        table.add_row(
+            *(row.stage, str(row.runs), str(row.steps)),
+            *(f"{row.tokens:,}" if row.tokens else "-", f"{row.flops:.2e}" if row.flops else "-"),
+        )
         total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
-    table.add_row("all", f"{total[0]:.0f}", "", f"{total[1]:,.0f}", f"{total[2]:.2e}", style="bold")
+    known = f"{total[1]:,.0f}" if total[1] else "-", f"{total[2]:.2e}" if total[2] else "-"
+    table.add_row("all", f"{total[0]:.0f}", "", *known, style="bold")
     out.print(table)
-    out.print(f"The target has {growth(study):.3g} times the proxy's parameters, without embeddings.", highlight=False)
+    if (times := growth(study)) is not None:
+        out.print(f"The target has {times:.3g} times the proxy's parameters, without embeddings.", highlight=False)
     for line in _what_is_seen(study.comparison):
         out.print(line, highlight=False)
     out.print("Nothing was trained and nothing was written.")

@@ -12,7 +12,7 @@ from rlrs.data import prepare
 from rlrs.records import Pruning
 from rlrs.search import EngineError, Processes
 from rlrs.search.engines.engine import Job, Patience
-from rlrs.search.engines.processes import _devices
+from rlrs.search.engines.processes import devices_by_slot
 from rlrs.settings import DataConfig, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec, train
 
@@ -171,12 +171,12 @@ def test_workers_that_cannot_start_end_the_search_in_one_line(tmp_path):
 
 def test_several_workers_share_a_gpu_or_each_has_some(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert _devices(4, 1) == ["4", "5", "6", "7"]
-    assert _devices(4, 0.5) == ["4", "4", "5", "5"]
-    assert _devices(2, 2) == ["4,5", "6,7"]
-    assert _devices(2, 0) == [None, None]
+    assert devices_by_slot(4, 1) == ["4", "5", "6", "7"]
+    assert devices_by_slot(4, 0.5) == ["4", "4", "5", "5"]
+    assert devices_by_slot(2, 2) == ["4,5", "6,7"]
+    assert devices_by_slot(2, 0) == [None, None]
     with pytest.raises(EngineError, match=r"3 processes at engine.gpus=2 each need more than the 4 GPUs"):
-        _devices(3, 2)
+        devices_by_slot(3, 2)
 
 
 def test_two_ranks_train_a_run_together_and_a_lost_one_costs_an_attempt(data):

@@ -12,8 +12,8 @@ from rlrs.cli import _recipe, main
 from rlrs.ratios import Ratios
 from rlrs.records import Recipe
 from rlrs.report.snippet import snippet
+from rlrs.study.kinds import ReferenceRuns
 from rlrs.study.record import save_ratios
-from rlrs.study.stages import run_spec
 
 DATA = SimpleNamespace(hash="d" * 12)
 
@@ -44,9 +44,9 @@ def test_training_with_the_file_is_the_run_of_the_comparison(tmp_path, winner, s
     found, path = saved(tmp_path, winner)
     arm, size = found.arms[winner], getattr(STUDY, scale)
     rate = arm.recipe.target_lr if scale == "target" else arm.recipe.lr
-    compared = run_spec(STUDY, size, DATA, arm.recipe, 1, lr=rate)
+    compared = ReferenceRuns(STUDY, DATA).spec(size, arm.recipe, 1, lr=rate)
     recipe = _recipe(str(path), Recipe.from_settings(STUDY.training, STUDY.search.lr))
-    trained = run_spec(STUDY, size, DATA, recipe, 1, lr=recipe.target_lr if scale == "target" else recipe.lr)
+    trained = ReferenceRuns(STUDY, DATA).spec(size, recipe, 1, lr=recipe.target_lr if scale == "target" else recipe.lr)
     assert trained == compared
     assert trained.id == compared.id
 
@@ -54,7 +54,7 @@ def test_training_with_the_file_is_the_run_of_the_comparison(tmp_path, winner, s
 def test_a_run_has_all_that_was_found_beside_the_ratios(tmp_path):
     _, path = saved(tmp_path, "rlrs")
     recipe = _recipe(str(path), DEFAULTS)
-    spec = run_spec(STUDY, STUDY.target, DATA, recipe, 1, lr=recipe.target_lr)
+    spec = ReferenceRuns(STUDY, DATA).spec(STUDY.target, recipe, 1, lr=recipe.target_lr)
     assert (spec.training.weight_decay, spec.training.component_weight_decay) == (0.2, {"experts": 0.05})
     assert (spec.training.betas, spec.training.warmup_fraction, spec.model.init_scale) == ((0.9, 0.98), 0.02, 0.3)
     assert (spec.lr, spec.final_fraction) == (3e-3, POINT["final_fraction"])

@@ -29,7 +29,8 @@ class Horizon(Record):
     """How long the runs of the search were."""
 
     steps: int
-    batch_size: int
+    batch_size: int | None
+    """Sequences per step; None where it is not known."""
     tokens: int
 
 

@@ -54,11 +54,14 @@ class ModelSize(Record):
     """One size of model, with how long it is trained."""
 
     shape: dict[str, JsonValue]
-    parameters: ParameterCounts
+    parameters: ParameterCounts | None
+    """None for a trainer of the user's own of whose model only the components' names are known."""
     components: tuple[ComponentSize, ...]
     steps: int = Field(ge=1, le=10**15)
-    batch_size: int = Field(ge=1, le=10**15)
+    batch_size: int | None = Field(default=None, ge=1, le=10**15)
+    """Sequences per step; None for a trainer of the user's own."""
     tokens: Whole
+    """0 where they are not known."""
 
 
 class Models(Record):

@@ -127,15 +127,17 @@ def _costs(results: Results, comparison: Comparison) -> str:
     cost = results.cost
     if cost is None:
         return "Not known."
-    # As much arithmetic as tokens times the parameters that a token uses.
-    run = comparison.tokens * results.models.target.parameters.active
-    search = cost.search.tokens * results.models.proxy.parameters.active
-    transfer = cost.transfer.tokens * results.models.target.parameters.active
-    tuning = (search + transfer) / run if run else math.inf
     spent = (
         f"{text.count(cost.search.steps)} steps of the proxy for the searches and {text.count(cost.transfer.steps)} of "
-        f"the target for base rates, all arms together: as much arithmetic as {tuning:.2g} runs of the target."
+        "the target for base rates, all arms together"
     )
+    proxy, target = results.models.proxy.parameters, results.models.target.parameters
+    if proxy is None or target is None or not comparison.tokens or not cost.search.tokens:
+        return f"{spent}."  # a trainer of the user's own, which has not said what a step takes
+    # As much arithmetic as tokens times the parameters that a token uses.
+    run, transfer = comparison.tokens * target.active, cost.transfer.tokens * target.active
+    tuning = (cost.search.tokens * proxy.active + transfer) / run if run else math.inf
+    spent = f"{spent}: as much arithmetic as {tuning:.2g} runs of the target."
     speed_up = comparison.speed_up.get("uniform")
     if comparison.decision.winner != "rlrs" or speed_up is None or not saving("uniform", comparison).shown:
         return spent
@@ -147,14 +149,20 @@ def _risk(results: Results, comparison: Comparison) -> str:
     if comparison.decision.winner == "uniform":
         return "A gain that this search, this proxy or so few seeds did not find."
     return (
-        f"Shown at {growth(results):.3g} times the proxy's parameters, on one data set: ratios that help at one size "
+        f"Shown at {_times(results)}, on one data set: ratios that help at one size "
         "can hurt at another, and their base rate has to be tuned again."
     )
 
 
-def growth(results: Results) -> float:
-    """The target's parameters over the proxy's."""
-    return results.models.target.parameters.total / results.models.proxy.parameters.total
+def growth(results: Results) -> float | None:
+    """The target's parameters over the proxy's; None where they are not known."""
+    proxy, target = results.models.proxy.parameters, results.models.target.parameters
+    return target.total / proxy.total if proxy and target else None
+
+
+def _times(results: Results) -> str:
+    times = growth(results)
+    return "one size" if times is None else f"{times:.3g} times the proxy's parameters"
 
 
 def limits(results: Results, comparison: Comparison) -> list[str]:
@@ -164,7 +172,7 @@ def limits(results: Results, comparison: Comparison) -> list[str]:
     found = [
         _intervals(comparison),
         f"Saved steps are read between runs of {lengths} of the full length, each with its own schedule.",
-        f"One data set, one target {growth(results):.3g} times the proxy's parameters: nothing is shown beyond "
+        f"One data set, one target{'' if growth(results) is None else f' {_times(results)}'}: nothing is shown beyond "
         "that size, that number of tokens, or other data.",
         "The base rate was tuned on the target for every arm, on seeds that the comparison does not use.",
         *comparison.decision.notes,

@@ -1,7 +1,7 @@
 """Search for ratios and base rates: methods, engines, and the driver between them."""
 
 from rlrs.search.driver import Budget, Interrupted, OnTrial, SearchTask, tune
-from rlrs.search.engines import Engine, EngineError, Processes, Ray
+from rlrs.search.engines import Commands, Engine, EngineError, Processes, Ray
 from rlrs.search.importance import importance
 from rlrs.search.making import METHODS, make_method
 from rlrs.search.method import History, Method
@@ -15,6 +15,7 @@ __all__ = [
     "SEARCHED",
     "Bracket",
     "Budget",
+    "Commands",
     "Engine",
     "EngineError",
     "History",

@@ -12,9 +12,8 @@ from typing import Any
 from rlrs.records import RunResult, SearchResult, Trial
 from rlrs.search.engines import Engine
 from rlrs.search.method import Method, lowest
-from rlrs.search.space import Point, run_for
+from rlrs.search.space import AnySpec, Point, run_for
 from rlrs.search.store import StorageError, TrialStore
-from rlrs.training import RunSpec
 
 POLL = 0.5
 """Seconds between looks at what other drivers have finished. Chosen here, not studied."""
@@ -35,7 +34,7 @@ class Budget:
 
     limit: float
     unit: str
-    cost: Callable[[RunSpec, int, float], float]
+    cost: Callable[[Any, int, float], float]
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class SearchTask:
     """
 
     method: Method
-    spec: Callable[[Point], RunSpec]
-    folder: Callable[[RunSpec], Path | None] = lambda spec: None
+    spec: Callable[[Point], AnySpec]
+    folder: Callable[[AnySpec], Path | None] = lambda spec: None
     budgets: Sequence[Budget] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +69,7 @@ class Interrupted(KeyboardInterrupt):
         self.so_far = so_far
 
 
-OnTrial = Callable[[str, Trial, RunSpec, bool], None]
+OnTrial = Callable[[str, Trial, AnySpec, bool], None]
 """Called with the search's name, a trial that has ended and its run, in the order in which they end; and whether it was
 found in the database: finished before, or by another driver."""
 
@@ -121,7 +120,7 @@ class _Driver:
         on_trial: OnTrial | None,
     ) -> None:
         self.searches, self.engine, self.store, self.tick, self.on_trial = searches, engine, store, tick, on_trial
-        self.specs: dict[tuple[str, int, str], RunSpec] = {}
+        self.specs: dict[tuple[str, int, str], AnySpec] = {}
         self.begun: dict[tuple[str, int], Trial] = {}
         """Trials that this driver's engine was handed."""
         self.given_up: dict[tuple[str, int], RunResult] = {}
@@ -262,7 +261,7 @@ class _Driver:
         if self.on_trial:
             self.on_trial(name, trial, self._spec(name, trial), found)
 
-    def _spec(self, name: str, trial: Trial) -> RunSpec:
+    def _spec(self, name: str, trial: Trial) -> AnySpec:
         """The run of a trial, which has to be the run that the record names."""
         key = name, trial.number, trial.run
         if key not in self.specs:
@@ -276,7 +275,7 @@ class _Driver:
             self.specs[key] = spec
         return self.specs[key]
 
-    def _over_budget(self, name: str, specs: Sequence[RunSpec], history: Sequence[Trial]) -> str | None:
+    def _over_budget(self, name: str, specs: Sequence[AnySpec], history: Sequence[Trial]) -> str | None:
         """The limit that a batch would pass, in words."""
         for budget in self.searches[name].budgets:
             ended = [(self._spec(name, trial), trial.result) for trial in history if trial.result is not None]

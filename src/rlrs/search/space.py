@@ -18,15 +18,20 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rlrs.models import at_width
 from rlrs.ratios import BASE, Ratios
 from rlrs.records import Proposal
+from rlrs.runs import OwnRun
 from rlrs.training import RunSpec
 
 Point = Mapping[str, float]
 """Parameter name -> value: `lr`, `final_fraction`, `COMPONENT.start`, `COMPONENT.end` and the others above."""
+
+AnySpec = RunSpec | OwnRun
+"""A run of the reference trainer, or of the user's own."""
+_Spec = TypeVar("_Spec", bound=AnySpec)
 
 SEARCHED = ("embedding", "attention", "feed_forward", "experts", "shared_experts", "router", "unembedding")
 """Components that get ratios of their own in a search; the rest follow the base rate (the paper's choice)."""
@@ -93,7 +98,7 @@ def knot_progress(part: str) -> float | None:
     return float(knot[1]) / 100 if knot else None
 
 
-def run_at(point: Point, spec: RunSpec) -> RunSpec:
+def run_at(point: Point, spec: _Spec) -> _Spec:
     """The run of a point: `spec` with everything that the point names in the place of what `spec` has.
 
     Another batch size trains on the same number of tokens, in as many steps as that takes. A point without ratios
@@ -109,7 +114,6 @@ def run_at(point: Point, spec: RunSpec) -> RunSpec:
     (0.02, 50, {'embedding': [(0.0, 5.0), (1.0, 1.0)]})
     """
     training: dict[str, Any] = {}
-    model: dict[str, Any] = {}
     changes: dict[str, Any] = {}
     for name in ("weight_decay", "warmup_fraction"):
         if name in point:
@@ -121,9 +125,9 @@ def run_at(point: Point, spec: RunSpec) -> RunSpec:
     own = {n.rpartition(".")[0]: v for n, v in point.items() if n.endswith(".weight_decay")}
     if own:
         training["component_weight_decay"] = {**spec.training.component_weight_decay, **own}
-    if "init_scale" in point:
-        model["init_scale"] = point["init_scale"]
-    if "batch_size" in point:
+    if "init_scale" in point and isinstance(spec, RunSpec):
+        changes["model"] = spec.model.model_copy(update={"init_scale": point["init_scale"]})
+    if "batch_size" in point and isinstance(spec, RunSpec):
         changes["batch_size"] = size = round(point["batch_size"])
         changes["steps"] = max(1, round(spec.steps * spec.batch_size / size))
     ratios = ratios_at(point)
@@ -136,12 +140,11 @@ def run_at(point: Point, spec: RunSpec) -> RunSpec:
         # A ratio of 1 is the base rate, so it is left out: equal runs have equal ids.
         ratios={c: list(r.knots) for c, r in ratios.items() if r != BASE} if ratios else spec.ratios,
         training=spec.training.model_copy(update=training),
-        model=spec.model.model_copy(update=model),
         **changes,
     )
 
 
-def run_for(proposal: Proposal, spec: RunSpec) -> RunSpec:
+def run_for(proposal: Proposal, spec: _Spec) -> _Spec:
     """The run of a proposal, from the whole run that its params stand for (`run_at`).
 
     The score's window shrinks with the steps, so that a shorter run is scored on the same share of its schedule.
@@ -158,7 +161,7 @@ def run_for(proposal: Proposal, spec: RunSpec) -> RunSpec:
         window = max(1, round(spec.training.score_steps * proposal.steps / spec.steps))
         training = spec.training.model_copy(update={"score_steps": window})
         spec = replace(spec, steps=proposal.steps, training=training)
-    if proposal.width is not None:
+    if proposal.width is not None and isinstance(spec, RunSpec):
         spec = replace(spec, model=at_width(spec.model, proposal.width))
     return spec if proposal.seed is None else replace(spec, seed=proposal.seed)
 

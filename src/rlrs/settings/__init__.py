@@ -18,6 +18,7 @@ from rlrs.settings.loading import (
     study_from,
 )
 from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
+from rlrs.settings.own_trainer import OutputConfig, TrainerConfig
 from rlrs.settings.study import (
     Arm,
     ComparisonConfig,
@@ -43,11 +44,13 @@ __all__ = [
     "FidelityConfig",
     "HubConfig",
     "ModelConfig",
+    "OutputConfig",
     "RetestConfig",
     "ScaleConfig",
     "SearchConfig",
     "Settings",
     "StudyConfig",
+    "TrainerConfig",
     "TrainingConfig",
     "TransferConfig",
     "by_content",

@@ -100,7 +100,7 @@ def changing(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT)
     """The settings that decide results, as JSON would hold them; of a folder with weights, what it holds."""
     plain = kept(settings, without)
     for scale in (plain.get("proxy"), plain.get("target")):
-        if isinstance(scale, dict):
+        if isinstance(scale, dict) and "model" in scale:
             by_content(scale["model"])
     return plain
 
@@ -108,7 +108,16 @@ def changing(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT)
 def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> dict[str, Any]:
     """The settings that decide results, as the study.yaml of a run directory has them."""
     exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
-    return settings.model_dump(mode="json", exclude=exclude)
+    plain = settings.model_dump(mode="json", exclude=exclude)
+    if "trainer" in plain and plain["trainer"] is None:
+        del plain["trainer"]
+    elif "trainer" in plain:
+        plain.pop("data", None)  # its own trainer has data of its own
+    for scale in (plain.get("proxy"), plain.get("target")):
+        for name in ("model", "batch_size", "set", "tokens"):
+            if isinstance(scale, dict) and scale.get(name, ...) is None:
+                del scale[name]
+    return plain
 
 
 def by_content(model: dict[str, Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
 from rlrs.settings.model import AnyModelConfig
+from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
 
 Arm = Literal["uniform", "embedding_only", "constant", "rlrs"]
 """One side of a comparison: see `rlrs.comparison.arms`."""
@@ -77,10 +78,16 @@ class TrainingConfig(Settings):
 class ScaleConfig(Settings):
     """One size: the proxy that is searched on, or the target that is transferred to."""
 
-    model: AnyModelConfig
+    # Typed as they are for the reference trainer, whose code reads them: a study checks which of them are there.
+    model: AnyModelConfig = Field(default=None)  # pyright: ignore[reportAssignmentType]
+    """None where the study has a trainer of its own."""
     steps: Count
-    batch_size: Count
-    """Sequences per step."""
+    batch_size: Count = Field(default=None)  # pyright: ignore[reportAssignmentType]
+    """Sequences per step; None where the study has a trainer of its own."""
+    set: dict[str, JsonValue] | None = None
+    """Of a trainer of its own: what makes this size, by the trainer's own names (`{width: 256}`)."""
+    tokens: Count | None = None
+    """Of a trainer of its own: tokens of a step, for the page's account."""
     scale: Positive | None = None
     """Of the target in place of `model`: so many times the proxy's parameters, without embeddings, at the proxy's head
     size and aspect ratio. `model` is then the proxy's, and `rlrs.models.concrete` the model of that size."""
@@ -245,6 +252,8 @@ class StudyConfig(Settings):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    trainer: TrainerConfig | None = None
+    """A trainer of the user's own; the reference trainer if not set."""
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     proxy: ScaleConfig
@@ -275,3 +284,48 @@ class StudyConfig(Settings):
         if self.proxy.scale is not None:
             raise ValueError(f"proxy.scale={self.proxy.scale:g} is for the target, which is scaled from the proxy")
         return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        needed, others = ("model", "batch_size"), ("set", "tokens")
+        if self.trainer is not None:
+            needed, others = ("set",), ("model", "batch_size", "scale")
+        for name in ("proxy", "target"):
+            scale = getattr(self, name)
+            if missing := [key for key in needed if getattr(scale, key) is None]:
+                hint = ": the values that make its size, {} if there are none" if missing == ["set"] else ""
+                raise ValueError(f"{name}.{missing[0]} is missing{hint}")
+            if given := [key for key in others if getattr(scale, key) is not None]:
+                whose = "the reference trainer" if self.trainer is not None else "a trainer of your own"
+                raise ValueError(f"{name}.{given[0]} is for {whose}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_trainer(self) -> Self:
+        if self.trainer is None:
+            return self
+        for section, used in (("training", _OWN_TRAINING), ("data", ()), ("engine", ("time_limit", "gpus"))):
+            settings = getattr(self, section)
+            for name in type(settings).model_fields:
+                if name not in used and getattr(settings, name) != type(settings).model_fields[name].get_default(
+                    call_default_factory=True
+                ):
+                    raise ValueError(f"{section}.{name} is not for a trainer of your own")
+        if self.search.max_flops is not None:
+            raise ValueError("search.max_flops: FLOPs of your trainer are not known; give max_steps or max_hours")
+        if self.search.fidelity is not None and self.search.fidelity.width is not None:
+            raise ValueError("search.fidelity.width: a trainer of your own has no width that is known; give steps")
+        for name in ("proxy", "target"):
+            values = getattr(self, name).set
+            if taken := [key for key in values if key in GIVEN + FILES]:
+                raise ValueError(f"{name}.set.{taken[0]}: the study gives every run its own {taken[0]}")
+        if different := set(self.proxy.set or {}) ^ set(self.target.set or {}):
+            raise ValueError(f"set: proxy and target should have the same names; {min(different)} is in one of them")
+        return self
+
+
+_OWN_TRAINING = (
+    *("warmup_fraction", "final_fraction", "schedule", "weight_decay", "component_weight_decay", "betas"),
+    *("score_steps", "loss_limit"),
+)
+"""Settings of training that are of use to any trainer."""

@@ -56,6 +56,30 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
         StudyError: the folder is another study's or no study's, or another process is at work in it.
         ConfigError: text that cannot be used; a folder that was made for it is removed.
     """
+    if study.trainer is not None:
+        raise StudyError(f"{study.name} has a trainer of its own, and that its own data")
+    with held(study, folder) as fresh:
+        progress.stage("data", 0)
+        try:
+            data = prepare(study.data, folder / "data", _in_megabytes(progress))
+        except ValueError:
+            # A corpus that cannot be used leaves no run directory behind; hours of preparing it do stay.
+            if fresh and not (folder / "data" / "progress.json").exists():
+                shutil.rmtree(folder)
+            raise
+        # After the data: a study whose corpus could not be read has not claimed the folder.
+        claim(study, folder)
+        yield data
+
+
+def claim(study: StudyConfig, folder: Path) -> None:
+    """Make a run directory this study's, by the study.yaml in it."""
+    write_atomic(folder / "study.yaml", dump_yaml(kept(study)))
+
+
+@contextmanager
+def held(study: StudyConfig, folder: Path) -> Iterator[bool]:
+    """Hold a run directory for one process and one study only; whether it was made for it. See `prepared`."""
     path, mine, where = folder / "study.yaml", changing(study), printable(str(folder))
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"{where}: not a folder; name another with --out")
@@ -66,17 +90,7 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
     with _held(folder):
         if path.exists() and (different := difference(changing(_read(path)), mine)) is not None:
             raise StudyError(f"{where}: belongs to another study: {different}; name another folder with --out")
-        progress.stage("data", 0)
-        try:
-            data = prepare(study.data, folder / "data", _in_megabytes(progress))
-        except ValueError:
-            # A corpus that cannot be used leaves no run directory behind; hours of preparing it do stay.
-            if fresh and not (folder / "data" / "progress.json").exists():
-                shutil.rmtree(folder)
-            raise
-        # After the data: a study whose corpus could not be read has not claimed the folder.
-        write_atomic(path, dump_yaml(kept(study)))
-        yield data
+        yield fresh
 
 
 @contextmanager

@@ -24,7 +24,8 @@ def begun(
         environment=dict(environment),
         storage=study.storage,
     )
-    audit.note(folder, "data", **{name: data[name] for name in ("hash", "source", "train_tokens")})
+    if data:  # those of a trainer of the user's own are not known
+        audit.note(folder, "data", **{name: data[name] for name in ("hash", "source", "train_tokens")})
 
 
 @contextmanager

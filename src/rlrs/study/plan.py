@@ -8,11 +8,12 @@ from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.models import concrete, count_parameters, training_flops
 from rlrs.settings import ScaleConfig, StudyConfig
+from rlrs.study.own_trainer import own_size
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What a stage may cost at most; tokens and FLOPs are of all its runs together."""
+    """What a stage may cost at most; tokens and FLOPs are of all its runs together, 0 if not known."""
 
     stage: str
     runs: int
@@ -33,14 +34,21 @@ def plan(study: StudyConfig) -> list[PlanRow]:
     ]
 
 
-def growth(study: StudyConfig) -> float:
-    """The target's parameters over the proxy's, both without embeddings."""
+def growth(study: StudyConfig) -> float | None:
+    """The target's parameters over the proxy's, both without embeddings; None where they are not known."""
+    if study.trainer is not None:
+        sizes = [own_size(study.trainer, scale, "set")["parameters"] for scale in (study.proxy, study.target)]
+        proxy, target = (size and size["non_embedding"] for size in sizes)
+        return target / proxy if proxy and target else None
     size = vocabulary_size(study.data)
     proxy, target = (count_parameters(meta_model(concrete(scale).model, size)) for scale in (study.proxy, study.target))
     return target.non_embedding / proxy.non_embedding
 
 
 def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, times: int, lengths: list[int]) -> PlanRow:
+    if study.trainer is not None:
+        tokens = times * sum(lengths) * (scale.tokens or 0)
+        return PlanRow(stage, times * len(lengths), max(lengths), tokens, 0.0)
     tokens = times * sum(lengths) * scale.batch_size * study.data.sequence_length
     model = meta_model(concrete(scale).model, vocabulary_size(study.data))
     flops = float(training_flops(model, study.data.sequence_length)) * tokens

@@ -6,36 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrs.data import TokenData
-from rlrs.inspection import describe
 from rlrs.ratios import Ratios, RatiosError
-from rlrs.records import ArmResult, Comparison, Cost, ModelSize, Provenance, Recipe, Results, SearchResult, Spent
+from rlrs.records import (
+    ArmResult,
+    Comparison,
+    Cost,
+    Models,
+    ModelSize,
+    Provenance,
+    Recipe,
+    Results,
+    SearchResult,
+    Spent,
+)
 from rlrs.records.provenance import DecisionSummary, FoundOn, Horizon, SearchSummary, TargetSummary
 from rlrs.records.results import StudyIdentity
 from rlrs.settings import Arm, ScaleConfig, StudyConfig
 
 
-def model_size(scale: ScaleConfig, data: TokenData) -> ModelSize:
-    """One size of model, with how long it is trained."""
-    return ModelSize(
-        **describe(scale.model, data.vocab_size),
-        steps=scale.steps,
-        batch_size=scale.batch_size,
-        tokens=scale.steps * scale.batch_size * data.sequence_length,
-    )
-
-
-def cost(study: StudyConfig, arms: Mapping[Arm, ArmResult], comparison: Comparison) -> Cost:
+def cost(models: Models, arms: Mapping[Arm, ArmResult], comparison: Comparison) -> Cost:
     """Training steps and tokens that each stage took, runs that were killed half-way not counted."""
-    length = study.data.sequence_length
 
-    def spent(steps: int, scale: ScaleConfig) -> Spent:
-        return Spent(steps=steps, tokens=steps * scale.batch_size * length)
+    def spent(steps: int, size: ModelSize) -> Spent:
+        return Spent(steps=steps, tokens=steps * (size.tokens // size.steps))
 
     return Cost(
-        search=spent(sum(arm.search.steps for arm in arms.values() if arm.search), study.proxy),
-        transfer=spent(sum(arm.transfer.steps for arm in arms.values() if arm.transfer), study.target),
-        comparison=spent(sum(run.steps for run in comparison.runs), study.target),
+        search=spent(sum(arm.search.steps for arm in arms.values() if arm.search), models.proxy),
+        transfer=spent(sum(arm.transfer.steps for arm in arms.values() if arm.transfer), models.target),
+        comparison=spent(sum(run.steps for run in comparison.runs), models.target),
     )
 
 
@@ -79,7 +77,10 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
     search = winner.search
     assert search is not None, "every arm of a study that was run has one"
     proxy, environment = results.models.proxy, results.environment
-    batch_size = round(search.best.get("batch_size", proxy.batch_size))
+    batch_size = round(search.best["batch_size"]) if "batch_size" in search.best else proxy.batch_size
+    steps = (
+        proxy.steps if proxy.batch_size is None or batch_size is None else proxy.steps * proxy.batch_size / batch_size
+    )
     provenance = Provenance(
         study=study.name,
         study_hash=results.study.config_hash,
@@ -94,11 +95,9 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
                 *comparison.decision.notes,
             ),
         ),
-        found_on=FoundOn(model=study.proxy.model.model_dump(mode="json"), parameters=dict(proxy.parameters)),
+        found_on=FoundOn(model=_shape(study.proxy), parameters=dict(proxy.parameters or {})),
         data=_data(results.data),
-        horizon=Horizon(
-            steps=max(1, round(proxy.steps * proxy.batch_size / batch_size)), batch_size=batch_size, tokens=proxy.tokens
-        ),
+        horizon=Horizon(steps=max(1, round(steps)), batch_size=batch_size, tokens=proxy.tokens),
         base=winner.recipe.base_settings(),
         search=SearchSummary(
             method=study.search.method,
@@ -119,12 +118,16 @@ def _target(study: StudyConfig, results: Results, comparison: Comparison) -> Tar
     rate = results.winner.recipe.target_lr
     assert rate is not None, "an arm that was compared was transferred"
     return TargetSummary(
-        model=study.target.model.model_dump(mode="json"),
-        parameters=dict(results.models.target.parameters),
+        model=_shape(study.target),
+        parameters=dict(results.models.target.parameters or {}),
         lr=rate,
         steps=study.target.steps,
         final_losses={arm: losses.mean for arm, losses in comparison.losses.items()},
     )
+
+
+def _shape(scale: ScaleConfig) -> dict[str, Any]:
+    return scale.model.model_dump(mode="json") if scale.set is None else dict(scale.set)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _data(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("source", "hash", "vocab_size")}
+    return {key: summary[key] for key in ("source", "hash", "vocab_size") if key in summary}
 
 
 def _keeps(path: Path, wanted: Any) -> bool:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rlrs.comparison import searched_components
-from rlrs.components import Partition, partition, refine
+from rlrs.components import partition, refine
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.messages import shortened, shown
 from rlrs.models import LanguageModel, at_width, concrete
 from rlrs.ratios import PRESETS, Ratios
-from rlrs.search import SEARCHED, Processes, Space, held_constant, make_method, read_space, start_point
+from rlrs.search import SEARCHED, Commands, Processes, Space, held_constant, make_method, read_space, start_point
 from rlrs.settings import Arm, ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
+from rlrs.study.own_trainer import check_command, own_components
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
 
@@ -38,6 +39,8 @@ def resolve(study: StudyConfig) -> StudyConfig:
         EngineError: more GPUs asked for than this machine has.
         ImportError: the study needs an extra that is not installed.
     """
+    if study.trainer is not None:
+        return _with_own_trainer(study)
     with _in("proxy.model"):
         proxy = concrete(study.proxy)
     with _in("target.model" if study.target.scale is None else "target"):
@@ -53,20 +56,52 @@ def resolve(study: StudyConfig) -> StudyConfig:
                 raise ConfigError(
                     f"training.component_weight_decay: the {name} has no {shown(component)}; it has {', '.join(known)}"
                 )
-    with _in("search.start"):
-        start = _start(study)
-        start.check_used([*parts["proxy"], *parts["proxy"].tied_components], "the proxy")
-    kept = _without_tied(start, parts["proxy"], "search.start")
-    if not isinstance(study.search.start, str) or study.search.start not in PRESETS or len(kept) < len(start):
-        plain = {component: ratio.to_plain() for component, ratio in kept.items()}
-        study = study.model_copy(update={"search": study.search.model_copy(update={"start": plain})})
-    _check_search(study, parts["proxy"], vocab_size)
+    study = _with_start(study, list(parts["proxy"]), parts["proxy"].tied_components)
+    if study.search.fidelity is not None and study.search.fidelity.width is not None:
+        with _in("search.fidelity"):
+            narrow = at_width(study.proxy.model, study.search.fidelity.width)
+        _built("search.fidelity.width", narrow, vocab_size)
+    _check_search(study, list(parts["proxy"]))
     if study.engine.kind == "processes" and study.engine.gpus:
         Processes(Path(), study.processes, gpus=study.engine.gpus, ranks=study.engine.ranks)
     return study
 
 
-def search_spaces(study: StudyConfig, components: Partition) -> dict[Arm, Space]:
+def _with_own_trainer(study: StudyConfig) -> StudyConfig:
+    """`resolve` for a study whose runs a trainer of the user's own makes."""
+    assert study.trainer is not None
+    components = {name: own_components(study.trainer, getattr(study, name), f"{name}.set") for name in _SIZES}
+    for name, (known, tied) in components.items():
+        for component in study.training.component_weight_decay:
+            if component not in (*known, *tied):
+                raise ConfigError(
+                    f"training.component_weight_decay: the {name} has no {shown(component)}; it has {', '.join(known)}"
+                )
+    check_command(study, components["proxy"][0])
+    known, tied = components["proxy"]
+    study = _with_start(study, known, tied)
+    _check_search(study, known)
+    if study.engine.gpus:
+        Commands(Path(), study.processes, gpus=study.engine.gpus)
+    return study
+
+
+_SIZES = ("proxy", "target")
+
+
+def _with_start(study: StudyConfig, components: Sequence[str], tied: Collection[str]) -> StudyConfig:
+    """The study with the ratios that `search.start` names, checked against the proxy's components."""
+    with _in("search.start"):
+        start = _start(study)
+        start.check_used([*components, *tied], "the proxy")
+    kept = _without_tied(start, tied, "search.start")
+    if not isinstance(study.search.start, str) or study.search.start not in PRESETS or len(kept) < len(start):
+        plain = {component: ratio.to_plain() for component, ratio in kept.items()}
+        study = study.model_copy(update={"search": study.search.model_copy(update={"start": plain})})
+    return study
+
+
+def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Space]:
     """What every arm's search on the proxy may change: of `search.space`, what is about the components that it moves.
 
     Args:
@@ -84,7 +119,7 @@ def search_spaces(study: StudyConfig, components: Partition) -> dict[Arm, Space]
         "warmup_fraction": study.training.warmup_fraction,
         "beta1": study.training.betas[0],
         "beta2": study.training.betas[1],
-        "batch_size": float(study.proxy.batch_size),
+        **({} if study.trainer is not None else {"batch_size": float(study.proxy.batch_size)}),
         **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
     }
 
@@ -111,7 +146,7 @@ def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:
     """
     parts = partition(model)
     ratios.check_used([*parts, *sorted(refine(model, parts, ratios).names - set(parts))], where)
-    return _without_tied(ratios, parts, where)
+    return _without_tied(ratios, parts.tied_components, where)
 
 
 def _start(study: StudyConfig) -> Ratios:
@@ -121,8 +156,8 @@ def _start(study: StudyConfig) -> Ratios:
     return Ratios.preset(start) if start in PRESETS else Ratios.load(start)
 
 
-def _without_tied(ratios: Ratios, parts: Partition, where: str) -> Ratios:
-    tied = [component for component in ratios if component in parts.tied_components]
+def _without_tied(ratios: Ratios, tied_components: Collection[str], where: str) -> Ratios:
+    tied = [component for component in ratios if component in tied_components]
     if not tied:
         return ratios
     log.warning(
@@ -179,13 +214,9 @@ def _built(where: str, config: ModelConfig | HubConfig, vocab_size: int) -> Lang
             raise ConfigError(f"cannot be built: {shown(str(error), 200)}") from None
 
 
-def _check_search(study: StudyConfig, parts: Partition, vocab_size: int) -> None:
+def _check_search(study: StudyConfig, components: Sequence[str]) -> None:
     settings = study.search
-    if settings.fidelity is not None and settings.fidelity.width is not None:
-        with _in("search.fidelity"):
-            narrow = at_width(study.proxy.model, settings.fidelity.width)
-        _built("search.fidelity.width", narrow, vocab_size)
-    spaces = search_spaces(study, parts)
+    spaces = search_spaces(study, components)
     for space in spaces.values():
         with _in("search"):
             make_method(space, settings, steps=study.proxy.steps, window=study.training.score_steps)

@@ -16,14 +16,15 @@ from rlrs.environment import environment
 from rlrs.inspection import meta_model
 from rlrs.records import Models, Recipe, Results, RunResult, StudyIdentity, write_results
 from rlrs.report import write_report
-from rlrs.search import Engine, Interrupted, Processes, Ray, TrialStore
-from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint
+from rlrs.search import Interrupted, TrialStore
+from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint, kept
 from rlrs.study import noted
-from rlrs.study.directory import StudyError, StudyProgress, prepared
+from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepared
 from rlrs.study.dtype import settled
-from rlrs.study.record import cost, model_size, save_best_so_far, save_ratios
+from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
+from rlrs.study.record import cost, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
-from rlrs.study.stages import Stages, run_spec
+from rlrs.study.stages import Stages
 from rlrs.training import RunSpec, StopFlag, World, train
 
 
@@ -42,30 +43,24 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
     study = resolve(study)
-    with prepared(study, folder, progress) as data:
+    with _kind_of_runs(study, folder, progress) as (study, kind):
         identity = StudyIdentity(
             name=study.name,
-            config=study.model_dump(mode="json"),
+            config=kept(study, {}),
             config_hash=fingerprint(study, without=CHANGES_NO_RESULT),
         )
-        study = settled(study, folder, data)
-        with _engine(study, folder / "data") as engine:
+        with kind.engine(folder) as engine:
             used = {"dtype": study.training.dtype, "engine": study.engine.kind, "processes": engine.slots}
             made_with = {**environment(), **used}
-            head = partial(
-                Results,
-                study=identity,
-                environment=made_with,
-                data=data.summary,
-                models=Models(proxy=model_size(study.proxy, data), target=model_size(study.target, data)),
-            )
-            noted.begun(folder, study, identity, made_with, data.summary)
-            stages = Stages(study, folder, data, engine, _store(study, folder), progress)
+            models = Models(proxy=kind.size(study.proxy), target=kind.size(study.target))
+            head = partial(Results, study=identity, environment=made_with, data=kind.data, models=models)
+            noted.begun(folder, study, identity, made_with, kind.data)
+            stages = Stages(study, folder, kind, engine, _store(study, folder), progress)
             with noted.failures(folder):
                 try:
                     arms = stages.search()
                 except Interrupted as stopped:
-                    save_best_so_far(study, identity, data.summary, stopped.so_far, folder)
+                    save_best_so_far(study, identity, kind.data, stopped.so_far, folder)
                     raise
                 save_ratios(study, results := head(arms=arms), folder)
                 noted.searched(folder, results, last=until == "search")
@@ -73,7 +68,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                     return results
                 arms = stages.transfer(arms)
                 comparison = stages.comparison(arms)
-        results = head(arms=arms, comparison=comparison, cost=cost(study, arms, comparison))
+        results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
         save_ratios(study, results, folder)
         write_results(folder / "results.json", results)
         noted.decided(folder, results)
@@ -83,21 +78,17 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         return results
 
 
-def _engine(study: StudyConfig, data_folder: Path) -> Engine:
-    asked = study.engine
-    if asked.kind == "processes":
-        return Processes(
-            *(data_folder, study.processes), time_limit=asked.time_limit, gpus=asked.gpus, ranks=asked.ranks
-        )
-    return Ray(
-        *(data_folder, asked.address),
-        processes=study.processes,
-        time_limit=asked.time_limit,
-        cpus=asked.cpus,
-        gpus=asked.gpus,
-        resources=asked.resources,
-        ranks=asked.ranks,
-    )
+@contextmanager
+def _kind_of_runs(study: StudyConfig, folder: Path, progress: StudyProgress) -> Iterator[tuple[StudyConfig, RunKind]]:
+    """Hold the run directory; the study as it is trained, and its kind of runs."""
+    if study.trainer is not None:
+        with held(study, folder):
+            claim(study, folder)
+            yield study, OwnRuns(study)
+        return
+    with prepared(study, folder, progress) as data:
+        settings = settled(study, folder, data)
+        yield settings, ReferenceRuns(settings, data)
 
 
 def _store(study: StudyConfig, folder: Path) -> TrialStore:
@@ -138,13 +129,16 @@ def train_one(
         Stopped: `stop` was set, and the run is saved.
     """
     study = resolve(study)
+    if study.trainer is not None:
+        raise StudyError("this study has a trainer of its own: start that, with the ratios.yaml that the study found")
     scale = study.proxy if model == "proxy" else study.target
     with _prepared_by_first(study, folder, progress, world or World()) as data:
         study = (world or World()).from_first(partial(settled, study, folder, data))
         usable(recipe.relative_rates(), meta_model(scale.model, data.vocab_size), f"the {model}")
         rate = (recipe.target_lr if model == "target" else None) or recipe.lr
         try:
-            spec = run_spec(study, scale, data, recipe, seed, lr=rate if lr is None else lr, steps=steps)
+            runs = ReferenceRuns(study, data)
+            spec = runs.spec(scale, recipe, seed, lr=rate if lr is None else lr, steps=steps)
         except ValueError as error:
             raise StudyError(str(error)) from None
         progress.stage("training", spec.steps)

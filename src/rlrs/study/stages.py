@@ -10,9 +10,6 @@ import torch
 
 import rlrs
 from rlrs.comparison import measure
-from rlrs.components import partition
-from rlrs.data import TokenData
-from rlrs.inspection import meta_model
 from rlrs.records import ArmResult, ArmSearch, Comparison, Recipe, RunResult, SearchResult, Trial
 from rlrs.search import (
     Bracket,
@@ -26,39 +23,12 @@ from rlrs.search import (
     run_at,
     tune,
 )
-from rlrs.search.space import bounds
-from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, ModelConfig, ScaleConfig, StudyConfig, changing
-from rlrs.study.budget import budgets, flops_counter
+from rlrs.search.space import AnySpec, bounds
+from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, StudyConfig, changing
+from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
+from rlrs.study.kinds import RunKind
 from rlrs.study.resolve import search_spaces
-from rlrs.training import RunSpec
-
-
-def run_spec(
-    study: StudyConfig,
-    scale: ScaleConfig,
-    data: TokenData,
-    recipe: Recipe,
-    seed: int,
-    *,
-    lr: float,
-    steps: int | None = None,
-) -> RunSpec:
-    """The run that a study's settings, a size, what was found, a seed and a base rate stand for."""
-    model = scale.model
-    if recipe.init_scale is not None and isinstance(model, ModelConfig):  # others initialise themselves
-        model = model.model_copy(update={"init_scale": recipe.init_scale})
-    return RunSpec(
-        model=model,
-        training=recipe.training(study.training),
-        steps=steps or scale.steps,
-        batch_size=scale.batch_size,
-        seed=seed,
-        lr=lr,
-        final_fraction=recipe.final_fraction,
-        ratios=recipe.run_ratios(),
-        data_hash=data.hash,
-    )
 
 
 class Stages:
@@ -68,14 +38,13 @@ class Stages:
         self,
         study: StudyConfig,
         folder: Path,
-        data: TokenData,
+        kind: RunKind,
         engine: Engine,
         store: TrialStore,
         progress: StudyProgress,
     ) -> None:
-        self.study, self.folder, self.data = study, folder, data
+        self.study, self.folder, self.kind = study, folder, kind
         self.engine, self.store, self.progress = engine, store, progress
-        self._flops = flops_counter(data)
 
     def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
         self.progress.stage(name, steps, searches=searches)
@@ -85,9 +54,9 @@ class Stages:
     def _tune(
         self, searches: Mapping[str, SearchTask], where: str, tick: Callable[[int], None]
     ) -> dict[str, SearchResult]:
-        def on_trial(name: str, trial: Trial, spec: RunSpec, found: bool) -> None:
+        def on_trial(name: str, trial: Trial, spec: AnySpec, found: bool) -> None:
             steps = trial.result.steps if trial.result is not None else 0
-            self.progress.trial(name, trial, self._flops(spec, steps), found=found)
+            self.progress.trial(name, trial, self.kind.flops(spec, steps), found=found)
 
         results = tune(searches, self.engine, self.store, tick, on_trial)
         for name, result in results.items():
@@ -95,26 +64,25 @@ class Stages:
                 raise StudyError(_none_finished(f"arm {name.split('/')[1]} {where}", result, searches[name]))
         return results
 
-    def _target_spec(self, found: ArmResult, seed: int, lr: float, steps: int | None = None) -> RunSpec:
+    def _target_spec(self, found: ArmResult, seed: int, lr: float, steps: int | None = None) -> AnySpec:
         """A run of the target with what an arm found."""
-        return run_spec(self.study, self.study.target, self.data, found.recipe, seed, lr=lr, steps=steps)
+        return self.kind.spec(self.study.target, found.recipe, seed, lr=lr, steps=steps)
 
     def search(self) -> dict[Arm, ArmResult]:
         """Every arm's search on the proxy, side by side, and what it found."""
         study, settings = self.study, self.study.search
-        components = partition(meta_model(study.proxy.model, self.data.vocab_size))
         defaults = Recipe.from_settings(study.training, settings.lr)
-        whole = run_spec(study, study.proxy, self.data, defaults, settings.seed, lr=settings.lr)
+        whole = self.kind.spec(study.proxy, defaults, settings.seed, lr=settings.lr)
 
-        def spec(point: Point) -> RunSpec:
+        def spec(point: Point) -> AnySpec:
             return run_at(point, whole)
 
         searches = {}
-        for arm, space in search_spaces(study, components).items():
+        for arm, space in search_spaces(study, self.kind.components()).items():
             searches[f"proxy/{arm}"] = SearchTask(
                 make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
                 spec,
-                budgets=budgets(settings, self._flops),
+                budgets=budgets(settings, self.kind.flops),
                 identity=self._identity(space.start()),
                 limits=settings.model_dump(include=_growing("search")),
             )
@@ -133,7 +101,7 @@ class Stages:
         searches = {}
         for arm, found in arms.items():
 
-            def spec(point: Point, found: ArmResult = found) -> RunSpec:
+            def spec(point: Point, found: ArmResult = found) -> AnySpec:
                 return self._target_spec(found, study.search.seed, point["lr"])
 
             # By what it transfers: a search on the proxy that was extended may end elsewhere.
@@ -157,8 +125,8 @@ class Stages:
         was stopped goes the same way again.
         """
         target, settings = self.study.target, self.study.comparison
-        tokens = target.steps * target.batch_size * self.study.data.sequence_length
-        runs: dict[tuple[Arm, int, float], tuple[RunSpec, RunResult]] = {}
+        tokens = self.kind.size(target).tokens
+        runs: dict[tuple[Arm, int, float], tuple[AnySpec, RunResult]] = {}
         seeds: list[int] = []
         while True:
             first = self.study.search.seed + 1 + len(seeds)
@@ -171,10 +139,10 @@ class Stages:
 
     def _compared(
         self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int]
-    ) -> dict[tuple[Arm, int, float], tuple[RunSpec, RunResult]]:
+    ) -> dict[tuple[Arm, int, float], tuple[AnySpec, RunResult]]:
         """The comparison's runs on some seeds, by arm, seed and horizon."""
         target, settings = self.study.target, self.study.comparison
-        specs: dict[tuple[Arm, int, float], RunSpec] = {}
+        specs: dict[tuple[Arm, int, float], AnySpec] = {}
         for seed in seeds:
             for arm, found in arms.items():
                 rate = found.recipe.target_lr
@@ -204,15 +172,15 @@ class Stages:
         study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True})
         for section in ("search", "transfer"):
             study[section] = {key: value for key, value in study[section].items() if key not in _growing(section)}
-        del study["data"]["source"]  # the same text may have another name elsewhere: its tokens' hash decides
+        study.get("data", {}).pop("source", None)  # the same text may have another name: its tokens' hash decides
         return {
             "study": study,
-            "data_hash": self.data.hash,
+            **self.kind.identity(),
             "space": {name: {"start": value, "bounds": list(bounds(name))} for name, value in first.items()},
             "code": {"rlrs": rlrs.__version__, "torch": torch.__version__.partition("+")[0]},
         }
 
-    def _run_folder(self, spec: RunSpec) -> Path:
+    def _run_folder(self, spec: AnySpec) -> Path:
         return self.folder / "runs" / spec.id
 
 

@@ -39,7 +39,7 @@ class _DivergedError(Exception):
         self.step, self.reason = step, reason
 
 
-class Run:
+class Loop:
     """A run's state, and the steps that change it.
 
     Args:

@@ -20,7 +20,7 @@ from rlrs.records.base import first_problem
 from rlrs.settings import HubConfig
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.distributed import World
-from rlrs.training.loop import OnStep, Run
+from rlrs.training.loop import Loop, OnStep
 from rlrs.training.spec import RunSpec
 from rlrs.training.stopping import StopFlag
 
@@ -98,7 +98,7 @@ def train(
         # The run's random numbers are its own: the caller's generators are left as they were.
         stack.enter_context(torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []))
         run = stack.enter_context(
-            contextlib.closing(Run(spec, data, folder, world, validate=validate, prune=prune, stop=stop))
+            contextlib.closing(Loop(spec, data, folder, world, validate=validate, prune=prune, stop=stop))
         )
         result = run.train(progress)
         if keep_weights and result.status == "finished":

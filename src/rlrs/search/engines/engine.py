@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rlrs.records import Pruning, RunResult
-from rlrs.training import RunSpec
+from rlrs.runs import AnyRun
 
 ATTEMPTS = 2
 """Times that a run is tried whose worker crashes or hangs. Chosen here, not studied."""
@@ -79,7 +79,7 @@ class Engine(Protocol):
     def submit(
         self,
         key: Hashable,
-        spec: RunSpec,
+        spec: AnyRun,
         folder: Path | None = None,
         *,
         validate: bool = True,
@@ -125,7 +125,7 @@ class Job:
     """A run with what was asked of it, and how its attempts so far were lost."""
 
     key: Hashable
-    spec: RunSpec
+    spec: AnyRun
     folder: Path | None
     validate: bool
     prune: Pruning | None

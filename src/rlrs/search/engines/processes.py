@@ -20,6 +20,7 @@ from typing import Any, Self
 from rlrs.data import TokenData
 from rlrs.environment import cores
 from rlrs.records import Pruning, RunResult
+from rlrs.runs import AnyRun
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, Clock, EngineError, Job, Patience
 from rlrs.search.engines.ranks import Ranks
 from rlrs.training import RunSpec
@@ -54,7 +55,7 @@ class Processes:
         self.slots = processes or max(1, cores() // ranks)
         self._ranks = ranks
         self.time_limit = time_limit
-        self._devices = _devices(self.slots, gpus)
+        self._devices = devices_by_slot(self.slots, gpus)
         self._context = multiprocessing.get_context("spawn")
         self._data_folder = data_folder
         self._workers: list[_Worker] = []
@@ -85,7 +86,7 @@ class Processes:
     def submit(
         self,
         key: Hashable,
-        spec: RunSpec,
+        spec: AnyRun,
         folder: Path | None = None,
         *,
         validate: bool = True,
@@ -218,7 +219,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _devices(slots: int, gpus: float) -> list[str | None]:
+def devices_by_slot(slots: int, gpus: float) -> list[str | None]:
     """For each worker the GPUs that it sees, as CUDA_VISIBLE_DEVICES has them; None for all.
 
     Raises:

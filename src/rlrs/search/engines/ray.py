@@ -20,6 +20,7 @@ from rlrs.environment import cores
 from rlrs.extras import install
 from rlrs.files import write_atomic
 from rlrs.records import Pruning, RunResult
+from rlrs.runs import AnyRun
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, Clock, EngineError, Job, Patience
 from rlrs.search.engines.node_data import MARK, Source, open_data, pack, run_folder
 from rlrs.search.engines.ranks import Ranks
@@ -161,7 +162,7 @@ class Ray:
     def submit(
         self,
         key: Hashable,
-        spec: RunSpec,
+        spec: AnyRun,
         folder: Path | None = None,
         *,
         validate: bool = True,
@@ -173,7 +174,16 @@ class Ray:
     def _start(self, job: Job) -> None:
         attempt = uuid.uuid4().hex
         folder = None if job.folder is None else str(job.folder.resolve())
-        arguments = (self._source, self._board, attempt, job.spec, folder, job.validate, job.prune, self._ranks)
+        arguments: tuple[Any, ...] = (
+            self._source,
+            self._board,
+            attempt,
+            job.spec,
+            folder,
+            job.validate,
+            job.prune,
+            self._ranks,
+        )
         self._jobs[self._task.remote(*arguments)] = job, attempt
 
     def next(
