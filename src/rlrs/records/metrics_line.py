@@ -23,6 +23,9 @@ class ComponentMetrics(Record):
     """Before clipping."""
     update_ratio: Measured
     """Norm of the step's change over the norm of the weights."""
+    weight_norm: Measured | None = None
+    scheduled_lr: Measured | None = None
+    """What the schedule gives, where that was compared with what the parameter groups have."""
 
 
 class RouterMetrics(Record):
