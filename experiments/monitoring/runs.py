@@ -5,6 +5,7 @@ Shape suffixes: B sequences, T tokens per sequence, E experts.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import rlrs
 from rlrs.models import build_model, router_statistics
+from rlrs.models.moe import MoE
 from rlrs.monitoring import Alarm, Guard, Monitor, Thresholds
 from rlrs.settings import ModelConfig
 
@@ -23,7 +25,7 @@ VOCAB, BATCH, LENGTH = 64, 8, 16
 STEPS, AT, EVERY = 300, 150, 5
 """Steps of a run, the step after which a fault begins, and steps between two observations."""
 RATE, CLIP = 6e-3, 1.0
-MODEL = ModelConfig(d_model=16, n_layers=2, n_heads=2, d_ff=16, n_experts=4)
+MODEL = ModelConfig(d_model=16, n_layers=1, n_heads=2, d_ff=16, n_experts=4)
 RATIOS = rlrs.Ratios.preset("paper-moe")
 
 
@@ -63,12 +65,14 @@ class Loop:
         )
         self.few: Tensor | None = None
         self.losses: list[float] = []
+        self.began = time.process_time()
         self.before_backward: Callable[[Tensor], Tensor] = lambda loss: loss
         self.before_clip: Callable[[], None] = lambda: None
         self.after_step: Callable[[], None] = lambda: None
         self.batch: Callable[[Tensor], Tensor] = lambda tokens: tokens
 
     def weights(self, component: str) -> list[nn.Parameter]:
+        """Of a component."""
         return [p for group in self.optimizer.param_groups if group["component"] == component for p in group["params"]]
 
     def train(
@@ -90,6 +94,8 @@ class Loop:
             record=record,
             guard=guard(self) if guard else None,
         )
+        # Processor time: what else runs on the machine is no fault of the run's.
+        monitor._clock = time.process_time
         step = 0
         with monitor:
             while step < self.steps and monitor.stopped is None:
@@ -100,9 +106,7 @@ class Loop:
                 del self.losses[step - 1 :]  # of steps that a guard went back over
                 self.losses.append(loss.item())
                 tokens = step * BATCH * LENGTH
-                monitor.observe(
-                    step, loss, grad_norm=norm, router_loads=loads, router_entropy=entropy, tokens=tokens
-                )
+                monitor.observe(step, loss, grad_norm=norm, router_loads=loads, router_entropy=entropy, tokens=tokens)
                 if step % 20 == 0:
                     monitor.evaluated(step, self.evaluate(), tokens=tokens)
                 if each is not None:
@@ -111,6 +115,7 @@ class Loop:
         return monitor
 
     def step(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """One step; loss, gradient norm before clipping, tokens of every expert of each block [L, E], entropy."""
         if self.few is not None:
             rows = torch.randint(len(self.few), (BATCH,), generator=self.generator)
             tokens_BT = self.few[rows]
@@ -132,6 +137,7 @@ class Loop:
 
     @torch.no_grad()
     def evaluate(self) -> float:
+        """Held-out loss, nats per token."""
         return self.model(self.valid[:, :-1], self.valid[:, 1:]).loss.item()
 
 
@@ -248,9 +254,16 @@ def _scaled_gradient(component: str, factor: float) -> Callable[[Loop], None]:
 
 
 def _one_expert(loop: Loop) -> None:
-    for name, module in loop.model.named_modules():
-        if name.endswith("router"):
-            module.register_forward_hook(lambda module, inputs, logits_E: logits_E + 30 * torch.eye(4)[0])
+    """A large logit for the first expert."""
+    for module in loop.model.modules():
+        if isinstance(module, MoE):
+            module._route = functools.partial(_biased, module)
+
+
+def _biased(module: MoE, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    logits_NE = module.router(x_ND) + 30 * torch.eye(module.n_experts)[0]
+    log_sum_N = logits_NE.logsumexp(-1)
+    return (logits_NE - log_sum_N[:, None]).exp(), log_sum_N
 
 
 def _dead_router(loop: Loop) -> None:
@@ -268,7 +281,14 @@ def _growing(loop: Loop) -> None:
 
 
 def _slow(loop: Loop) -> None:
-    loop.after_step = lambda: time.sleep(0.05)
+    usual = (time.process_time() - loop.began) / AT
+
+    def work() -> None:
+        until = time.process_time() + 3 * usual
+        while time.process_time() < until:
+            pass
+
+    loop.after_step = work
 
 
 def _nothing(loop: Loop, step: int) -> None:
@@ -278,20 +298,16 @@ def _nothing(loop: Loop, step: int) -> None:
 LOSS = ("loss_spike", "loss_rise")
 FAULTS: dict[str, Fault] = {
     "loss of one step is NaN": Fault(_one_batch(_nan_loss, _plain), [("non_finite", "*")]),
-    "gradient of the embedding overflows": Fault(
-        _from(AT, _inf_gradient), [("non_finite", "*"), ("non_finite", "embedding")]
-    ),
+    "gradient of the embedding overflows": Fault(_from(AT, _inf_gradient), [("non_finite", "*")]),
     "five batches of noise": Fault(
         lambda loop, step: _random(loop) if step == AT else _plain(loop) if step == AT + 5 else None,
-        [(check, "*") for check in LOSS],
+        [(check, None) for check in LOSS],
     ),
-    "targets are noise from here on": Fault(_from(AT, _random), [(check, "*") for check in LOSS]),
-    "data of another distribution": Fault(_from(AT, _other_chain), [(check, "*") for check in LOSS]),
+    "targets are noise from here on": Fault(_from(AT, _random), [(check, None) for check in LOSS]),
+    "data of another distribution": Fault(_from(AT, _other_chain), [(check, None) for check in LOSS]),
     "few data, repeated": Fault(_from(0, _few), [("generalisation_gap", None)], start=0),
     "a second writer, rate of attention x 3": Fault(_from(AT, _second_writer), [("rate_off_schedule", "attention")]),
-    "base rate x 20": Fault(
-        _from(AT, _base_rate), [("update_ratio_high", "*"), *((check, None) for check in LOSS)]
-    ),
+    "base rate x 20": Fault(_from(AT, _base_rate), [("update_ratio_high", "*"), *((check, None) for check in LOSS)]),
     "ratio of attention 30": Fault(
         _nothing,
         [("update_ratio_high", "attention")],
@@ -306,13 +322,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "attention gets no gradient": Fault(_from(AT, _detached("attention")), [("dead_component", "attention")]),
     "the optimizer has lost the experts": Fault(_from(AT, _lost("experts")), [("dead_component", "experts")]),
-    "gradient of the router x 1000": Fault(
-        _from(AT, _scaled_gradient("router", 1000.0)), [("gradient_spike", "router"), ("clip_starvation", "router")]
+    "gradient of the router x 100": Fault(_from(AT, _scaled_gradient("router", 100.0)), [("gradient_spike", "router")]),
+    "gradient of attention x 1000": Fault(
+        _from(AT, _scaled_gradient("attention", 1000.0)), [("clip_starvation", "attention")]
     ),
     "all tokens to one expert": Fault(_from(AT, _one_expert), [("router_collapse", "router")]),
-    "the router is dead": Fault(
-        _from(AT, _dead_router), [("router_uniform", "router"), ("dead_component", "router")]
-    ),
+    "the router is dead": Fault(_from(AT, _dead_router), [("router_uniform", "router"), ("dead_component", "router")]),
     "weights of the experts grow": Fault(_from(AT, _growing), [("weight_growth", "experts")]),
-    "each step takes 50 ms longer": Fault(_from(AT, _slow), [("throughput", None)]),
+    "each step takes four times as long": Fault(_from(AT, _slow), [("throughput", None)]),
 }

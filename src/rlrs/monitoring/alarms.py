@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from pydantic import ConfigDict
 
@@ -13,8 +14,9 @@ from rlrs.records.metrics_line import Measured
 
 LOSS = ("loss_spike", "loss_rise")
 _TELLING = 2.0
-"""A component above this multiple of its usual is named as the cause of a loss. Chosen here, not studied."""
-_WORDS = {"grad_norm": "gradient norm", "update_ratio": "update"}
+"""A component above this multiple of its usual, and of the others' median, is named. Chosen here, not studied."""
+_STILL = 1.25
+"""Gradients of the others above this multiple of their usual are up as well. Chosen here, not studied."""
 
 
 class Alarm(Record):
@@ -71,18 +73,21 @@ def make_alarm(key: Key, step: int, value: float, threshold: float, signals: Sig
 def _explain(cause: str, signals: Signals) -> tuple[str | None, str]:
     """Which component a loss comes from, if one stands out, and why it is thought so."""
     suspects = signals.suspects()
-    updates = [one for one in suspects if one[2] == "update_ratio"]
-    for component, factor, what in updates[:1]:
-        rest = [other for _, other, _ in updates[1:]]
-        if factor >= _TELLING and (not rest or factor >= _TELLING * sorted(rest)[len(rest) // 2]):
-            return component, f"{component} moves at {_times(factor)} its usual {_WORDS[what]}: its rate is too high"
-        if factor >= _TELLING:
+    for what in ("update_ratio", "grad_norm"):
+        factors = [(component, factor) for component, factor, of in suspects if of == what]
+        if not factors or factors[0][1] < _TELLING:
+            continue
+        component, factor = factors[0]
+        others = median([other for _, other in factors[1:]] or [1.0])
+        apart = factor >= _TELLING * others
+        if what == "update_ratio":
+            if apart:
+                return component, f"{component} moves at {_times(factor)} its usual update: its rate is too high"
             return None, "all components move further than usual: the base rate is too high"
-    gradients = [one for one in suspects if one[2] == "grad_norm"]
-    if gradients and gradients[0][1] >= _TELLING:
-        component, factor, _ = gradients[0]
-        return component, f"the gradient of {component} is {_times(factor)} its usual, its update is not: {cause}"
-    if updates:
+        if apart and others <= _STILL:
+            return component, f"the gradient of {component} is {_times(factor)} its usual, its update is not: {cause}"
+        return None, "gradients of all components are up, and no update is: the data are another"
+    if suspects:
         return None, "no component moves further than usual: the data are another, or the loss is"
     return None, cause
 

@@ -65,8 +65,7 @@ class Monitor:
         ...         optimizer.zero_grad()
         ...         for alarm in monitor.observe(step + 1, loss):
         ...             print(alarm.check, alarm.component, alarm.step)
-        non_finite embedding 12
-        non_finite unembedding 12
+        non_finite None 12
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def read_observations(run: str | Path) -> Iterator[Observation]:
 
 def write_observation(path: Path, seen: Observation, tokens: int) -> None:
     """Append an observation to a metrics.jsonl."""
-    numbers = {name: getattr(seen, name) for name in ("loss", "valid_loss", "lr_base", "grad_norm")}
+    numbers = {name: getattr(seen, name) for name in ("loss", "valid_loss", "lr_base", "grad_norm", "clip")}
     numbers["tokens_per_second"] = seen.speed if tokens else None
     line: dict[str, Any] = {"step": seen.step, "tokens": tokens}
     line |= {name: value for name, value in numbers.items() if value is not None}
@@ -96,7 +96,7 @@ def _observation(line: MetricsLine, clip: float | None) -> Observation:
         loss=line.loss,
         valid_loss=line.valid_loss,
         grad_norm=line.grad_norm,
-        clip=clip,
+        clip=line.clip or clip,
         lr_base=line.lr_base,
         speed=line.tokens_per_second or None,
         components={

@@ -73,11 +73,12 @@ class Signals:
             name: any(not math.isfinite(value) for value in vars(numbers).values() if value is not None)
             for name, numbers in seen.components.items()
         }
-        for name, bad in components.items():
-            yield ("non_finite", name), float(bad)
         whole = any(v is not None and not math.isfinite(v) for v in (seen.loss, seen.valid_loss, seen.grad_norm))
-        # One alarm for one overflow: of the components where they are known.
-        yield ("non_finite", None), float(whole and not any(components.values()))
+        # One alarm for one overflow: of the components where it is still in some of them.
+        some = 0 < sum(components.values()) < len(components)
+        for name, bad in components.items():
+            yield ("non_finite", name), float(bad and some)
+        yield ("non_finite", None), float((whole or any(components.values())) and not some)
 
     def _loss(self, loss: float) -> Iterator[tuple[Key, float]]:
         window = self._window("loss")

@@ -47,6 +47,8 @@ class MetricsLine(Record):
     """Mean training loss since the line before, nats per token."""
     lr_base: Measured | None = None
     grad_norm: Measured | None = None
+    clip: Measured | None = None
+    """Largest norm that clipping leaves, where the writer knows it."""
     seconds: Measured | None = None
     tokens_per_second: Measured | None = None
     flops_per_second: Measured | None = None
