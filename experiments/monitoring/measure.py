@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import rlrs
-from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, STEPS, Loop
+from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, RATE, STEPS, Loop
 from rlrs.environment import cores, environment
 from rlrs.files import write_atomic
 from rlrs.models import build_model
@@ -41,8 +41,8 @@ GUARDED = ("loss_spike", "loss_rise", "non_finite", "update_ratio_high")
 """Checks that the guard acts on."""
 ACTIONS = ("none", "pull", "uniform", "rollback")
 DIVERGE: dict[str, dict[str, Any]] = {
-    "ratio of attention 60": {"ratios": {**rlrs.Ratios.preset("paper-moe"), "attention": 60.0}},
-    "base rate 0.3": {"rate": 0.3},
+    "ratio of attention 1000": {"ratios": {**rlrs.Ratios.preset("paper-moe"), "attention": 1000.0}},
+    "base rate 500 times as high": {"rate": 500 * RATE},
 }
 
 Row = dict[str, Any]

@@ -83,8 +83,9 @@ class Loop:
         record: Path | None = None,
         guard: Callable[[Loop], Guard] | None = None,
         each: Callable[[int], None] | None = None,
+        until: int = STEPS,
     ) -> Monitor:
-        """All steps, with a monitor; `fault(loop, step)` is called before every step, from 0."""
+        """Steps up to `until`, with a monitor; `fault(loop, step)` is called before every step, from 0."""
         monitor = Monitor(
             self.optimizer,
             self.scheduler,
@@ -98,7 +99,7 @@ class Loop:
         monitor._clock = time.process_time
         step = 0
         with monitor:
-            while step < self.steps and monitor.stopped is None:
+            while step < min(until, self.steps) and monitor.stopped is None:
                 if fault is not None:
                     fault(self, step)
                 loss, norm, loads, entropy = self.step()
