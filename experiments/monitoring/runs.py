@@ -194,6 +194,12 @@ def _few(loop: Loop) -> None:
     loop.few = sample(loop.chain_VV, 12, torch.Generator().manual_seed(loop.seed))
 
 
+def _put_first(hooks: Any, hook: Callable[..., None]) -> None:
+    """Before the monitor's own hook, which is there already."""
+    hooks[-1] = hook
+    hooks.move_to_end(-1, last=False)
+
+
 def _second_writer(loop: Loop) -> None:
     """Multiplies attention's rate for the length of the optimizer's step, so that the scheduler does not see it."""
     groups = [group for group in loop.optimizer.param_groups if group["component"] == "attention"]
@@ -208,9 +214,7 @@ def _second_writer(loop: Loop) -> None:
         for group, rate in zip(groups, kept, strict=True):
             group["lr"] = rate
 
-    # Before the monitor's own hooks, as in a wrapped optimizer.
-    loop.optimizer._optimizer_step_pre_hooks[-1] = before
-    loop.optimizer._optimizer_step_pre_hooks.move_to_end(-1, last=False)
+    _put_first(loop.optimizer._optimizer_step_pre_hooks, before)
     loop.optimizer.register_step_post_hook(after)
 
 
@@ -239,8 +243,7 @@ def _lost(component: str) -> Callable[[Loop], None]:
                 for weight, old in zip(loop.weights(component), kept, strict=True):
                     weight.copy_(old)
 
-        loop.optimizer._optimizer_step_post_hooks[-1] = undo
-        loop.optimizer._optimizer_step_post_hooks.move_to_end(-1, last=False)
+        _put_first(loop.optimizer._optimizer_step_post_hooks, undo)
 
     return plant
 
