@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import tempfile
@@ -228,7 +229,10 @@ def tables(results: dict[str, Any]) -> str:
         cells = []
         for action in ACTIONS:
             mine = [row for row in guards if row["case"] == case and row["method"] == action]
-            cells.append(", ".join(f"{row['valid_loss']:.2f}" + ("" if row["steps"] == STEPS else "*") for row in mine))
+            ends = ["not finite" if row["valid_loss"] is None else f"{row['valid_loss']:.2f}" for row in mine]
+            cells.append(
+                ", ".join(end + ("" if row["steps"] == STEPS else "*") for end, row in zip(ends, mine, strict=True))
+            )
         lines.append(f"| {case} | {' | '.join(cells)} |")
     cost = next(row for row in rows if row["kind"] == "overhead")
     lines += ["", "| a step with the monitor, over one without | median | quartiles |", "| --- | --- | --- |"]
@@ -299,11 +303,16 @@ def main() -> None:
     if part in (None, "overhead"):
         results["rows"] = [*_without(results["rows"], "overhead"), overhead(commit)]
     if part != "tables":
-        lines = ",\n".join(json.dumps(row) for row in results["rows"])
+        lines = ",\n".join(json.dumps(_finite(row), allow_nan=False) for row in results["rows"])
         head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)
         write_atomic(RESULTS, f'{head[:-2]},\n "rows": [\n{lines}\n]\n}}\n')
     if {row["kind"] for row in results["rows"]} == {"fault", "healthy", "guard", "overhead"}:
         write_atomic(README, document(README.read_text(), results))
+
+
+def _finite(row: Row) -> Row:
+    """JSON has no NaN: null."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 def _without(rows: Sequence[Row], *kinds: str) -> list[Row]:
