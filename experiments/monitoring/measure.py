@@ -137,7 +137,7 @@ def guarded(case: str, seed: int, action: str, thresholds: Thresholds, commit: s
     }
 
 
-def overhead(commit: str | None, rounds: int = 30, steps: int = 20) -> Row:
+def overhead(commit: str | None, rounds: int = 24, steps: int = 10) -> Row:
     """Time of steps with a monitor over that of steps without, in pairs: wall clock, and processor time."""
     model = build_model(ModelConfig(d_model=64, n_layers=4, n_heads=4, n_experts=8), 1024)
     ratios = rlrs.Ratios.preset("paper-moe")
