@@ -18,7 +18,7 @@ LAYERS = [
     {"models"},
     {"data", "training", "inspection", "environment"},
     {"search", "comparison", "audit"},
-    {"report"},
+    {"report", "monitoring"},
     {"study"},
     {"cli", "terminal", "watching"},
 ]

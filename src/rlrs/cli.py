@@ -17,6 +17,7 @@ try:
 
     from rlrs.audit.commands import app as audit_commands
     from rlrs.messages import printable
+    from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.terminal import (
         end_quietly,
         err,
@@ -45,6 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(audit_commands, name="audit")
+app.add_typer(monitor_commands, name="monitor")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[

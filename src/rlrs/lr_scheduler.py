@@ -387,6 +387,26 @@ class RelativeLR(LRScheduler):
         """Present base rate: what a component with ratio 1 has (of the largest base rate, if groups differ)."""
         return max(self._base.values()) * self._base_curve(self.last_epoch)
 
+    def change(self, ratios: Ratios | Mapping[str, Any], peaks: Mapping[str, float]) -> None:
+        """Go on from the present step with other ratios and base peak rates; they are written at once.
+
+        Args:
+            ratios: in place of the present ones.
+            peaks: base peak rate of every group by its name, as in the state's `base_lrs`.
+
+        Raises:
+            ValueError: groups that are missing or that the optimizer does not have.
+            RatiosError: ratios for a component that no group has.
+        """
+        changed = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
+        groups = self._groups()
+        named_groups.check_same(list(peaks), named_groups.names(groups))
+        new = Ratios({name: ratio for name, ratio in changed.items() if name not in self.ratios})
+        new.check_used(list(self._curves), "the optimizer")
+        self.ratios, self._base = changed, {name: float(peaks[name]) for name in self._base}
+        self._bind(groups)
+        self._write(groups)
+
     # Saving and resuming
 
     def state_dict(self) -> dict[str, Any]:

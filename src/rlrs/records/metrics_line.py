@@ -23,6 +23,9 @@ class ComponentMetrics(Record):
     """Before clipping."""
     update_ratio: Measured
     """Norm of the step's change over the norm of the weights."""
+    weight_norm: Measured | None = None
+    scheduled_lr: Measured | None = None
+    """What the schedule gives, where that was compared with what the parameter groups have."""
 
 
 class RouterMetrics(Record):
@@ -44,6 +47,8 @@ class MetricsLine(Record):
     """Mean training loss since the line before, nats per token."""
     lr_base: Measured | None = None
     grad_norm: Measured | None = None
+    clip: Measured | None = None
+    """Largest norm that clipping leaves, where the writer knows it."""
     seconds: Measured | None = None
     tokens_per_second: Measured | None = None
     flops_per_second: Measured | None = None

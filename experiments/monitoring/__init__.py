@@ -1,0 +1,1 @@
+"""Are faults of a run noticed, and healthy runs left alone?"""

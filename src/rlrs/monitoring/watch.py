@@ -1,0 +1,75 @@
+"""Observations in, alarms out: the same in a loop and for a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlrs.monitoring.alarms import Alarm, make_alarm
+from rlrs.monitoring.checks import CHECKS
+from rlrs.monitoring.observation import Observation, read_observations
+from rlrs.monitoring.signals import Key, Signals
+from rlrs.monitoring.thresholds import Thresholds
+
+QUIET = 10
+"""Observations for which a check must be well before it is raised for the same component again. Chosen here."""
+
+
+class Watch:
+    """Checks observations one after another.
+
+    Args:
+        thresholds: of the checks.
+    """
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self.signals = Signals()
+        self._since: dict[Key, int] = {}  # observations since the check was last beyond its threshold
+
+    def look(self, seen: Observation) -> list[Alarm]:
+        """The alarms that an observation raises: each check and component once, until it has been well for a while."""
+        values = self.signals.update(seen)
+        order = list(CHECKS)
+        alarms = []
+        for key in sorted(values, key=lambda key: (order.index(key[0]), key[1] or "")):
+            threshold = self.thresholds.get(*key)
+            if threshold is None:
+                continue
+            if CHECKS[key[0]].beyond(values[key], threshold):
+                if key not in self._since:
+                    alarms.append(make_alarm(key, seen.step, values[key], threshold, self.signals))
+                self._since[key] = 0
+            elif key in self._since:
+                self._since[key] += 1
+                if self._since[key] >= QUIET:
+                    del self._since[key]
+        return alarms
+
+    def restart(self) -> None:
+        """Forget all windows: the run goes on from other weights."""
+        self.signals, self._since = Signals(), {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Windows, and what was raised."""
+        return {"signals": self.signals.state_dict(), "since": [[*key, n] for key, n in self._since.items()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.signals.load_state_dict(state["signals"])
+        self._since = {(check, component): n for check, component, n in state["since"]}
+
+
+def check_file(run: str | Path, thresholds: Thresholds | None = None) -> list[Alarm]:
+    """The alarms of a run that is on disk, or still being written.
+
+    Args:
+        run: folder with a metrics.jsonl, or such a file.
+        thresholds: of the checks; the defaults if None.
+
+    Raises:
+        RecordError: a damaged file; one line that names it.
+        OSError: it cannot be read.
+    """
+    watch = Watch(thresholds or Thresholds())
+    return [alarm for seen in read_observations(run) for alarm in watch.look(seen)]
