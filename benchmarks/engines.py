@@ -207,7 +207,7 @@ class NullEngine:
         """Runs not yet answered."""
         return len(self._jobs)
 
-    def submit(self, key: Any, spec: RunSpec, *rest: Any, **options: Any) -> None:
+    def submit(self, key: Any, spec: Any, *rest: Any, **options: Any) -> None:
         """Take a run, and note when."""
         self.submitted.append(time.perf_counter())
         self._jobs.append((key, spec))
@@ -288,7 +288,7 @@ def memory(data: TokenData, folder: Path) -> list[dict[str, Any]]:
     """Resident memory of the driver as trials end, up to 10,000."""
     points: list[list[float]] = []
 
-    def watch(name: str, trial: Trial, spec: RunSpec, found: bool) -> None:
+    def watch(name: str, trial: Trial, spec: Any, found: bool) -> None:
         ended[0] += 1
         if ended[0] % 1000 == 0:
             points.append([ended[0], _resident(), time.perf_counter() - start])

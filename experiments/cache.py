@@ -75,7 +75,7 @@ class CachedEngine:
     def submit(
         self,
         key: Hashable,
-        spec: RunSpec,
+        spec: Any,
         folder: Path | None = None,
         *,
         validate: bool = True,

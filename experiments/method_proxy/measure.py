@@ -135,7 +135,7 @@ class Record:
         """What an arm that has ended has found."""
         return self.arms.get(arm, {}).get("best")
 
-    def add(self, arm: str, trial: Trial, spec: RunSpec, found: bool) -> None:
+    def add(self, arm: str, trial: Trial, spec: Any, found: bool) -> None:
         """Note a trial of a search."""
         print(f"{arm}: {trial.move}: {trial.score:.4f}", flush=True)
         begun = {"environment": environment(), "finished": False, "trials": []}

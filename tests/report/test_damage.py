@@ -20,7 +20,7 @@ from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import Recipe, RecordError, read_metrics, write_results
 from rlrs.report import ReportError, write_report
 
-DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "demo.json"
+DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "demo_local_search.json"
 EXAMPLES = int(os.environ.get("RLRS_MUTATIONS", "40"))
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 0.0, -0.5, 1e300, 10**400, "", "x", "rlrs", [], {}, [[]], {"a": 1}, "\x1b[0m\n\u202e",
