@@ -4,7 +4,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlrs.ratios import Ratios, RatiosError
@@ -66,6 +66,8 @@ def test_a_plain_word_is_what_yaml_1_2_says(text, value):
         ("a: 1\n---\nb: 2", ", line 2: not valid YAML: but found another document"),
         ("a:\n\tb: 1", ", line 2: not valid YAML: found character '\\t'"),
         ("a: 1\nb: \x07", ", line 2: not valid YAML: there is the character '\\x07'"),
+        (r'a: "\UFFFFFFFF"', "not valid YAML: an escape"),
+        (r'a: "\U00110000"', "not valid YAML: an escape"),
         ("<<: 3", "<< should take over a mapping, or a list of mappings"),
         ("a: [", "not valid YAML"),
     ],
@@ -118,6 +120,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
+@example({"\x85": "a\u2028b\u2029"})
 def test_what_is_written_is_read_back(data):
     assert parse_yaml(dump_yaml(data)) == data
 

@@ -318,6 +318,7 @@ def export(
         weight_decay=recipe.weight_decay,
         weight_decays=recipe.component_weight_decay,
         found_with=recipe.optimizer_words() if loaded.provenance.get("base") else (),
+        betas=recipe.betas if loaded.provenance.get("base") else None,
         components=components_for(list(build_models(model))[-1][1], loaded, to) if model else None,
     )
     for loss in exported.losses:

@@ -92,6 +92,8 @@ def parse_yaml(text: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         what = "" if isinstance(error, _Refused) else "not valid YAML: "
         raise YAMLError(f"{line}: {what}{printable(str(problem or error), 300)}") from None
+    except (ValueError, OverflowError):  # PyYAML makes a character of "\\UFFFFFFFF" without a look at the number
+        raise YAMLError(": not valid YAML: an escape (\\U........) stands for no character") from None
 
 
 def dump_yaml(data: Any, **options: Any) -> str:
@@ -241,5 +243,12 @@ class _Dumper(yaml.SafeDumper):
     """PyYAML's, which quotes what YAML 1.1 would not read as text; and what 1.2 would not."""
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """Text; escaped where it has line ends of Unicode, which PyYAML would write as they are and read as others."""
+    style = '"' if any(character in value for character in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(f"{_CORE}str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
 _Dumper.add_implicit_resolver(f"{_CORE}int", _INT, list("-+0123456789"))
 _Dumper.add_implicit_resolver(f"{_CORE}float", _FLOAT, list("-+.0123456789"))

@@ -195,6 +195,16 @@ def test_torchtitan_is_exact_at_every_step_for_ratios_that_are_held(schedule, lo
             assert rate == close(wanted(HELD, component, schedule, step))
 
 
+def test_what_was_found_beside_the_ratios_is_what_the_files_train_with(load):
+    found = {"schedule": SCHEDULES[1], "lr": LR, "weight_decay": 0.2, "betas": (0.8, 0.9)}
+    torchtitan = load(export(HELD, "torchtitan", **found), torchtitan__components__optimizer=["ParamGroupConfig"])
+    assert {group.options["optimizer_kwargs"]["betas"] for group in torchtitan["param_groups"]()} == {(0.8, 0.9)}
+    megatron = load(export(HELD, "megatron", **found), **MEGATRON)["ARGUMENTS"]
+    assert [megatron[name] for name in ("weight_decay", "adam_beta1", "adam_beta2")] == [0.2, 0.8, 0.9]
+    olmo_core = export(HELD, "olmo-core", **found).text
+    assert f"# OptimConfig(lr={LR!r}, weight_decay=0.2, betas=(0.8, 0.9), group_overrides" in olmo_core
+
+
 def test_torchtitan_holds_the_start_ratio_and_says_what_that_loses():
     exported = export(MOVING, "torchtitan", schedule=SCHEDULES[0], lr=LR)
     assert exported.losses[2] == (

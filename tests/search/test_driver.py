@@ -252,6 +252,7 @@ DAMAGES = {
         " where key = 'result'",
         "damaged",
     ),
+    "no studies": ("delete from studies", "damaged"),
     "another answer": ("update study_user_attributes set value_json = '{}' where key = 'answer'", "answer"),
 }
 
@@ -265,6 +266,17 @@ def test_a_database_that_was_changed_is_one_line_and_never_another_result(tmp_pa
         assert connection.execute(statement).rowcount
     connection.close()
     with pytest.raises(StorageError, match=message) as caught:
+        tune(searches(6), Engine(), TrialStore(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schema_that_is_not_utf8_is_one_line(tmp_path):
+    path = tmp_path / "trials.db"
+    tune(searches(6), Engine(), TrialStore(path))
+    content = path.read_bytes()
+    assert b"TABLE trial_params" in content
+    path.write_bytes(content.replace(b"TABLE trial_params", b"TABL\xfc trial_params"))
+    with pytest.raises(StorageError, match=r"trials\.db: the database of trials is damaged") as caught:
         tune(searches(6), Engine(), TrialStore(path))
     assert "\n" not in str(caught.value)
 

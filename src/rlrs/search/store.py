@@ -26,6 +26,7 @@ from sqlalchemy.exc import (
 )
 
 from rlrs.extras import install
+from rlrs.messages import printable
 from rlrs.records import Proposal, RunResult, SearchResult, Trial
 from rlrs.records.base import first_problem
 from rlrs.search.claims import Claims
@@ -386,6 +387,11 @@ class TrialStore:
                     "that has ended"
                 )
             raise StorageError(f"{self.name}: the database of trials cannot be used: {reason}") from None
+        except (UnicodeDecodeError, LookupError) as error:  # of text that was changed, and of rows that are gone
+            raise StorageError(
+                f"{self.name}: the database of trials is damaged: {printable(str(error), 200)}; move it away, and the "
+                "search begins again"
+            ) from None
 
 
 def first_difference(theirs: Any, mine: Any, at: str = "") -> str | None:

@@ -76,6 +76,7 @@ def export(
     weight_decay: float = 0.0,
     weight_decays: Mapping[str, float] | None = None,
     found_with: Sequence[str] = (),
+    betas: tuple[float, float] | None = None,
     components: Mapping[str, Sequence[str]] | None = None,
 ) -> Exported:
     """Write relative rates in the form of another training stack.
@@ -88,6 +89,8 @@ def export(
         weight_decay: of the decayed parameters, where the form wants one.
         weight_decays: of components that have their own.
         found_with: what else the rates were found with, in words, for the head of the file.
+        betas: AdamW's, with which the rates were found; written where the form has a place for them, then with
+            `weight_decay`. None if they are not known.
         components: the model's parameter names per component, as `rlrs.partition(model)` gives them, or
             `rlrs.components.refine` for ratios per layer. If None, the
             stack's own names for its own models (not for `deepspeed`, which has none). Norms and biases, told by
@@ -105,7 +108,7 @@ def export(
     idle = [name for name in ratios if name in getattr(components, "tied_components", ())]
     notes = Ratios({name: ratios[name] for name in idle}).check_used(components or (), "the model")
     ratios = Ratios({name: ratio for name, ratio in ratios.items() if name not in idle}, ratios.provenance)
-    plan = make_plan(ratios, to, schedule, lr, weight_decay, components, weight_decays or {}, found_with)
+    plan = make_plan(ratios, to, schedule, lr, weight_decay, components, weight_decays or {}, found_with, betas)
     plan.losses.extend(notes)
     plan.losses.extend(
         f"{component}: its own weight decay {decay:g} is lost, it has {weight_decay:g} like the rest"

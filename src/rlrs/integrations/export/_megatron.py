@@ -53,6 +53,9 @@ def write(plan: Plan) -> str:
     }
     if schedule.shape == "wsd":
         arguments |= {"lr_wsd_decay_iters": plan.whole_decay_steps(), "lr_wsd_decay_style": "linear"}
+    if plan.betas:
+        arguments |= {"weight_decay": plan.weight_decay}
+        arguments |= {"adam_beta1": plan.betas[0], "adam_beta2": plan.betas[1]}
     overrides = "".join(
         f"    # {component}\n"
         f"    ParamKey(\n        name=(\n{strings(keys[component], 12)}        )\n"

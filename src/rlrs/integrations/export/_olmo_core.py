@@ -12,7 +12,7 @@ from rlrs.integrations.export._plan import ExportError, Plan, glob, strings
 _FILE = """{header}
 from olmo_core.optim import {imports}
 
-# OptimConfig(lr={lr!r}, group_overrides=GROUP_OVERRIDES, ...)
+# OptimConfig(lr={lr!r}, {found}group_overrides=GROUP_OVERRIDES, ...)
 GROUP_OVERRIDES = [
 {groups}]
 
@@ -46,8 +46,14 @@ def write(plan: Plan) -> str:
             f"    schedulers_max=[{held}],\n)"
         )
         imports += [kind, "SequentialScheduler"]
+    found = f"weight_decay={plan.weight_decay!r}, betas={plan.betas!r}, " if plan.betas else ""
     return _FILE.format(
-        header=plan.header(), imports=", ".join(sorted(imports)), lr=plan.lr, groups=groups, scheduler=scheduler
+        header=plan.header(),
+        imports=", ".join(sorted(imports)),
+        lr=plan.lr,
+        found=found,
+        groups=groups,
+        scheduler=scheduler,
     )
 
 

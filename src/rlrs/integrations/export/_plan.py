@@ -31,6 +31,7 @@ class Plan:
     components: Mapping[str, Sequence[str]] | None
     weight_decays: Mapping[str, float] = field(default_factory=dict)
     found_with: Sequence[str] = ()
+    betas: tuple[float, float] | None = None
     losses: list[str] = field(default_factory=list)
 
     def keep(self, component: str, kept: Ratio, what: str) -> Ratio:
@@ -122,6 +123,7 @@ def make_plan(
     components: Mapping[str, Sequence[str]] | None,
     weight_decays: Mapping[str, float],
     found_with: Sequence[str],
+    betas: tuple[float, float] | None,
 ) -> Plan:
     """Check what every stack needs."""
     for component, decay in weight_decays.items():
@@ -139,7 +141,7 @@ def make_plan(
     for names in (components or {}).values():
         for name in names:
             _check_name(name, "a parameter's name")
-    return Plan(to, ratios, schedule, float(lr), float(weight_decay), components, weight_decays, found_with)
+    return Plan(to, ratios, schedule, float(lr), float(weight_decay), components, weight_decays, found_with, betas)
 
 
 def _check_name(name: str, what: str) -> None:

@@ -23,14 +23,16 @@ LR_SCHEDULER = {{
 {scheduler}}}
 
 
-# config.optimizer = OptimizersContainer.Config(param_groups=param_groups(betas=(0.9, 0.95)))
+# config.optimizer = OptimizersContainer.Config(param_groups=param_groups({example}))
 # The first pattern that matches wins. torchtitan refuses a pattern without a match, also in a single pipeline stage:
 # take out the entries of components that a model or a stage lacks.
 def param_groups(**adamw):
     """Groups for AdamW; further options of it go to all of them."""
     return [
         ParamGroupConfig(
-            pattern=pattern, optimizer_name="AdamW", optimizer_kwargs={{"lr": lr, "weight_decay": decay, **adamw}}
+            pattern=pattern,
+            optimizer_name="AdamW",
+            optimizer_kwargs={{"lr": lr, "weight_decay": decay, {betas}**adamw}},
         )
         for pattern, lr, decay in [
 {rows}        ]
@@ -58,6 +60,8 @@ def write(plan: Plan) -> str:
         plan.losses.append("norms and biases are decayed, as torchtitan does by default")
     return _FILE.format(
         header=plan.header(),
+        example="" if plan.betas else "betas=(0.9, 0.95)",
+        betas=f'"betas": {plan.betas!r}, ' if plan.betas else "",
         scheduler="".join(f"    {name!r}: {value!r},\n" for name, value in options.items()),
         rows="".join(f"            ({string(pattern)}, {lr!r}, {decay!r}),\n" for pattern, lr, decay in rows),
     )
