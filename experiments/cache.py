@@ -15,7 +15,6 @@ from typing import Any, Self
 
 from rlrs.records import Pruning, RunResult
 from rlrs.search import Engine
-from rlrs.training import RunSpec
 
 EVERY = 4
 """Steps between the windowed losses that are kept of a run."""

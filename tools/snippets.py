@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shlex
 import sys
@@ -65,12 +64,12 @@ def check_commands(example: Example) -> None:
 
 def run(words: list[str]) -> str:
     """What a command prints on standard output, run in this process from the root of the repository."""
-    from rlrs import cli
+    from rlrs import cli, terminal
 
     text = io.StringIO()
     with (
         contextlib.chdir(ROOT),
-        mock.patch.dict(os.environ, COLUMNS="500"),
+        mock.patch.object(terminal.out, "width", 500),
         mock.patch.object(sys, "argv", words),
         mock.patch.object(sys, "stdout", text),
         contextlib.suppress(SystemExit),
