@@ -69,7 +69,7 @@ def run(words: list[str]) -> str:
     text = io.StringIO()
     with (
         contextlib.chdir(ROOT),
-        mock.patch.object(terminal.out, "width", 500),
+        mock.patch.object(terminal.out, "_width", 500),
         mock.patch.object(sys, "argv", words),
         mock.patch.object(sys, "stdout", text),
         contextlib.suppress(SystemExit),
