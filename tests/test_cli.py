@@ -158,3 +158,19 @@ def test_letters_that_an_output_cannot_write_are_escaped(folder):
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"d_model" in done.stdout
+
+
+def test_a_dry_run_says_which_text_is_missing(command, folder):
+    (folder / "s.yaml").write_text(STUDY.replace("files:t*.txt", "files:korpus/*.txt"))
+    code, error = command("run", "s.yaml", "--dry-run")
+    assert code == 2
+    assert error.startswith("error: data")
+    assert "'files:korpus/*.txt' matches no file" in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_whose_study_decided_against_ratios_says_so(command, folder):
+    (folder / "r.yaml").write_text("schema: 1\nratios: {}\nprovenance: {arm: uniform, base: {lr: 0.01}}\n")
+    code, error = command("export", "r.yaml", "--to", "megatron", "--steps", "9")
+    assert not code
+    assert error.startswith("note: r.yaml has no ratios: its study decided for uniform, one rate for all\n")

@@ -78,9 +78,11 @@ def run(
 ) -> None:
     """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
     if dry_run:
-        from rlrs.study import resolve
+        from rlrs.study import check_sources, resolve
 
-        print_plan(resolve(_settings(study, processes, engine, address, storage)))
+        settings = resolve(_settings(study, processes, engine, address, storage))
+        check_sources(settings)
+        print_plan(settings)
         return
     results, where = _study(study, folder, processes, "report", engine, address, storage)
     print_comparison(results)
@@ -378,7 +380,13 @@ def _settings(
 def _ratios(text: str) -> Ratios:
     from rlrs.ratios import PRESETS, Ratios
 
-    return Ratios.preset(text) if text in PRESETS else Ratios.load(text)
+    ratios = Ratios.preset(text) if text in PRESETS else Ratios.load(text)
+    arm = ratios.provenance.get("arm")
+    if not ratios and arm:
+        err.print(
+            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all", highlight=False
+        )
+    return ratios
 
 
 def _recipe(text: str, defaults: Recipe, ratios: Ratios | None = None) -> Recipe:

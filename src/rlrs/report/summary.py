@@ -54,7 +54,10 @@ def saving(control: Arm, comparison: Comparison) -> Saving:
     stands = comparison.decision.standings.get(control, loss.standing)
     digits = text.digits_for(speed_up.low, speed_up.high)
     mean = text.percent(speed_up.mean, digits)
-    interval = f"{text.percent(speed_up.level, 0)} interval {text.between(speed_up.low, speed_up.high, digits)}"
+    # No share is above 1; Student's interval of a few seeds may be.
+    ends = text.between(speed_up.low, min(speed_up.high, 1.0), digits)
+    interval = f"{text.percent(speed_up.level, 0)} interval {ends}"
+    lower = speed_up.bound == "lower"  # even the shortest runs were better: how far beyond is not known
     shown = (
         comparison.decision.winner != "uniform"
         and stands == "better"
@@ -64,7 +67,8 @@ def saving(control: Arm, comparison: Comparison) -> Saving:
     difference = f"final loss {gap} nats ({least} to {most})"
     if not shown:
         never = speed_up.bound == "upper" and not any(speed_up.per_seed)
-        estimate = "its loss is not reached in as many steps" if never else f"estimate {mean}, {interval}"
+        known = f"estimate at least {mean}" if lower else f"estimate {mean}, {interval}"
+        estimate = "its loss is not reached in as many steps" if never else known
         big = "Worse" if stands == "worse" else "No saving shown"
         return Saving(big, False, control, [f"{WORDS[stands]} it", estimate, difference])
     needed = sum(speed_up.steps_needed) / len(speed_up.steps_needed)
@@ -75,7 +79,7 @@ def saving(control: Arm, comparison: Comparison) -> Saving:
         "upper": ["upper bound: in some seed the full run was not better, which counts as 0"],
     }[speed_up.bound]
     sign = {"none": "", "lower": "\N{GREATER-THAN OR EQUAL TO} ", "upper": "\N{LESS-THAN OR EQUAL TO} "}[speed_up.bound]
-    return Saving(sign + mean, True, control, [*notes, interval, steps, difference])
+    return Saving(sign + mean, True, control, [*notes, *([] if lower else [interval]), steps, difference])
 
 
 def facts(results: Results, comparison: Comparison) -> list[tuple[str, str]]:

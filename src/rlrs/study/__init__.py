@@ -2,7 +2,18 @@
 
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.plan import PlanRow, growth, plan
-from rlrs.study.resolve import resolve
+from rlrs.study.resolve import check_sources, resolve
 from rlrs.study.runner import run, train_one
 
-__all__ = ["PlanRow", "StudyError", "StudyProgress", "growth", "plan", "prepared", "resolve", "run", "train_one"]
+__all__ = [
+    "PlanRow",
+    "StudyError",
+    "StudyProgress",
+    "check_sources",
+    "growth",
+    "plan",
+    "prepared",
+    "resolve",
+    "run",
+    "train_one",
+]

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlrs.comparison import searched_components
 from rlrs.components import partition, refine
 from rlrs.data import vocabulary_size
+from rlrs.data.sources import HUB, find_files
 from rlrs.inspection import meta_model
 from rlrs.messages import shortened, shown
 from rlrs.models import LanguageModel, at_width, concrete
@@ -99,6 +100,20 @@ def _with_start(study: StudyConfig, components: Sequence[str], tied: Collection[
         plain = {component: ratio.to_plain() for component, ratio in kept.items()}
         study = study.model_copy(update={"search": study.search.model_copy(update={"start": plain})})
     return study
+
+
+def check_sources(study: StudyConfig) -> None:
+    """See that the text which a study names is there; a data set of the hub is looked for when it is read.
+
+    Not a part of `resolve`: tokens that were made once are used without their text.
+
+    Raises:
+        ConfigError: a glob that matches no file.
+    """
+    sources = [study.data.source] if isinstance(study.data.source, str) else study.data.source
+    if study.trainer is None and not any(source.startswith(HUB) for source in sources):
+        with _in("data"):
+            find_files(study.data)
 
 
 def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Space]:
