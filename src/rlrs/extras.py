@@ -6,7 +6,7 @@ from __future__ import annotations
 def install(extra: str) -> str:
     """The command that installs an extra, for the message of an ImportError.
 
-    Example:
+    Examples:
         >>> install("study")
         "pip install -e '.[study]' in a checkout of rlrs"
     """

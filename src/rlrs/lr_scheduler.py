@@ -53,7 +53,7 @@ class RelativeLR(LRScheduler):
             group whose rate another scheduler has changed, or a schedule that cannot be.
         RatiosError: ratios for a component that no group has.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
         >>> ratios = Ratios({"embedding": (5.0, 0.5)})
         >>> from rlrs import param_groups

@@ -65,7 +65,7 @@ def param_groups(
         ValueError: a rate or a decay that is not a number from 0 on, no parameter to train, both `rules` and `parts`,
             independent decay without a weight decay, or of experts with rates of their own in one tensor.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
         >>> for group in param_groups(model, {"embedding": (5.0, 0.5)}, lr=3e-3, weight_decay=0.1):
         ...     print(group["name"], group["lr"], group["weight_decay"])

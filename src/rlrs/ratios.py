@@ -48,7 +48,7 @@ class Ratio:
         Raises:
             RatiosError: none of these, or a value that is not a number >= 0.
 
-        Example:
+        Examples:
             >>> Ratio.of(2).knots, Ratio.of((5, 0.5)).end
             (((0.0, 2.0), (1.0, 2.0)), 0.5)
         """
@@ -135,7 +135,7 @@ class Ratios(Mapping[str, Ratio]):
 
     A name may be finer than a component: `attention/layer.0-3`, `experts/expert.2` (`rlrs.components.granularity`).
 
-    Example:
+    Examples:
         >>> ratios = Ratios({"embedding": (5.0, 0.666), "norm": 1.0})
         >>> ratios["embedding"].start, ratios["norm"].end
         (5.0, 1.0)
@@ -166,7 +166,7 @@ class Ratios(Mapping[str, Ratio]):
         Raises:
             RatiosError: no preset of that name.
 
-        Example:
+        Examples:
             >>> Ratios.preset("paper-dense")["attention"].end
             0.2
         """
@@ -255,7 +255,7 @@ class Ratios(Mapping[str, Ratio]):
             RatiosError: ratios for components that are not there, nor any of these; the message names the first
                 one's nearest name.
 
-        Example:
+        Examples:
             >>> Ratios.preset("paper-dense").check_used(["embedding", "attention", "feed_forward"], "the encoder")
             ['the encoder has no unembedding: the ratio of the preset paper-dense for it does nothing']
             >>> Ratios({"mlp": 2}).check_used(["attention", "feed_forward"], "the model")
@@ -316,7 +316,7 @@ class Ratios(Mapping[str, Ratio]):
         Raises:
             ValueError: a schedule that cannot be, or a negative step.
 
-        Example:
+        Examples:
             >>> ratios = Ratios({"embedding": (5.0, 0.5)})
             >>> rates = ratios.rates(50, lr=1e-3, total_steps=100, final_fraction=0.1)
             >>> round(rates["embedding"], 6), round(rates["attention"], 6)

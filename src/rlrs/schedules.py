@@ -87,7 +87,7 @@ class BaseSchedule:
     Raises:
         ValueError: a value out of its range; the message names it.
 
-    Example:
+    Examples:
         >>> base = BaseSchedule(total_steps=10, warmup_steps=2, final_fraction=0.1)
         >>> [round(base(t), 3) for t in (0, 1, 2, 6, 10)]
         [0.5, 1.0, 1.0, 0.55, 0.1]
@@ -260,7 +260,7 @@ def relative_factor(
     Raises:
         ValueError: a negative step, or knots that do not run from progress 0 to 1.
 
-    Example:
+    Examples:
         >>> base = BaseSchedule(total_steps=100, final_fraction=0.1)
         >>> [round(float(f), 3) for f in relative_factor(base, [(0, 5.0), (1, 0.5)], [0, 50, 100])]
         [5.0, 2.525, 0.05]

@@ -47,7 +47,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         RatiosError: `ratios` for a component that the model does not have.
         PartitionError: rules that cannot be applied to this model.
 
-    Example:
+    Examples:
         >>> import torch, rlrs
         >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
         >>> optimizer = torch.optim.AdamW(model[1].parameters())  # the embedding was forgotten

@@ -55,7 +55,7 @@ def decide(
         speed_ups: control -> steps that `rlrs` saves against it, where that was measured.
         rule: `FIXED` for a number of seeds that was fixed beforehand, `ANYTIME` for one that depends on the losses.
 
-    Example:
+    Examples:
         >>> losses = {"uniform": [3.61, 3.58, 3.60], "embedding_only": [3.40, 3.38, 3.39], "rlrs": [3.40, 3.37, 3.40]}
         >>> decide(losses, [1, 2, 3]).winner
         'embedding_only'

@@ -24,7 +24,7 @@ def power(seeds: int, difference: float, noise: float) -> float:
         difference: true difference of the losses, nats per token.
         noise: standard deviation of the paired differences from seed to seed, nats per token, above 0.
 
-    Example:
+    Examples:
         >>> round(power(4, difference=0.05, noise=0.02), 2)
         0.9
     """
@@ -50,7 +50,7 @@ def seeds_needed(difference: float, noise: float, *, chance: float = POWER, anyt
     Raises:
         ValueError: a noise or a chance that cannot be.
 
-    Example:
+    Examples:
         >>> seeds_needed(0.05, 0.02), seeds_needed(0.02, 0.02), seeds_needed(0.05, 0.02, anytime=True)
         (4, 10, 5)
     """
@@ -73,7 +73,7 @@ def smallest_difference(seeds: int) -> float:
     Args:
         seeds: paired, 2 or more.
 
-    Example:
+    Examples:
         >>> [round(smallest_difference(seeds), 1) for seeds in (2, 3, 4, 8, 12)]
         [11.5, 3.3, 2.1, 1.2, 0.9]
     """

@@ -42,7 +42,7 @@ def boundary(n: int, level: float = LEVEL) -> float:
     Returns:
         A factor; infinite where so few differences can refuse nothing.
 
-    Example:
+    Examples:
         >>> [round(boundary(n), 2) for n in (2, 3, 4, 12)]
         [inf, 14.59, 6.55, 4.02]
     """
@@ -60,7 +60,7 @@ def confidence_sequence(values: Sequence[float]) -> Interval:
     Raises:
         ValueError: fewer than three values, whose interval would have no ends.
 
-    Example:
+    Examples:
         >>> found = confidence_sequence([-0.06, -0.05, -0.07, -0.06])
         >>> f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
         '-0.060 (-0.087 to -0.033)'
@@ -79,7 +79,7 @@ def anytime_p_value(values: Sequence[float]) -> float:
     Args:
         values: paired differences, so far; two or more.
 
-    Example:
+    Examples:
         >>> round(anytime_p_value([-0.06, -0.05, -0.07, -0.06]), 4)
         0.0099
     """

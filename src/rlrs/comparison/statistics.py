@@ -51,7 +51,7 @@ def interval(values: Sequence[float]) -> Interval:
 def p_value(values: Sequence[float]) -> float:
     """Of Student's two-sided t-test against a mean of 0, two values or more.
 
-    Example:
+    Examples:
         >>> round(p_value([1.0, 2.0, 3.0]), 4)
         0.0742
     """
@@ -72,7 +72,7 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
 
-    Example:
+    Examples:
         >>> holm({"uniform": 0.01, "embedding_only": 0.04, "constant": 0.03})
         {'uniform': 0.03, 'embedding_only': 0.06, 'constant': 0.06}
     """

@@ -165,14 +165,15 @@ def partition(
 ) -> Partition:
     """Put every parameter of `model` in exactly one component.
 
-    >>> model = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16)
-    >>> parts = partition(model)
-    >>> list(parts), parts["feed_forward"][:2]
-    (['attention', 'feed_forward', 'norm'], ['linear1.weight', 'linear1.bias'])
-    >>> parts.reasons["linear1.weight"]
-    'structure: one width to a larger one and back, feed-forward linear1'
-    >>> list(partition(model, [Rule("early", "linear1")]))
-    ['attention', 'feed_forward', 'norm', 'early']
+    Examples:
+        >>> model = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16)
+        >>> parts = partition(model)
+        >>> list(parts), parts["feed_forward"][:2]
+        (['attention', 'feed_forward', 'norm'], ['linear1.weight', 'linear1.bias'])
+        >>> parts.reasons["linear1.weight"]
+        'structure: one width to a larger one and back, feed-forward linear1'
+        >>> list(partition(model, [Rule("early", "linear1")]))
+        ['attention', 'feed_forward', 'norm', 'early']
 
     Args:
         model: any module, wrapped (DDP, FSDP, compile, checkpoint, PEFT) or not, on any device, meta included.

@@ -95,7 +95,7 @@ def rate_schedule(schedule: BaseSchedule, ratio: Ratio | Any, lr: float) -> opta
     Raises:
         ValueError: a longer schedule.
 
-    Example:
+    Examples:
         >>> rate = rate_schedule(BaseSchedule(total_steps=100, final_fraction=0.1), (5.0, 0.5), 1e-3)
         >>> round(float(rate(50)), 6)
         0.002525

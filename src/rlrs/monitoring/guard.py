@@ -55,7 +55,7 @@ class Guard:
     Raises:
         ValueError: a check or action that there is not, a rollback without a callback, or a number out of range.
 
-    Example:
+    Examples:
         >>> import torch, rlrs
         >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
         >>> optimizer = torch.optim.AdamW(rlrs.param_groups(model, {"embedding": 4.0}, lr=1e-3))

@@ -51,7 +51,7 @@ class Monitor:
         ValueError: `every` is not that of the thresholds, or `record` without `updates`.
         RecordError: a monitor.yaml that cannot be used.
 
-    Example:
+    Examples:
         >>> import rlrs
         >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
         >>> optimizer = torch.optim.AdamW(rlrs.param_groups(model, {"embedding": 5.0}, lr=1e-3))

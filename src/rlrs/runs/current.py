@@ -57,7 +57,7 @@ class Run:
     Raises:
         ValueError: a value out of its range.
 
-    Example:
+    Examples:
         >>> run = Run(steps=3, lr=1e-3, ratios={"embedding": 5.0}, args={"width": 8})
         >>> for step in range(1, run.steps + 1):
         ...     ended = run.report(step, train_loss=4.0 - step)
@@ -457,7 +457,7 @@ def current_run(alone: Run | None = None) -> Run:
     Raises:
         RunError: no study has started the process, and there is no `alone`; or the file cannot be used.
 
-    Example:
+    Examples:
         >>> run = current_run(alone=Run(steps=100, lr=3e-3, args={"width": 64}))
         >>> run.args["width"]
         64

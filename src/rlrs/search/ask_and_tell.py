@@ -80,7 +80,7 @@ class Search:
         ConfigError: settings that cannot be searched.
         StorageError: the database is another search's, damaged, or cannot be used.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> store = f"{tempfile.mkdtemp()}/trials.db"
         >>> search = Search(["embedding"], lr=1e-3, trials=6, store=store, method="local", space={"embedding": "fixed"})

@@ -38,7 +38,7 @@ class Study:
         ConfigError: settings that cannot be used.
         StudyError: a function that another process cannot import.
 
-    Example:
+    Examples:
         >>> study = Study("train:main", proxy={"steps": 10, "set": {}}, target={"steps": 20, "set": {}},
         ...               folder="runs/mine", components=["embedding", "attention"], trials=12, lr=1e-3)
         >>> study.settings.search.trials
