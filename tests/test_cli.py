@@ -133,7 +133,7 @@ def test_a_folder_whose_name_is_not_utf8(command, folder):
     assert command("data", "s.yaml", "--out", name)[0] == 0
     assert (folder / name / "data" / "data.json").exists()
     code, error = command("data", f"{name}.yaml")
-    assert (code, error) == (2, r"error: caf\udce9.yaml: cannot be read: No such file or directory" + "\n")
+    assert (code, error) == (2, r"error: caf\xe9.yaml: cannot be read: No such file or directory" + "\n")
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,10 @@ target: {model: {hub: llama, overrides: {hidden_size: 64, num_attention_heads: 4
             "proxy.model: hub='lama': 'lama' is no causal language model of transformers; did you mean llama",
         ),
         ("{hub: t5}", "'t5' is no causal language model of transformers"),
-        ("{hub: llama, d_model: 64}", "unknown key 'proxy.model.d_model'; known here: config, hub, overrides"),
+        (
+            "{hub: llama, d_model: 64}",
+            "unknown key 'proxy.model.d_model'; known here: config, content, hub, overrides, weights",
+        ),
         ("{hub: llama, override: {}}", "unknown key 'proxy.model.override'; did you mean 'overrides'?"),
         ("{d_modle: 64}", "unknown key 'proxy.model.d_modle'; did you mean 'd_model'?"),
         (

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from rlrs.models import build_model
+from rlrs.models import at_width, build_model
+from rlrs.models.hub_models import transformers_config
 from rlrs.models.hub_weights import content_hash
 from rlrs.settings import ConfigError, HubConfig
 
@@ -32,8 +33,10 @@ def test_a_folder_with_weights_is_refused_until_it_is_said_what_to_do_with_them(
     with pytest.raises(
         ValueError, match=r"holds weights \(model\.safetensors\): say weights: load, .* or weights: random"
     ):
-        HubConfig(hub=str(tmp_path))
-    assert HubConfig(hub=str(tmp_path / "config.json")).weights is None  # the config alone was named
+        transformers_config(HubConfig(hub=str(tmp_path)))
+    assert (
+        transformers_config(HubConfig(hub=str(tmp_path / "config.json"))).model_type == "llama"
+    )  # the config alone was named
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -107,14 +110,14 @@ def test_there_is_nothing_to_load_by_the_name_of_a_type_or_without_weights(tmp_p
     (tmp_path / "model.safetensors").unlink()
     for hub in ("llama", str(tmp_path), str(tmp_path / "config.json")):
         with pytest.raises(ValueError, match=r"weights: load needs a local folder with a model\.safetensors"):
-            HubConfig(hub=hub, weights="load")
-    assert HubConfig(hub=str(tmp_path)).weights is None
+            transformers_config(HubConfig(hub=hub, weights="load"))
+    assert transformers_config(HubConfig(hub=str(tmp_path))).model_type == "llama"
 
 
 def test_loaded_weights_are_of_one_width(tmp_path):
     save(tmp_path)
     with pytest.raises(ConfigError, match="weights: load is of one width"):
-        HubConfig(hub=str(tmp_path), weights="load").at_width(8)
+        at_width(HubConfig(hub=str(tmp_path), weights="load"), 8)
 
 
 def test_the_content_hash_is_of_what_is_used_wherever_it_is(tmp_path):

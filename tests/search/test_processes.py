@@ -148,7 +148,7 @@ def test_when_run_after_run_is_given_up_and_none_ends_the_engine_says_so(data):
     with pytest.raises(EngineError, match="3 runs were given up and none has ended"):
         patience.saw(failed)
     patience = Patience()
-    patience.saw(replace(failed, status="diverged"))
+    patience.saw(failed.model_copy(update={"status": "diverged"}))
     for _ in range(10):
         patience.saw(failed)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlrs.search import Space, ratios_of, read_space, run_of
+from rlrs.search import Space, ratios_at, read_space, run_at
 from rlrs.settings import ConfigError, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec
 
@@ -73,13 +73,13 @@ def test_a_tie_follows_its_parameter():
 def test_a_pattern_ties_every_end_to_its_start():
     space = read({"*.end": "= *.start"})
     assert space.names == ["lr", "final_fraction", "embedding.start", "router.start"]
-    assert ratios_of(space.start())["embedding"].knots == ((0.0, 5.0), (1.0, 5.0))
+    assert ratios_at(space.start())["embedding"].knots == ((0.0, 5.0), (1.0, 5.0))
 
 
 def test_an_excluded_component_has_no_ratio():
     space = read({"router": "exclude"})
-    assert "router" not in ratios_of(space.start())
-    assert "embedding" in ratios_of(space.start())
+    assert "router" not in ratios_at(space.start())
+    assert "embedding" in ratios_at(space.start())
 
 
 def test_a_condition_switches_a_parameter_off():
@@ -114,7 +114,7 @@ def test_coordinates_are_logarithms_and_come_back(offsets):
 def test_the_run_of_a_point_has_everything_that_the_point_names():
     settings = {"embedding.50%": 4.0, "router.weight_decay": 0.3, "weight_decay": 0.2, "init_scale": 0.5}
     settings |= {"warmup_fraction": 0.1, "batch_size": 16, "beta1": 0.8, "beta2": 0.99}
-    run = run_of(read(settings).start(), spec())
+    run = run_at(read(settings).start(), spec())
     assert (run.lr, run.final_fraction) == (8e-3, 0.05)
     assert run.ratios["embedding"] == [(0.0, 5.0), (0.5, 4.0), (1.0, 0.5)]
     assert (run.training.weight_decay, run.training.component_weight_decay) == (0.2, {"router": 0.3})

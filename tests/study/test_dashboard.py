@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rlrs.cli import main
-from rlrs.search import Trials
+from rlrs.search import TrialStore
 
 STUDY = """
 name: tiny
@@ -121,7 +121,7 @@ serve(Path(sys.argv[1]), 0, None, lambda url: print(url, flush=True))
 
 
 def test_ctrl_c_ends_the_dashboard_while_it_answers_a_request(tmp_path):
-    Trials(tmp_path / "trials.db")
+    TrialStore(tmp_path / "trials.db")
     with started([sys.executable, "-c", SLOW, tmp_path]) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline().strip().rstrip("/").rpartition(":")[2])
@@ -138,7 +138,7 @@ def test_a_dashboard_that_cannot_be_is_one_line(what, tmp_path, monkeypatch, cap
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         if what == "taken port":
-            Trials(tmp_path / "trials.db")
+            TrialStore(tmp_path / "trials.db")
         monkeypatch.setattr(sys, "argv", ["rlrs", "dashboard", str(tmp_path), "--port", str(port)])
         with pytest.raises(SystemExit) as stop:
             main()

@@ -11,7 +11,7 @@ from test_runner import STUDY
 
 from rlrs.cli import main
 from rlrs.data import TokenData
-from rlrs.study import runner
+from rlrs.study import kinds
 from rlrs.study.stages import Stages
 from rlrs.training import train
 
@@ -54,7 +54,7 @@ def searched(tmp_path, monkeypatch):
     def search(settings):
         path = tmp_path / "study.yaml"
         path.write_text(STUDY.replace("search: {", "search: {method: local, " + settings + ", "))
-        monkeypatch.setattr(runner, "Processes", Here)
+        monkeypatch.setattr(kinds, "Processes", Here)
         monkeypatch.setattr(sys, "argv", ["rlrs", "search", str(path), "--out", str(tmp_path / "run")])
         found = {}
         keep = Stages.search
@@ -79,7 +79,7 @@ def searched(tmp_path, monkeypatch):
 )
 def test_a_search_ends_before_the_batch_that_would_pass_its_budget(searched, settings, runs, reason):
     searches = {arm: found.search for arm, found in searched(settings).items() if found.search is not None}
-    assert set(searches) == {"uniform", "embedding_only", "rlrs"}
+    assert set(searches) == {"uniform", "embedding_only", "constant", "rlrs"}
     for search in searches.values():
         assert len(search.trials) == runs
         assert search.reason == reason
@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_that_says_where_and_the_study_goes_on_when_ther
     folder, enlarge = small_disk
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.replace("trials: 8", "trials: 3").replace("embedding_only, constant, ", ""))
-    monkeypatch.setattr(runner, "Processes", Here)
+    monkeypatch.setattr(kinds, "Processes", Here)
 
     def run(out):
         monkeypatch.setattr(sys, "argv", ["rlrs", "run", str(path), "--out", str(out)])

@@ -7,6 +7,7 @@ from rlrs.records import RunResult
 from rlrs.search import EngineError
 from rlrs.settings import StudyConfig, changing, difference
 from rlrs.study import plan
+from rlrs.study.kinds import ReferenceRuns
 from rlrs.study.stages import Stages
 
 GAPS = {"uniform": 0.0, "embedding_only": 0.1, "constant": 0.15}
@@ -42,14 +43,15 @@ class Quiet:
 
 
 class Data:
-    hash, vocab_size = "d" * 12, 300
+    hash, vocab_size, sequence_length = "d" * 12, 300, 64
 
 
 def compared(tmp_path, gap, noise, **settings):
     plain = STUDY.model_dump(mode="json")
     plain["comparison"] |= {"seeds": 3, "stop": "anytime", "max_seeds": 8, "horizons": [0.5], **settings}
     engine = Engine(gap, noise)
-    stages = Stages(StudyConfig.model_validate(plain), tmp_path, Data(), engine, None, Quiet())
+    study = StudyConfig.model_validate(plain)
+    stages = Stages(study, tmp_path, ReferenceRuns(study, Data()), engine, None, Quiet())
     return stages.comparison(arms()), engine
 
 
@@ -88,7 +90,7 @@ def test_a_run_that_was_given_up_names_itself(tmp_path):
             key, result = super().next(tick)
             return key, result.model_copy(update={"status": "failed", "reason": "out of memory", "valid_loss": None})
 
-    stages = Stages(STUDY, tmp_path, Data(), Broken(0.3, (0.0,)), None, Quiet())
+    stages = Stages(STUDY, tmp_path, ReferenceRuns(STUDY, Data()), Broken(0.3, (0.0,)), None, Quiet())
     with pytest.raises(EngineError, match=r"arm uniform, seed 1\): out of memory"):
         stages.comparison(arms())
 

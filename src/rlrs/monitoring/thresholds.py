@@ -43,7 +43,7 @@ class Thresholds(Record):
     def _known(self) -> Self:
         for name in (*self.disabled, *self.thresholds, *self.components):
             if name not in CHECKS:
-                raise ValueError(f"no check {shown(name)!r}; should be one of {', '.join(CHECKS)}")
+                raise ValueError(f"no check {shown(name)}; should be one of {', '.join(CHECKS)}")
         for name, value in (
             *self.thresholds.items(),
             *((name, value) for name, by in self.components.items() for value in by.values()),

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -233,7 +234,9 @@ class _Attempt:
         self.result_since: float | None = None
         self.ends_by_us = False
         """Whether its run has ended, which the process does not know."""
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, warnings.catch_warnings():
+            # A library with threads (JAX) warns of every fork; between it and exec, one system call is made.
+            warnings.filterwarnings("ignore", category=RuntimeWarning)
             try:
                 self.process = subprocess.Popen(
                     command,
