@@ -1,5 +1,6 @@
 """Studies of the user's own trainer: by command, by function, and by a program that knows nothing of rlrs."""
 
+import html
 import os
 import random
 import shutil
@@ -169,7 +170,7 @@ def test_a_whole_study_of_a_program_that_knows_nothing_of_rlrs(study, tmp_path):
     assert found.models.target.parameters is None
     assert found.models.target.tokens == 0
     page = (tmp_path / "run" / "report.html").read_text()
-    assert found.comparison.decision.sentence.split(";")[0] in page
+    assert found.comparison.decision.sentence.split(";")[0] in html.unescape(page)
     assert "None" not in page.partition("<script")[0]
     ratios = Ratios.load(tmp_path / "run" / "ratios.yaml")
     assert ratios.provenance["found_on"] == {"model": {"scale": 1.0}, "parameters": {}}
