@@ -206,6 +206,7 @@ def test_a_program_that_was_killed_after_its_last_step_has_only_to_validate(tmp_
     assert (result.status, result.steps, result.valid_loss) == ("finished", 4, 1.0)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of JAX, where another test has loaded it: of any fork
 def test_a_process_that_a_killed_driver_left_is_ended_before_its_run_is_started_again(tmp_path, program):
     spec = run(program("time.sleep(0.01)"), steps=40)
     left = tmp_path / "left.pid"
@@ -229,9 +230,11 @@ def test_three_lost_runs_and_none_that_ended_stop_the_engine(tmp_path, program):
     with Commands(tmp_path / "runs", 2) as engine:
         for seed in range(4):
             engine.submit(seed, run(trainer, seed=seed))
-        assert [engine.next()[1].status for _ in range(2)] == ["failed", "failed"]
+        ended: list[str] = []
         with pytest.raises(EngineError, match=r"3 runs were given up and none has ended.*other steps"):
-            engine.next()
+            for _ in range(4):  # several may end at one look
+                ended.append(engine.next()[1].status)
+        assert ended in (["failed"], ["failed", "failed"])
 
 
 def test_one_bad_run_among_good_ones_stops_nothing(tmp_path, program):
