@@ -232,8 +232,7 @@ def test_three_lost_runs_and_none_that_ended_stop_the_engine(tmp_path, program):
             engine.submit(seed, run(trainer, seed=seed))
         ended: list[str] = []
         with pytest.raises(EngineError, match=r"3 runs were given up and none has ended.*other steps"):
-            for _ in range(4):  # several may end at one look
-                ended.append(engine.next()[1].status)
+            ended.extend(engine.next()[1].status for _ in range(4))  # several may end at one look
         assert ended in (["failed"], ["failed", "failed"])
 
 
