@@ -34,6 +34,8 @@ EXTRA = {
     "join": linear(2 * D, D),
     "pixels_to_width": linear(48, D),
     "mode": linear(D, 2),
+    "modulation": linear(D, 6 * D),
+    "token_gate": linear(D, V),
 }
 
 
@@ -108,6 +110,45 @@ def test_stacked_projections_are_told_beside_queries_keys_and_values():
     parts = partition(named(tok=nn.Embedding(V, D), **banks))
     assert parts["attention"] == ["w_q", "w_k", "w_v", "w_o"]
     assert parts["feed_forward"] == ["w_up", "w_down"]
+
+
+def empty(**shapes):
+    return {name: nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()}
+
+
+def test_banks_of_transformer_lens_and_of_experts_are_told_by_their_names():
+    heads = empty(W_Q=(4, 2, D, 8), W_K=(4, 2, D, 8), W_V=(4, 2, D, 8), W_O=(4, 2, 8, D))
+    ends = empty(W_E=(V, D), W_pos=(8, D), W_U=(D, V), b_U=(V,))
+    assert dict(partition(named(**ends, **heads, **empty(W_in=(4, D, 64), W_out=(4, 64, D))))) == {
+        "embedding": ["W_E"],
+        "position": ["W_pos"],
+        "attention": ["W_Q", "W_K", "W_V", "W_O"],
+        "feed_forward": ["W_in", "W_out"],
+        "unembedding": ["W_U", "b_U"],
+    }
+    experts = empty(qkvo_bank=(4, 4, D, D), router_bank=(4, 8, D), expert_up_bank=(4, 8, D, 64), attn_norm_bank=(4, D))
+    parts = partition(named(**empty(embed=(V, D), output_weight=(V, D)), **experts)).component_of()
+    assert list(parts.values()) == ["embedding", "attention", "experts", "router", "norm", "unembedding"]
+
+
+FLAT = {
+    "arrays": empty(wq=(D, D), wk=(D, D), wv=(D, D), wo=(D, D), w1=(D, 64), w2=(64, D)),
+    "words": empty(qkv_w=(3 * D, D), attn_proj_w=(D, D), mlp_up_w=(64, D), mlp_down_w=(D, 64)),
+    "out beside o": empty(W_Q=(D, D), W_K=(D, D), W_V=(D, D), W_O=(D, D), W_in=(D, 64), W_out=(64, D)),
+    "linears": {
+        **{f"{n}_proj": linear(D, D) for n in "qkvo"},
+        **{"in_proj": linear(D, 64), "out_proj": linear(64, D)},
+    },
+}
+
+
+@pytest.mark.parametrize("layer", FLAT.values(), ids=FLAT)
+def test_attention_and_feed_forward_in_one_module_are_told_apart(layer):
+    parts = partition(named(embed=nn.Embedding(V, D), blocks=nn.ModuleList([named(**layer), named(**layer)])))
+    halves = list(layer)
+    expected = dict.fromkeys(halves[:-2], "attention") | dict.fromkeys(halves[-2:], "feed_forward")
+    names = {name.removeprefix("blocks.0.").removesuffix(".weight"): c for name, c in parts.component_of().items()}
+    assert {name: names[name] for name in halves} == expected
 
 
 @pytest.mark.parametrize("name", ["lm_head", "head_weight", "unembed", "W_U", "logits_w"])
