@@ -267,6 +267,27 @@ def test_a_parametrized_model_has_the_partition_and_the_decay_of_the_plain_one(h
     rlrs.param_groups(model, rlrs.Ratios.preset("paper-dense"), lr=1e-3)
 
 
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(D, 1))
+
+    def forward(self, weight):
+        return weight * self.gain
+
+
+def test_a_gain_per_row_is_not_decayed_and_the_direction_of_one_row_is():
+    layer = parametrize.register_parametrization(linear(D, D), "weight", Gain())
+    assert undecayed(
+        "q.parametrizations.weight.0.gain",
+        dict(layer.named_parameters())["parametrizations.weight.0.gain"],
+        "attention",
+    )
+    row = dict(parametrizations.weight_norm(linear(D, 1)).named_parameters())
+    decayed = {name[-1]: not undecayed(f"head.{name}", parameter, "unembedding") for name, parameter in row.items()}
+    assert decayed == {"0": False, "1": True}
+
+
 def test_a_parametrized_norm_and_a_parametrized_bias_stay_what_they_are():
     model = small_gpt()
     parametrize.register_parametrization(model.final, "weight", nn.Softplus(), unsafe=True)
@@ -331,6 +352,16 @@ def test_transformers_says_by_its_config_that_a_head_is_tied_across_stages():
         parts = partition(model, partial=True)
         assert parts["embedding" if tied else "unembedding"] == ["lm_head.weight"]
         assert parts.tied_components == (("unembedding",) if tied else ())
+
+
+def test_the_transform_before_a_tied_head_is_no_copy_of_the_table():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    stage = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=V, **sizes))
+    stage.bert.embeddings = None
+    parts = partition(stage, partial=True)
+    assert parts["embedding"] == ["cls.predictions.decoder.weight"]
+    assert "cls.predictions.transform.dense.weight" in parts["unembedding"]
 
 
 def test_an_untied_head_a_whole_model_and_a_replica_beside_the_head_are_left_alone():

@@ -288,6 +288,14 @@ def test_stages_that_are_attributes_are_counted_through_with_the_stem_below():
     assert (found["conv1.weight"], found["bn1.weight"], found["fc.weight"]) == (0.5**5, 0.5**5, 1)
 
 
+def test_the_layers_of_resnets_stages_are_counted_through():
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])
+    found = factors(made("ResNetForImageClassification", config))
+    layers = {factor for name, factor in found.items() if ".stages.1.layers.0" in name}
+    assert layers == {0.5**2}
+    assert found["resnet.embedder.embedder.convolution.weight"] == 0.5**4
+
+
 def test_segformers_first_patches_are_below_and_its_head_above():
     sizes = {
         "num_encoder_blocks": 2,

@@ -224,7 +224,9 @@ def _stage(element: Node) -> Node | None:
     ):
         lists = [element]
     mixing = [n for n in lists if any(_mixes(child) for child in n.children)]
-    mixing = mixing or [n for n in lists if all(_convolves(c) and c.stacked for c in n.children) and not element.below]
+    mixing = mixing or [
+        n for n in lists if all(_convolves(c) and c.stacked for c in n.children) and not element.below & _MIXING
+    ]
     if len(mixing) != 1:
         return None
     (inner,) = mixing
