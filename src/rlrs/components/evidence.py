@@ -89,7 +89,7 @@ def names_head(text: str, *, leaf: bool) -> bool:
 def names_head_parameter(text: str) -> bool:
     """Whether a bare parameter's own name says output head (`lm_head`, `output_weight`, `W_U`)."""
     plain = _PARAMETER.sub("", text)
-    return bool(names_head(plain, leaf=plain != text) or text in ("W_U", "b_U"))
+    return bool(names_head(plain, leaf=plain != text) or text in ("W_U", "b_U")) and text != "cls"
 
 
 def bank_role(text: str, *, beside: list[str]) -> str | None:

@@ -419,7 +419,7 @@ def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Placement |
             return Placement(role, f"name: {_WHAT[role]} of all layers in {local}")
         if parameter.ndim == 2 and evidence.names_norm_parameter(local):
             return Placement("norm", f"name: norms of all layers in {local}")
-    if evidence.names_embedding(local):
+    if evidence.names_embedding(local) or local == "cls":
         return Placement("embedding", f"name: learned input {local}")
     if node.stacked and evidence.names_scale(local) and is_vector(parameter) and parameter.ndim > 0:
         return Placement("norm", f"name: scale per channel {local}")

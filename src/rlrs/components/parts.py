@@ -63,7 +63,7 @@ _COARSE = {
     "router": "router",
 }
 
-# Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`; a user's own `...weight.0.gain`.
+# Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`; a user's `...weight.0.gain`.
 _MAGNITUDE = re.compile(r"\.parametrizations\.[^.]+\.(?:original0|\d+\..+)$|weight\w*_g$")
 
 
