@@ -131,6 +131,8 @@ def print_comparison(results: Results) -> None:
     for note in comparison.decision.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
     for arm, found in results.arms.items():
+        if found.search is not None and found.search.bounds_note:
+            out.print(f"note: the search of {arm} {found.search.bounds_note}", highlight=False)
         if found.transfer is not None and "edge" in found.transfer.reason:
             out.print(f"note: base rate of {arm}: {found.transfer.reason}", highlight=False)
 

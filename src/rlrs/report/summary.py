@@ -181,6 +181,11 @@ def limits(results: Results, comparison: Comparison) -> list[str]:
         "The base rate was tuned on the target for every arm, on seeds that the comparison does not use.",
         *comparison.decision.notes,
     ]
+    found += [
+        f"The search of {palette.arm_name(arm)} {part.bounds_note}."
+        for arm, a in results.arms.items()
+        if (part := a.search) is not None and part.bounds_note
+    ]
     edge = [palette.arm_name(arm) for arm, a in results.arms.items() if a.transfer and _at_edge(a.transfer)]
     if edge:
         found.append(
