@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from rlrs.messages import plural
 from rlrs.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rlrs.records import Results
     from rlrs.settings import ComparisonConfig, StudyConfig
 
@@ -90,6 +93,22 @@ def _what_is_seen(comparison: ComparisonConfig) -> Iterator[str]:
         )
 
 
+def print_places(**places: Path) -> None:
+    """Where files are, each on a line of its own, never broken."""
+    for what, path in places.items():
+        out.print(f"{what:<7} {path}", highlight=False, soft_wrap=True)
+
+
+def print_ended(study: Path, folder: Path) -> None:
+    """Of a study that had ended before it was started again: where its page is, and how it is extended."""
+    out.print(f"finished already, nothing to do: its page is {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(
+        f"to extend it, raise trials, seeds or arms in {study} and run it again (docs/search.md, Extend a search)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def print_searches(results: Results) -> None:
     """What the arms' searches on the proxy found."""
     table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")
@@ -111,7 +130,7 @@ def print_comparison(results: Results) -> None:
     comparison = results.comparison
     assert comparison is not None
     seeds = comparison.seeds if out.width >= WIDE else ()
-    table = Table(title=f"Validation loss on the target, nats per token, {comparison.steps} steps")
+    table = Table(title=f"Validation loss on the target, nats per token, {plural(comparison.steps, 'step')}")
     for column in ("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval"):
         table.add_column(column, no_wrap=column in ("arm", "95 % interval"))
     for arm, losses in comparison.losses.items():

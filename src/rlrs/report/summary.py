@@ -19,9 +19,9 @@ ACTIONS: dict[Arm, str] = {
 }
 NEXT: dict[Arm, str] = {
     "uniform": "Leave the training script as it is. A larger search, another start or a larger proxy may find more.",
-    "embedding_only": "Copy ratios.yaml, which holds the embedding's ratios, and add the four lines below.",
-    "constant": "Copy ratios.yaml, which holds the constant ratios, and add the four lines below.",
-    "rlrs": "Copy ratios.yaml and add the four lines below; before a much larger run, confirm on a size between.",
+    "embedding_only": "Copy ratios.yaml, which holds the embedding's ratios, and add the lines below.",
+    "constant": "Copy ratios.yaml, which holds the constant ratios, and add the lines below.",
+    "rlrs": "Copy ratios.yaml and add the lines below; before a much larger run, confirm on a size between.",
 }
 GLOSSARY = (
     ("nat", "unit of the loss per token; 0.01 nats less is about 1% less perplexity"),

@@ -50,7 +50,7 @@ class Stages:
         self.engine, self.store, self.progress = engine, store, progress
 
     def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
-        self.progress.stage(name, steps, searches=searches)
+        self.progress.stage(name, steps, searches=searches and {_spoken(s): most for s, most in searches.items()})
         before = self.engine.steps
         return lambda done: self.progress.tick(done - before)
 
@@ -59,7 +59,7 @@ class Stages:
     ) -> dict[str, SearchResult]:
         def on_trial(name: str, trial: Trial, spec: AnySpec, found: bool) -> None:
             steps = trial.result.steps if trial.result is not None else 0
-            self.progress.trial(name, trial, self.kind.flops(spec, steps), found=found)
+            self.progress.trial(_spoken(name), trial, self.kind.flops(spec, steps), found=found)
 
         results = tune(searches, self.engine, self.store, tick, on_trial)
         for name, result in results.items():
@@ -198,6 +198,11 @@ class Stages:
 def _growing(section: str) -> set[str]:
     """The settings of a section of which a study may be given more."""
     return {name.removeprefix(f"{section}.") for name in MAY_GROW if name.startswith(f"{section}.")}
+
+
+def _spoken(search: str) -> str:
+    """A search's name as it is shown, `target/ARM`: without the hash of what is transferred, which its record has."""
+    return "/".join(search.split("/")[:2])
 
 
 def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:
