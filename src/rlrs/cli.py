@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -222,7 +224,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = resolve(load_study(study))
     where = folder or Path("runs") / settings.name
-    with Watch() as bars, prepared(settings, where, bars) as tokens:
+    with _resumable(), Watch() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -360,15 +362,22 @@ def _study(
     storage: str | None = None,
 ) -> tuple[Results, Path, bool]:
     """A study's results, its run directory, and whether any stage was begun for them."""
-    from rlrs import study as studies
+    with _resumable():
+        from rlrs import study as studies
 
-    study = _settings(path, processes, engine, address, storage)
-    where = folder or Path("runs") / study.name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
-    try:
+        study = _settings(path, processes, engine, address, storage)
+        where = folder or Path("runs") / study.name
         with Watch() as bars:
             return studies.run(study, where, bars, until=until), where, bars.worked
-    except KeyboardInterrupt:  # typer would end without a word
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say, where Ctrl-C or a scheduler's SIGTERM stops a command, that it goes on; typer would end without a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
 
@@ -399,7 +408,9 @@ def _ratios(text: str) -> Ratios:
     arm = ratios.provenance.get("arm")
     if not ratios and arm:
         err.print(
-            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all", highlight=False
+            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all",
+            highlight=False,
+            soft_wrap=True,
         )
     return ratios
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -151,7 +152,7 @@ def print_comparison(results: Results) -> None:
         out.print(f"note: {note}", highlight=False, markup=False)
     for arm, found in results.arms.items():
         if found.search is not None and found.search.bounds_note:
-            out.print(f"note: the search of {arm} {found.search.bounds_note}", highlight=False)
+            out.print(f"note: the search of {arm} {found.search.bounds_note}", highlight=False, soft_wrap=True)
         if found.transfer is not None and "edge" in found.transfer.reason:
             out.print(f"note: base rate of {arm}: {found.transfer.reason}", highlight=False)
 
@@ -211,9 +212,14 @@ def print_ladder(study: StudyConfig, factors: list[float]) -> None:
     from rlrs.models import size_steps
 
     rows = list(ladder_rows(study, factors))
-    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings")
-    for column in ("asked", "reached", "width", "layers", "parameters", "a token's", "no embedding", "FLOPs/token"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(
+        title=f"{study.name}: the proxy times what is asked, without embeddings",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for column in ("asked", "reached", "width", "layers", "parameters", "of a token", "no embedding", "FLOPs a token"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for rung, count, flops in rows:
         steps, step, layers = size_steps(rung.config)
         sizes = (f"{rung.asked:g}", f"{rung.reached:.3g}", str(steps * step), str(layers))
