@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -212,12 +211,7 @@ def print_ladder(study: StudyConfig, factors: list[float]) -> None:
     from rlrs.models import size_steps
 
     rows = list(ladder_rows(study, factors))
-    table = Table(
-        title=f"{study.name}: the proxy times what is asked, without embeddings",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-    )
+    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings", box=None)
     for column in ("asked", "reached", "width", "layers", "parameters", "of a token", "no embedding", "FLOPs a token"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for rung, count, flops in rows:
