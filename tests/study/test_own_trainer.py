@@ -106,7 +106,7 @@ def test_a_study_of_a_function_knows_the_sizes_of_its_models(called):
 
 def test_a_finished_study_starts_no_process_again(called, monkeypatch):
     stamps = {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")}
-    monkeypatch.setattr("rlrs.search.engines.commands._Attempt", None)
+    monkeypatch.setattr("rlrs.search.engines.commands.Attempt", None)
     study = rlrs.Study(f"{NANOGPT / 'call.py'}:train", model=f"{NANOGPT / 'call.py'}:make", folder=called[1], **TINY)
     assert numbers(study.run()) == numbers(called[0])
     assert {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")} == stamps

@@ -83,6 +83,8 @@ class AskedRun(Record):
     """Whether a validation loss after the last step is wanted."""
     prune: Pruning | None = None
     """When to end the run early."""
+    verify: int = Field(default=0, ge=0)
+    """Optimizer steps that are verified (`rlrs.verify`), after which the run ends; 0 trains it."""
     given: tuple[str, ...] = ()
     """What of all this the command line has."""
 
@@ -143,18 +145,21 @@ class OwnRun:
     def id(self) -> str:
         """12 hex digits: the hash of all fields that decide numbers."""
         plain = {
-            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components"}),
-            **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step"}),
+            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components", "verify"}),
+            **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step", "verify"}),
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
-    def asked(self, id: str | None = None, *, validate: bool = True, prune: Pruning | None = None) -> AskedRun:
+    def asked(
+        self, id: str | None = None, *, validate: bool = True, prune: Pruning | None = None, verify: int = 0
+    ) -> AskedRun:
         """What the run is asked to be, as its file has it.
 
         Args:
             id: of the run; its own if None.
             validate: whether a validation loss is wanted.
             prune: when to end it early.
+            verify: steps that are verified, with which the run ends; 0 trains it.
         """
         training = self.training
         return AskedRun(
@@ -175,6 +180,7 @@ class OwnRun:
             tokens_per_step=self.tokens,
             validate_at_end=validate,
             prune=prune,
+            verify=verify,
             given=tuple(dict.fromkeys(self.trainer.placeholders())),
         )
 

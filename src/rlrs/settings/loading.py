@@ -23,6 +23,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "trainer": frozenset({"verify"}),
     "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
 }

@@ -71,6 +71,10 @@ class TrainerConfig(Settings):
     valid_loss: OutputConfig | None = None
     """Where to read its validation loss; the last number is the one after the last step."""
 
+    verify: bool = True
+    """Whether a run of some steps is verified before the first trial, and the study ends where its rates are not real.
+    Changes no result."""
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.command is None) == (self.call is None):

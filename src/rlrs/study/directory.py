@@ -83,7 +83,11 @@ def held(study: StudyConfig, folder: Path) -> Iterator[bool]:
     path, mine, where = folder / "study.yaml", changing(study), printable(str(folder))
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"{where}: not a folder; name another with --out")
-    if folder.exists() and not path.exists() and {entry.name for entry in folder.iterdir()} - {"lock", "data"}:
+    if (
+        folder.exists()
+        and not path.exists()
+        and {entry.name for entry in folder.iterdir()} - {"lock", "data", "verify"}
+    ):
         raise StudyError(f"{where}: holds files but no study.yaml, so it is no study's run directory; name another")
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

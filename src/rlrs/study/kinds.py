@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,10 +13,13 @@ from rlrs.models import training_flops
 from rlrs.records import ModelSize, Recipe
 from rlrs.runs import OwnRun
 from rlrs.search import Commands, Engine, Processes, Ray
+from rlrs.search.engines.verifying import verified as verified_run
 from rlrs.search.space import AnySpec
 from rlrs.settings import ModelConfig, ScaleConfig, StudyConfig
 from rlrs.study.own_trainer import own_components, own_size
 from rlrs.training import RunSpec
+from rlrs.training.verifying import verified as verified_steps
+from rlrs.verify import Report
 
 
 class RunKind(Protocol):
@@ -48,6 +52,10 @@ class RunKind(Protocol):
 
     def engine(self, folder: Path) -> Engine:
         """Where the runs of a study are trained."""
+        ...
+
+    def verified(self, spec: Any, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:
+        """What `rlrs.verify` finds in the first steps of a run; its files, if any, are in a folder of its own."""
         ...
 
 
@@ -126,6 +134,10 @@ class ReferenceRuns:
             ranks=asked.ranks,
         )
 
+    def verified(self, spec: RunSpec, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:
+        """What `rlrs.verify` finds in the first steps of a run, which is trained in this process; no files."""
+        return verified_steps(spec, self._tokens, steps)
+
 
 class OwnRuns:
     """Runs of a trainer of the user's own.
@@ -179,3 +191,8 @@ class OwnRuns:
         """Where the runs of a study are trained."""
         asked = self._study.engine
         return Commands(folder / "runs", self._study.processes, time_limit=asked.time_limit, gpus=asked.gpus)
+
+    def verified(self, spec: OwnRun, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:
+        """What `rlrs.verify` finds in the first steps of a run, in a process of its own."""
+        asked = self._study.engine
+        return verified_run(spec, folder, steps=steps, time_limit=asked.time_limit, gpus=asked.gpus, tick=tick)

@@ -25,6 +25,7 @@ from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
 from rlrs.study.record import cost, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Stages
+from rlrs.study.verifying import check_rates
 from rlrs.training import RunSpec, StopFlag, World, train
 
 
@@ -83,8 +84,11 @@ def _kind_of_runs(study: StudyConfig, folder: Path, progress: StudyProgress) -> 
     """Hold the run directory; the study as it is trained, and its kind of runs."""
     if study.trainer is not None:
         with held(study, folder):
+            kind = OwnRuns(study)
+            # Before the folder is this study's: what is wrong may be put right in study.yaml.
+            check_rates(study, kind, folder, progress)
             claim(study, folder)
-            yield study, OwnRuns(study)
+            yield study, kind
         return
     with prepared(study, folder, progress) as data:
         settings = settled(study, folder, data)
