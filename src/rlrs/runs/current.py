@@ -132,6 +132,11 @@ class Run:
     # What it is asked to be
 
     @property
+    def asked(self) -> AskedRun:
+        """All of it, as `run.json` has it."""
+        return self._asked
+
+    @property
     def steps(self) -> int:
         """Optimizer steps, warm-up included."""
         return self._asked.steps

@@ -61,7 +61,7 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
     with held(study, folder) as fresh:
         progress.stage("data", 0)
         try:
-            data = prepare(study.data, folder / "data", _in_megabytes(progress))
+            data = prepare(study.data, folder / "data", in_megabytes(progress))
         except ValueError:
             # A corpus that cannot be used leaves no run directory behind; hours of preparing it do stay.
             if fresh and not (folder / "data" / "progress.json").exists():
@@ -117,7 +117,7 @@ def _read(path: Path) -> StudyConfig:
         ) from None
 
 
-def _in_megabytes(progress: StudyProgress) -> Callable[[int, int | None], None]:
+def in_megabytes(progress: StudyProgress) -> Callable[[int, int | None], None]:
     """Tells how far text is made into tokens; of tokens that are there already, nothing."""
     begun = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -144,16 +144,19 @@ class OwnRuns:
 
     Args:
         study: settings, resolved; has `trainer`.
+        folder: of data that the study has prepared for a ready-made trainer.
+        data: what is known of them.
     """
 
-    def __init__(self, study: StudyConfig) -> None:
+    def __init__(self, study: StudyConfig, folder: Path | None = None, data: Mapping[str, Any] | None = None) -> None:
         assert study.trainer is not None
         self._study, self._trainer = study, study.trainer
+        self._folder, self._data = folder, dict(data or {})
 
     @property
     def data(self) -> dict[str, Any]:
-        """Nothing: the data are the trainer's."""
-        return {}
+        """What is known of them; nothing where the data are the trainer's."""
+        return self._data
 
     def spec(self, scale: ScaleConfig, recipe: Recipe, seed: int, *, lr: float, steps: int | None = None) -> OwnRun:
         """The run that a size, what was found, a seed and a base rate stand for."""
@@ -167,6 +170,8 @@ class OwnRuns:
             final_fraction=recipe.final_fraction,
             ratios=recipe.run_ratios(),
             tokens=scale.tokens or 0,
+            data=str(self._folder.resolve()) if self._folder is not None else None,
+            data_hash=self._data.get("hash", ""),
         )
 
     def components(self) -> list[str]:
@@ -184,8 +189,8 @@ class OwnRuns:
         return 0.0
 
     def identity(self) -> dict[str, Any]:
-        """Nothing but the settings: a program that was changed is not seen."""
-        return {}
+        """Nothing but settings and prepared data: a program that was changed is not seen."""
+        return {"data_hash": self._data["hash"]} if self._data else {}
 
     def engine(self, folder: Path) -> Engine:
         """Where the runs of a study are trained."""

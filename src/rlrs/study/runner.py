@@ -21,7 +21,8 @@ from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint, kept
 from rlrs.study import noted
 from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepared
 from rlrs.study.dtype import settled
-from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
+from rlrs.study.kinds import ReferenceRuns, RunKind
+from rlrs.study.preparing import own_runs
 from rlrs.study.record import cost, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Stages
@@ -84,7 +85,7 @@ def _kind_of_runs(study: StudyConfig, folder: Path, progress: StudyProgress) -> 
     """Hold the run directory; the study as it is trained, and its kind of runs."""
     if study.trainer is not None:
         with held(study, folder):
-            kind = OwnRuns(study)
+            kind = own_runs(study, folder, progress)
             # Before the folder is this study's: what is wrong may be put right in study.yaml.
             check_rates(study, kind, folder, progress)
             claim(study, folder)

@@ -12,7 +12,8 @@ from rlrs.search import SEARCHED, EngineError
 from rlrs.settings import StudyConfig
 from rlrs.study.directory import StudyError, StudyProgress, held, prepared
 from rlrs.study.dtype import settled
-from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
+from rlrs.study.kinds import ReferenceRuns, RunKind
+from rlrs.study.preparing import own_runs
 from rlrs.study.resolve import resolve
 from rlrs.verify import Finding, Report
 
@@ -52,7 +53,7 @@ def verify_study(study: StudyConfig, folder: Path, progress: StudyProgress, step
             "`with rlrs.verify(model, optimizer):` around some steps of its own loop"
         )
     with held(study, folder):
-        return _verified(study, OwnRuns(study), folder, progress, steps)
+        return _verified(study, own_runs(study, folder, progress), folder, progress, steps)
 
 
 def check_rates(study: StudyConfig, kind: RunKind, folder: Path, progress: StudyProgress) -> None:

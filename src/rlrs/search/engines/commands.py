@@ -36,6 +36,8 @@ LOOK_EVERY = 0.05
 """Seconds between looks at the processes. Chosen here, not studied."""
 GRACE = 30.0
 """Seconds that a process may take to end after its run has a result. Chosen here, not studied."""
+HUB_TRAINER = "rlrs.training.hub_trainer:train"
+"""What trains a run of `trainer: {transformers: ...}`."""
 LOG_FILE = "log.txt"
 """What a run's process writes to its standard output and error."""
 
@@ -221,14 +223,15 @@ class Attempt:
         (self.folder / RESULT_FILE).unlink(missing_ok=True)
         write_record(self.folder / RUN_FILE, spec.asked(validate=job.validate, prune=job.prune, verify=verify))
         trainer = spec.trainer
-        if trainer.call is not None:
-            command = [sys.executable, "-m", "rlrs.runs.calling", trainer.call]
+        called = trainer.call if trainer.transformers is None else HUB_TRAINER
+        if called is not None:
+            command = [sys.executable, "-m", "rlrs.runs.calling", called]
         else:
             if "ratios" in trainer.placeholders():
                 spec.asked().relative_rates().save(self.folder / "ratios.yaml")
             command = spec.command(str(self.folder))
         environment = {**WORKER_ENVIRONMENT, "PYTHONUNBUFFERED": "1", **os.environ}
-        if trainer.call is not None:  # what this process imports, that one does
+        if called is not None:  # what this process imports, that one does
             environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment[RUN_VARIABLE] = str(self.folder / RUN_FILE)
         if device is not None:
