@@ -249,7 +249,7 @@ class Run:
         self._used |= {"lr", "ratios"}
         if self._verification is not None:
             if model is not None:
-                self._verification.knows(model, {})
+                self._verification.knows(model, None)
             self._verification.begin(optimizers, scheduler)
 
     # What it reports

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from rlrs.components import Partition, partition
 from rlrs.ratios import BASE
 from rlrs.records import write_record
 from rlrs.records.base import Record
@@ -68,18 +70,23 @@ class SelfVerification:
     def __init__(self, asked: AskedRun, folder: Path) -> None:
         self._asked, self._folder = asked, folder
         self._model: nn.Module | None = None
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, Any] | None = {}
         self._optimizers: list[Optimizer] = []
         self._schedulers: list[Any] = []
         self._check: verify | None = None
         self.done = False
         """Whether the finding is written."""
 
-    def knows(self, model: nn.Module, options: Mapping[str, Any]) -> None:
-        """Note the model, by what `param_groups` or `watch` was given; of a model and its parts, the whole."""
+    def knows(self, model: nn.Module, options: Mapping[str, Any] | None) -> None:
+        """Note the model; of a model and its parts, the whole.
+
+        Args:
+            model: that `param_groups`, `scheduler` or `watch` was given.
+            options: of `param_groups`, which made the groups; None where the script has made them itself.
+        """
         if self._model is None or len(list(model.parameters())) >= len(list(self._model.parameters())):
             self._model = model
-            self._options = {name: options[name] for name in ("rules", "parts") if options.get(name)}
+            self._options = None if options is None else dict(options)
 
     def begin(self, optimizers: Sequence[Optimizer], scheduler: Any = None) -> None:
         """Watch from here on; called again before the first step, all that was named is watched."""
@@ -90,14 +97,15 @@ class SelfVerification:
         if self._model is None:
             return
         self._stop()
+        self._parts = self._partition(self._model)
         self._check = verify(
             self._model,
             self._optimizers,
             scheduler=self._schedulers,
             rates=None if self._schedulers else self._rates,
+            parts=self._parts,
             steps=self._asked.verify,
             on_report=self._write,
-            **self._options,
         )
         self._check.__enter__()
 
@@ -123,14 +131,28 @@ class SelfVerification:
             self._check.__exit__(RuntimeError, None, None)  # without a report
             self._check = None
 
+    def _partition(self, model: nn.Module) -> Partition:
+        """The components of the groups as they were made: by a script itself, they are what its groups say."""
+        if self._options is not None:
+            return self._options.get("parts") or partition(model, self._options.get("rules") or ())
+        parts = partition(model)
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups if "component" in group]
+        said = {id(weight): str(g["component"]).partition("/")[0] for g in groups for weight in g["params"]}
+        own, components = parts.component_of(), {}
+        for name, weight in model.named_parameters():
+            components.setdefault(said.get(id(weight), own[name]), []).append(name)
+        return replace(parts, components=components)
+
     def _rates(self, step: int) -> dict[str, float]:
         """What the study asks for, of components whose layers have no ratios of their own."""
         asked = self._asked
         base, ratios = asked.base_schedule(), asked.relative_rates()
         finer = {name.partition("/")[0] for name in ratios if "/" in name}
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        names = {str(group["component"]) for group in groups if "component" in group}
-        return {name: asked.lr * Curve(base, ratios.get(name, BASE).knots)(step) for name in names - finer}
+        return {
+            name: asked.lr * Curve(base, ratios.get(name, BASE).knots)(step)
+            for name in self._parts
+            if name not in finer
+        }
 
     def _write(self, report: Report) -> None:
         self.done = True

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoTokenizer, TrainingArguments, set_seed
 
 from rlrs.data import TokenData
 from rlrs.data.records import load_records
 from rlrs.extras import install
+from rlrs.integrations.reporting import trainer_callback
 from rlrs.integrations.transformers import RelativeTrainer  # which says what is missing
 from rlrs.models.hub_folders import folder_model
 from rlrs.runs import Run
@@ -118,7 +119,7 @@ def _made_from(base: Any, run: Run) -> Any:
     class RunTrainer(base):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options, ratios=run.ratios, weight_decays=run.component_weight_decay)
-            self.add_callback(_Reports(run))
+            self.add_callback(trainer_callback(run))
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             if self.lr_scheduler is None:
@@ -133,19 +134,6 @@ def _made_from(base: Any, run: Run) -> Any:
             return super()._get_train_sampler(train_dataset)
 
     return RunTrainer
-
-
-class _Reports(TrainerCallback):
-    """Tells a run its losses, and the trainer when the run is to end."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        if self.run.report(state.global_step, train_loss=logs["loss"]):
-            control.should_training_stop = True
 
 
 class _Windows(Dataset[dict[str, Any]]):
