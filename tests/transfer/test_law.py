@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from planted import FINAL_FRACTION, RUNGS, TARGET, ladder
 
+from experiments.ladder.planted import FINAL_FRACTION, RUNGS, TARGET, simulate
 from rlrs.search import Space
 from rlrs.transfer import RungTrials, Size, fit_law, identified, judge
 
@@ -10,14 +10,14 @@ LADDERS = 12
 
 @pytest.fixture(scope="module")
 def ladders():
-    return [ladder(seed) for seed in range(LADDERS)]
+    return [simulate(seed) for seed in range(LADDERS)]
 
 
 def test_the_planted_drift_of_the_embedding_is_recovered(ladders):
     near, far = (Size(width, 2, 2e5) for width in (24, 96))
     slopes = []
-    for space, _, law, _ in ladders:
-        column = space.names.index("embedding.start")
+    for ladder in ladders:
+        law, column = ladder.law, ladder.space.names.index("embedding.start")
         moved = law.logarithms(far, deviation=False)[:, column] - law.logarithms(near, deviation=False)[:, column]
         slopes.append(np.median(moved) / np.log(4))
     assert np.mean(slopes) == pytest.approx(0.5, abs=0.12)
@@ -25,31 +25,24 @@ def test_the_planted_drift_of_the_embedding_is_recovered(ladders):
 
 def test_the_best_point_at_the_target_lies_in_nine_of_ten_intervals(ladders):
     inside = []
-    for _, truth, law, _ in ladders:
-        low, high = np.quantile(law.optima(TARGET).points, [0.05, 0.95], axis=0)
-        best = truth.optimum(TARGET.width, TARGET.tokens)
+    for ladder in ladders:
+        low, high = np.quantile(ladder.law.optima(TARGET).points, [0.05, 0.95], axis=0)
+        best = ladder.truth.optimum(TARGET.width, TARGET.tokens)
         inside += list((low <= best) & (best <= high))
     assert 0.85 <= np.mean(inside) < 1.0
 
 
 def test_a_ladder_further_away_says_less(ladders):
-    law = ladders[0][2]
+    law = ladders[0].law
     near, far = (law.optima(Size(width, 2, 2e5)).points.std(axis=0) for width in (32, 512))
     assert (near < far).all()
 
 
 def test_ratios_by_the_law_lose_less_at_the_target_than_those_of_the_last_rung(ladders):
     lost = []
-    for space, truth, law, found in ladders:
-        best = truth.optimum(TARGET.width, TARGET.tokens)
-        carried = judge(law, space, found, TARGET).point
-        losses = []
-        for point in (carried, found):
-            offset = law.rates.coordinates(np.array(space.coordinates(point))) - best
-            along = law.rates.along("lr")  # base rate tuned again
-            offset = offset - along * (along @ truth.hessian @ offset) / (along @ truth.hessian @ along)
-            losses.append(0.5 * offset @ truth.hessian @ offset)
-        lost.append(losses)
+    for ladder in ladders:
+        by_law = judge(ladder.law, ladder.space, ladder.found, TARGET).point
+        lost.append([ladder.penalty(by_law), ladder.penalty(ladder.found)])
     by_law, unchanged = np.mean(lost, axis=0)
     assert by_law < 0.7 * unchanged
 
@@ -59,8 +52,9 @@ def test_a_router_rate_that_helps_below_and_not_at_the_target_is_dropped():
     fates = []
     for seed in range(6):
         # Twice the base at width 24, and the base itself at width 64.
-        space, _, law, found = ladder(seed, router_best=(2.0, -np.log(2) / np.log(64 / 24)))
-        fates += [verdict for verdict in judge(law, space, found, TARGET).verdicts if verdict.component == "router"]
+        ladder = simulate(seed, router_best=(2.0, -np.log(2) / np.log(64 / 24)))
+        verdicts = judge(ladder.law, ladder.space, ladder.found, TARGET).verdicts
+        fates += [verdict for verdict in verdicts if verdict.component == "router"]
     assert [verdict.fate for verdict in fates].count("drop") >= 5
     assert all(verdict.used == {"router.start": 1.0} for verdict in fates if verdict.fate == "drop")
 
@@ -68,16 +62,15 @@ def test_a_router_rate_that_helps_below_and_not_at_the_target_is_dropped():
 def test_a_router_rate_that_helps_everywhere_is_kept():
     fates = []
     for seed in range(6):
-        space, _, law, found = ladder(seed, router_best=(4.0, 0.0))
-        fates += [
-            verdict.fate for verdict in judge(law, space, found, TARGET).verdicts if verdict.component == "router"
-        ]
+        ladder = simulate(seed, router_best=(4.0, 0.0))
+        verdicts = judge(ladder.law, ladder.space, ladder.found, TARGET).verdicts
+        fates += [verdict.fate for verdict in verdicts if verdict.component == "router"]
     assert fates.count("drop") <= 1
 
 
 def test_what_is_lost_as_a_whole_is_dropped_with_its_reason(ladders):
-    space, _, law, found = ladders[0]
-    carried = judge(law, space, found, TARGET, {"embedding": "the gain is gone at the target"})
+    ladder = ladders[0]
+    carried = judge(ladder.law, ladder.space, ladder.found, TARGET, {"embedding": "the gain is gone at the target"})
     verdict = next(verdict for verdict in carried.verdicts if verdict.component == "embedding")
     assert verdict.fate == "drop"
     assert verdict.reason.startswith("the gain is gone at the target")

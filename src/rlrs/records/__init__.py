@@ -2,6 +2,7 @@
 
 from rlrs.records.arm import ArmResult, ArmSearch
 from rlrs.records.base import Record, RecordError, read_record, write_record
+from rlrs.records.certificate import Certificate, Check, Estimate, read_certificate, write_certificate
 from rlrs.records.measured import (
     ArmLosses,
     Comparison,
@@ -24,11 +25,14 @@ __all__ = [
     "ArmLosses",
     "ArmResult",
     "ArmSearch",
+    "Certificate",
+    "Check",
     "Comparison",
     "ComparisonRun",
     "ComponentMetrics",
     "Cost",
     "Decision",
+    "Estimate",
     "Interval",
     "MetricsLine",
     "ModelSize",
@@ -51,8 +55,10 @@ __all__ = [
     "Stopping",
     "StudyIdentity",
     "Trial",
+    "read_certificate",
     "read_metrics",
     "read_record",
+    "write_certificate",
     "write_record",
     "write_results",
 ]

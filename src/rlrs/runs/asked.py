@@ -143,7 +143,7 @@ class OwnRun:
     def id(self) -> str:
         """12 hex digits: the hash of all fields that decide numbers."""
         plain = {
-            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components"}),
+            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components", "width", "depth"}),
             **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step"}),
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

@@ -165,12 +165,55 @@ class SearchConfig(Settings):
 
 
 class TransferConfig(Settings):
-    """How the arms' base rates are tuned on the target. All arms get the same budget."""
+    """How ratios are carried to the target, and base rates tuned there. All arms get the same budget."""
 
+    mode: Literal["unchanged", "law", "sqrt-width", "mup"] = "unchanged"
+    """`unchanged`: the proxy's ratios (the paper); `law`: by the laws of the study's `ladder`; `sqrt-width`: the
+    embedding's times the square root of the growth in width; `mup`: those of the matrices that the width feeds, divided
+    by it. See `rlrs.transfer`."""
     trials: Annotated[Count, Field(le=10_000)] = 5
     """Target runs that each arm may spend on its base rate; it stops when the rates on both sides are worse."""
     multiplier: Annotated[float, BeforeValidator(number), Field(gt=1)] = 2.0
     """Grid ratio of the base rates tried: up and down from the proxy's best, downhill."""
+
+
+def _rung(value: Any) -> Any:
+    """A size of a ladder: how many times the proxy, or what differs from the proxy."""
+    if not isinstance(value, dict):
+        value = number(value)
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(
+                f"should be a number above 0, or settings that differ from the proxy's, not {shown(value)}"
+            )
+    return value
+
+
+class LadderConfig(Settings):
+    """Sizes and horizons below the target that all arms are searched on, for laws of ratios and losses.
+
+    Every size is searched at every horizon, with the same budget for every arm. The proxy is a rung, listed or not, and
+    searched once.
+    """
+
+    sizes: Annotated[tuple[Annotated[Any, BeforeValidator(_rung)], ...], Field(min_length=3)]
+    """Three or more: a number is so many times the proxy's parameters without embeddings, a mapping what differs from
+    the proxy's `model`, or from its `set` where the study has a trainer of its own."""
+    horizons: Annotated[tuple[Count, ...], Field(min_length=2)]
+    """Two or more numbers of steps."""
+    trials: Annotated[Count, Field(ge=8, le=10_000)] | None = None
+    """Runs of each arm's search on each rung; as many as `share` pays for, at most `search.trials`, if not set."""
+    seeds: Annotated[Count, Field(ge=2, le=1_000)] = 2
+    """Fresh paired seeds on which what was found is measured on each rung."""
+    share: Positive = 0.1
+    """Most that the ladder may cost, as a share of one run of the target: in FLOPs."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name in ("sizes", "horizons"):
+            values = getattr(self, name)
+            if any(value in values[:index] for index, value in enumerate(values)):
+                raise ValueError(f"{name}={shown(list(values))} names one twice")
+        return self
 
 
 class ComparisonConfig(Settings):
@@ -259,6 +302,8 @@ class StudyConfig(Settings):
     proxy: ScaleConfig
     target: ScaleConfig
     search: SearchConfig = SearchConfig()
+    ladder: LadderConfig | None = None
+    """For a certificate, before any run of the target; see `rlrs.transfer`."""
     transfer: TransferConfig = TransferConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     processes: Count | None = None
@@ -301,6 +346,25 @@ class StudyConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _law(self) -> Self:
+        if self.transfer.mode == "law" and self.ladder is None:
+            raise ValueError("transfer.mode=law needs the laws of a ladder: give ladder.sizes and ladder.horizons")
+        if self.ladder is not None and self.trainer is not None:
+            if numbers := [size for size in self.ladder.sizes if not isinstance(size, dict)]:
+                raise ValueError(
+                    f"ladder.sizes: a trainer of your own is not made {numbers[0]:g} times as large; give what differs "
+                    "in its `set`"
+                )
+            for name in ("width", "depth"):
+                if getattr(self.trainer, name) is None:
+                    raise ValueError(f"trainer.{name} is missing: a ladder needs to know which value of `set` it is")
+        if self.transfer.mode in ("sqrt-width", "mup") and self.trainer is not None and self.trainer.width is None:
+            raise ValueError(
+                f"trainer.width is missing: transfer.mode={self.transfer.mode} needs to know which value of `set` it is"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _own_trainer(self) -> Self:
         if self.trainer is None:
             return self
@@ -319,6 +383,15 @@ class StudyConfig(Settings):
             values = getattr(self, name).set
             if taken := [key for key in values if key in GIVEN + FILES]:
                 raise ValueError(f"{name}.set.{taken[0]}: the study gives every run its own {taken[0]}")
+        for key in ("width", "depth"):
+            place = getattr(self.trainer, key)
+            for name in ("proxy", "target") if place is not None else ():
+                value = (getattr(self, name).set or {}).get(place)
+                if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                    raise ValueError(
+                        f"trainer.{key}={shown(place)}: {name}.set should have a number above 0 of that name, not "
+                        f"{shown(value)}"
+                    )
         if different := set(self.proxy.set or {}) ^ set(self.target.set or {}):
             raise ValueError(f"set: proxy and target should have the same names; {min(different)} is in one of them")
         return self

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrs import audit
-from rlrs.records import Results, StudyIdentity
+from rlrs.records import Certificate, Results, StudyIdentity
 from rlrs.settings import StudyConfig
 
 
@@ -45,6 +45,17 @@ def searched(folder: Path, results: Results, *, last: bool) -> None:
     audit.note(folder, "ratios", arm=results.winner.arm, ratios=ratios, files=audit.digests(folder, "ratios.yaml"))
     if last:
         audit.note(folder, "ended", status="searched")
+
+
+def certified(folder: Path, certificate: Certificate) -> None:
+    """What a ladder says about the target, before it is trained."""
+    audit.note(
+        folder,
+        "certificate",
+        mode=certificate.mode,
+        sentence=certificate.sentence,
+        files=audit.digests(folder, "certificate.json"),
+    )
 
 
 def decided(folder: Path, results: Results) -> None:

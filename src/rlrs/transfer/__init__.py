@@ -1,6 +1,7 @@
 """Will it carry? Laws of ratios and losses over sizes and horizons, fitted below the target."""
 
 from rlrs.transfer.axes import Axes, Size, identified
+from rlrs.transfer.forecast import Climbed, Forecast, Ladder, checks, forecast, refutations, sentence
 from rlrs.transfer.law import LEVEL, Optima, RatioLaw, RungTrials, fit_law
 from rlrs.transfer.losses import LossForecast, fewest_rungs, forecast_gain, forecast_loss, saved_steps
 from rlrs.transfer.modes import carried
@@ -9,6 +10,9 @@ from rlrs.transfer.verdicts import Transferred, Verdict, band, judge
 __all__ = [
     "LEVEL",
     "Axes",
+    "Climbed",
+    "Forecast",
+    "Ladder",
     "LossForecast",
     "Optima",
     "RatioLaw",
@@ -18,11 +22,15 @@ __all__ = [
     "Verdict",
     "band",
     "carried",
+    "checks",
     "fewest_rungs",
     "fit_law",
+    "forecast",
     "forecast_gain",
     "forecast_loss",
     "identified",
     "judge",
+    "refutations",
     "saved_steps",
+    "sentence",
 ]

@@ -145,7 +145,7 @@ class RatioLaw:
         """
         slopes = self.slopes + self.drifts @ self.axes.coordinates(size)
         if deviation:
-            own = np.random.default_rng([1, len(self.slopes)]).standard_normal(slopes.shape)
+            own = np.random.default_rng([1, *slopes.shape]).standard_normal(slopes.shape)
             slopes = slopes + self.deviations[:, None] * own
         offsets = -np.linalg.solve(self.hessians, slopes[:, :, None])[:, :, 0]
         points = self.centre + np.clip(offsets, -_REACH, _REACH)
@@ -192,11 +192,14 @@ def fit_law(rungs: Sequence[RungTrials], names: Sequence[str], final_fraction: f
     logs = np.array([fit.likelihood for fit in fits])
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
-    rng = np.random.default_rng([0, len(data.scores)])
+    rng = np.random.default_rng([0, len(names), len(data.scores)])
     counts = rng.multinomial(DRAWS, weights)
+    order = rng.permutation(DRAWS)  # not fit after fit: draws of different things are added one to one
     drawn = [fit.draws(data, count, rng) for fit, count in zip(fits, counts, strict=True) if count]
-    coefficients = np.concatenate(drawn)
-    scale = np.repeat([fit.scale for fit in fits], counts)
+    coefficients = np.concatenate(drawn)[order]
+    scale, deviations = (
+        np.repeat([getattr(fit, name) for fit in fits], counts)[order] for name in ("scale", "deviation")
+    )
     d, k = len(names), len(axes.names)
     first = len(rungs)
     drifts = coefficients[:, first + d : first + d + d * k].reshape(-1, k, d).transpose(0, 2, 1)
@@ -209,7 +212,7 @@ def fit_law(rungs: Sequence[RungTrials], names: Sequence[str], final_fraction: f
         slopes=coefficients[:, first : first + d],
         drifts=drifts,
         hessians=_convex(coefficients[:, second:], d, _FLATTEST * CURVATURE_MEAN * scale),
-        deviations=np.repeat([fit.deviation for fit in fits], counts),
+        deviations=deviations,
         noise=float(sum(weight * fit.noise for weight, fit in zip(weights, fits, strict=True))),
     )
 
@@ -287,7 +290,7 @@ class _Fit:
         covariance[np.diag_indices_from(covariance)] += noise**2 + far**2 + data.errors**2
         factor = np.linalg.cholesky(covariance)
         solved = np.linalg.solve(factor, np.column_stack([data.scores - data.features @ prior, weighted]))
-        residual, whitened = solved[:, 0], solved[:, 1:]
+        residual, whitened = np.asarray(solved[:, 0], np.float64), np.asarray(solved[:, 1:], np.float64)
         likelihood = -0.5 * float(residual @ residual) - float(np.log(np.diag(factor)).sum())
         return cls(scale, noise, deviation * scale, likelihood, prior, sd, residual, whitened)
 

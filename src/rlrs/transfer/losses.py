@@ -80,8 +80,9 @@ def forecast_loss(sizes: Sequence[Size], losses: Sequence[float], axes: Axes, at
     rng = np.random.default_rng([seed, len(y)])
     counts = rng.multinomial(DRAWS, weights / weights.sum())
     drawn = [line.draws(count, free, rng) for line, count in zip(lines, counts, strict=True) if count]
-    losses_S = np.concatenate([loss for loss, _ in drawn])
-    return LossForecast(losses_S, None if tokens is None else np.concatenate([slope for _, slope in drawn]))
+    order = rng.permutation(DRAWS)  # not line after line: draws of different things are added one to one
+    losses_S, slopes_S = (np.concatenate(part)[order] for part in zip(*drawn, strict=True))
+    return LossForecast(losses_S, None if tokens is None else slopes_S)
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ class _Line:
 
     @property
     def _solution(self) -> tuple[Array, Array, float]:
-        inverse = np.linalg.inv(self.columns.T @ self.columns)
+        inverse: Array = np.asarray(np.linalg.inv(self.columns.T @ self.columns), dtype=np.float64)
         line = inverse @ self.columns.T @ self.y
-        return inverse, line, max(float(((self.y - self.columns @ line) ** 2).sum()), 1e-10)
+        return np.asarray(inverse), np.asarray(line), max(float(((self.y - self.columns @ line) ** 2).sum()), 1e-10)
 
     @property
     def log_weight(self) -> float:

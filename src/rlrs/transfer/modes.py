@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from rlrs.records import Recipe
 
-_MATRICES = ("attention", "feed_forward", "experts", "shared_experts", "router", "unembedding")
+MATRICES = ("attention", "feed_forward", "experts", "shared_experts", "router", "unembedding")
 """Components whose tensors are matrices with the width as fan-in, or as fan-in and fan-out."""
 
 
@@ -41,7 +41,7 @@ def carried(recipe: Recipe, mode: str, width: float, components: Collection[str]
     if mode == "sqrt-width":
         factors = {"embedding": math.sqrt(width)}
     elif mode == "mup":
-        factors = dict.fromkeys([name for name in components if name in _MATRICES], 1 / width)
+        factors = dict.fromkeys([name for name in components if name in MATRICES], 1 / width)
     else:
         raise ValueError(f"mode should be unchanged, sqrt-width or mup, not {mode!r}")
     ratios = dict(recipe.ratios)

@@ -117,7 +117,8 @@ def judge(
     point = best.point(fates)
     optima = best.optima
     shift = optima.shift(law.rates.coordinates(point))
-    lr = band(np.exp(point[space.names.index("lr")] + shift)) if "lr" in space.names else (found["lr"],) * 3
+    own_rate = np.full(1, found["lr"]) if "lr" not in space.names else np.exp(point[space.names.index("lr")] + shift)
+    lr = band(own_rate)
     draws = law.logarithms(at)
     verdicts = []
     for component, own in columns.items():
@@ -125,7 +126,7 @@ def judge(
         mine = {space.names[c]: found[space.names[c]] for c in own}
         predicted = {space.names[c]: band(np.exp(draws[:, c])) for c in own}
         used = {space.names[c]: float(f"{np.exp(point[c]):.6g}") for c in own}
-        kept = fates if fate != "drop" else {**fates, component: "rescale"}
+        kept: dict[str, Fate] = fates if fate != "drop" else {**fates, component: "rescale"}
         gain = band(best.gain(kept, {**fates, component: "drop"}))
         reason = _reason(fate, why.get(component), mine, used, gain)
         verdicts.append(Verdict(component, fate, reason, mine, predicted, used, gain))

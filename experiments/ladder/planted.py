@@ -1,13 +1,19 @@
 """Ladders of searches whose truth is known: losses from a planted law, with run-to-run noise."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlrs.records import RunResult, SearchResult, Trial
 from rlrs.search import ResponseSurface, Space
 from rlrs.search.surface import Rates
-from rlrs.transfer import RungTrials, Size, fit_law, identified
+from rlrs.transfer import Optima, RatioLaw, RungTrials, Size, fit_law, identified
+
+Array = NDArray[np.float64]
 
 START = {"lr": 8e-3, "final_fraction": 0.1, "embedding.start": 3.0, "embedding.end": 1.0, "router.start": 2.0}
 RUNGS = [(width, tokens) for width in (16, 24, 32) for tokens in (1e5, 2e5)]
@@ -25,15 +31,18 @@ class Planted:
         hessian: [D, D].
     """
 
-    best: np.ndarray
-    drift: np.ndarray
-    hessian: np.ndarray
+    best: Array
+    drift: Array
+    hessian: Array
 
-    def optimum(self, width, tokens):
+    def optimum(self, width: float, tokens: float) -> Array:
+        """The best point [D] at a size."""
         return self.best + self.drift @ [np.log(width / 24), np.log(tokens / 1.5e5)]
 
 
-def plant(space, rng, embedding=0.5, router_best=None):
+def plant(
+    space: Space, rng: np.random.Generator, embedding: float = 0.5, router_best: tuple[float, float] | None = None
+) -> Planted:
     """Curvatures as they were met, a base rate that falls with the width, and an embedding that does not fall as fast.
 
     Args:
@@ -56,10 +65,13 @@ def plant(space, rng, embedding=0.5, router_best=None):
     return Planted(best, drift, root @ (np.eye(d) + 0.15 * (noise + noise.T)) @ root)
 
 
-def searched(space, truth, width, tokens, rng, trials, noise):
-    """The trials of a search on one rung, by the default method."""
-    rates, best = Rates(space.names, FINAL_FRACTION), truth.optimum(width, tokens)
-    method, history = ResponseSurface(space, trials, 0), []
+def searched(
+    space: Space, truth: Planted, size: Size, rng: np.random.Generator, trials: int, noise: float
+) -> tuple[list[Trial], dict[str, float]]:
+    """The trials of a search on one rung, by the default method, and the point that it found."""
+    rates, best = Rates(space.names, FINAL_FRACTION), truth.optimum(size.width, size.tokens)
+    method = ResponseSurface(space, trials, 0)
+    history: list[Trial] = []
     while not isinstance(asked := method.ask(history), SearchResult):
         batch = history[-1].batch + 1 if history else 0
         for proposal in asked:
@@ -70,14 +82,53 @@ def searched(space, truth, width, tokens, rng, trials, noise):
     return history, asked.best
 
 
-def ladder(seed, trials=20, noise=0.006, **planted):
-    """A space, its truth, the law of a simulated ladder and what the search on its last rung found."""
+@dataclass
+class Simulated:
+    """A ladder whose truth is known.
+
+    Args:
+        space: that was searched on every rung.
+        truth: planted.
+        law: that was fitted.
+        found: the point that the search on the last rung found.
+    """
+
+    space: Space
+    truth: Planted
+    law: RatioLaw
+    found: dict[str, float]
+
+    def penalty(self, point: Mapping[str, float], size: Size = TARGET) -> float:
+        """True loss of a point above the best one at a size, base rate tuned again, nats."""
+        best, hessian = self.truth.optimum(size.width, size.tokens), self.truth.hessian
+        one = Optima(best[None], hessian[None], self.law.rates.along("lr"))
+        return float(one.penalty(self.law.rates.coordinates(np.array(self.space.coordinates(point))))[0])
+
+
+def simulate(
+    seed: int,
+    trials: int = 20,
+    noise: float = 0.006,
+    embedding: float = 0.5,
+    router_best: tuple[float, float] | None = None,
+) -> Simulated:
+    """A ladder of searches on planted losses, and the law that is fitted to them.
+
+    Args:
+        seed: of the truth and of the noise.
+        trials: on each rung.
+        noise: of a trial's score, nats.
+        embedding: see `plant`.
+        router_best: see `plant`.
+    """
     rng, space = np.random.default_rng(seed), Space.around(START)
-    truth = plant(space, rng, **planted)
-    rungs, found = [], None
+    truth = plant(space, rng, embedding, router_best)
+    rungs: list[RungTrials] = []
+    found: dict[str, float] = {}
     for width, tokens in RUNGS:
-        history, found = searched(space, truth, width, tokens, rng, trials, noise)
+        size = Size(width, 2, tokens)
+        history, found = searched(space, truth, size, rng, trials, noise)
         points, scores = [trial.params for trial in history], [trial.score for trial in history]
-        rungs.append(RungTrials.from_points(Size(width, 2, tokens), space, points, scores))
+        rungs.append(RungTrials.from_points(size, space, points, scores))
     axes = identified([rung.size for rung in rungs])
-    return space, truth, fit_law(rungs, space.names, FINAL_FRACTION, axes), found
+    return Simulated(space, truth, fit_law(rungs, space.names, FINAL_FRACTION, axes), found)
