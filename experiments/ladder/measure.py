@@ -41,8 +41,8 @@ START = {
     "dense": {"embedding": [5.0, 0.667], "unembedding": [1.0, 0.444]},
     "moe": {"embedding": [5.0, 0.667], "unembedding": [0.667, 0.444], "experts": [0.5, 0.5], "router": [0.667, 0.667]},
 }
-"""The paper's, rounded; of those that do not change here, between its start and its end."""
-TRUTH_TRIALS = 36
+"""The paper's; of what does not change here, between its start and its end."""
+TRUTH_TRIALS = 28
 
 
 def settings(models: str, mode: str) -> dict[str, Any]:
@@ -79,7 +79,9 @@ def truth_settings(models: str) -> dict[str, Any]:
     plain = settings(models, "unchanged")
     del plain["ladder"]
     search = {**plain["search"], "trials": TRUTH_TRIALS}
-    return {**plain, "name": f"ladder-{models}-truth", "proxy": plain["target"], "search": search}
+    comparison = {"arms": ["uniform", "rlrs"]}
+    own = {"name": f"ladder-{models}-truth", "proxy": plain["target"], "search": search, "comparison": comparison}
+    return {**plain, **own}
 
 
 def measure(models: str, folder: Path) -> list[Row]:
@@ -96,17 +98,17 @@ def measure(models: str, folder: Path) -> list[Row]:
                 path.write_bytes((home / "certificate.json").read_bytes())
             found += forecast_rows(read_certificate(path), mode)
         found += measured_rows(read_certificate(kept / "certificate_unchanged.json"))
+        there = folder / f"{models}_truth"
+        results = run(StudyConfig.model_validate(truth_settings(models)), there, bars, until="search")
+        for arm, result in results.arms.items():
+            assert result.search is not None
+            found += [_row("truth", "search", 0, arm, name, value) for name, value in result.search.best.items()]
         for mode in MODES:
             path = kept / f"results_{mode}.json"
             if not path.exists():
                 run(StudyConfig.model_validate(settings(models, mode)), home, bars, until="comparison")
                 path.write_bytes((home / "results.json").read_bytes())
             found += target_rows(path, mode)
-        there = folder / f"{models}_truth"
-        results = run(StudyConfig.model_validate(truth_settings(models)), there, bars, until="search")
-        for arm, result in results.arms.items():
-            assert result.search is not None
-            found += [_row("truth", "search", 0, arm, name, value) for name, value in result.search.best.items()]
     found += trial_rows(home / "trials.db", "study") + trial_rows(there / "trials.db", "truth")
     return [{**same, **row} for row in found]
 

@@ -66,10 +66,10 @@ def plant(
 
 
 def searched(
-    space: Space, truth: Planted, size: Size, rng: np.random.Generator, trials: int, noise: float
+    space: Space, truth: Planted, best: Array, rng: np.random.Generator, trials: int, noise: float
 ) -> tuple[list[Trial], dict[str, float]]:
-    """The trials of a search on one rung, by the default method, and the point that it found."""
-    rates, best = Rates(space.names, FINAL_FRACTION), truth.optimum(size.width, size.tokens)
+    """The trials of a search on a rung with this best point, by the default method, and the point that it found."""
+    rates = Rates(space.names, FINAL_FRACTION)
     method = ResponseSurface(space, trials, 0)
     history: list[Trial] = []
     while not isinstance(asked := method.ask(history), SearchResult):
@@ -91,17 +91,18 @@ class Simulated:
         truth: planted.
         law: that was fitted.
         found: the point that the search on the last rung found.
+        best: the true best point at the target, [D].
     """
 
     space: Space
     truth: Planted
     law: RatioLaw
     found: dict[str, float]
+    best: Array
 
-    def penalty(self, point: Mapping[str, float], size: Size = TARGET) -> float:
-        """True loss of a point above the best one at a size, base rate tuned again, nats."""
-        best, hessian = self.truth.optimum(size.width, size.tokens), self.truth.hessian
-        one = Optima(best[None], hessian[None], self.law.rates.along("lr"))
+    def penalty(self, point: Mapping[str, float]) -> float:
+        """True loss of a point above the best one at the target, base rate tuned again, nats."""
+        one = Optima(self.best[None], self.truth.hessian[None], self.law.rates.along("lr"))
         return float(one.penalty(self.law.rates.coordinates(np.array(self.space.coordinates(point))))[0])
 
 
@@ -111,6 +112,7 @@ def simulate(
     noise: float = 0.006,
     embedding: float = 0.5,
     router_best: tuple[float, float] | None = None,
+    deviation: float = 0.0,
 ) -> Simulated:
     """A ladder of searches on planted losses, and the law that is fitted to them.
 
@@ -120,15 +122,22 @@ def simulate(
         noise: of a trial's score, nats.
         embedding: see `plant`.
         router_best: see `plant`.
+        deviation: of every rung's best point, and the target's, from the law, natural log.
     """
     rng, space = np.random.default_rng(seed), Space.around(START)
     truth = plant(space, rng, embedding, router_best)
+
+    def best(size: Size) -> Array:
+        own = deviation * rng.standard_normal(len(space.names)) if deviation else 0.0
+        return truth.optimum(size.width, size.tokens) + own
+
     rungs: list[RungTrials] = []
     found: dict[str, float] = {}
     for width, tokens in RUNGS:
         size = Size(width, 2, tokens)
-        history, found = searched(space, truth, size, rng, trials, noise)
+        history, found = searched(space, truth, best(size), rng, trials, noise)
         points, scores = [trial.params for trial in history], [trial.score for trial in history]
         rungs.append(RungTrials.from_points(size, space, points, scores))
     axes = identified([rung.size for rung in rungs])
-    return Simulated(space, truth, fit_law(rungs, space.names, FINAL_FRACTION, axes), found)
+    law = fit_law(rungs, space.names, FINAL_FRACTION, axes)
+    return Simulated(space, truth, law, found, best(TARGET))
