@@ -63,5 +63,5 @@ def decided(folder: Path, results: Results) -> None:
     assert results.comparison is not None
     decision = results.comparison.decision
     audit.note(folder, "decision", decision=decision.winner, reason=decision.sentence, by="rlrs")
-    files = audit.digests(folder, "ratios.yaml", "results.json")
+    files = audit.digests(folder, "ratios.yaml", "results.json", "certificate.json")
     audit.note(folder, "ended", status="finished", files=files)

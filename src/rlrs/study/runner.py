@@ -80,10 +80,10 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
         save_ratios(study, results, folder)
         write_results(folder / "results.json", results)
-        noted.decided(folder, results)
         if certificate is not None:
             with_outcome(certificate, results, folder)
             write_certificate_page(folder)
+        noted.decided(folder, results)
         if until == "report":
             progress.stage("report", 0)
             write_report(folder)
@@ -94,11 +94,11 @@ def _certified(stages: Stages, arms: Mapping[Arm, ArmResult], results: Results) 
     """The certificate of a study, written with its page; with what came out, where the target was compared before."""
     folder = stages.folder
     certificate = certified(stages, arms, results)
-    noted.certified(folder, certificate)
     if (path := folder / "results.json").exists():
         known = read_results(path)
         if known.comparison is not None and known.study.config_hash == results.study.config_hash:
             certificate = with_outcome(certificate, known, folder)
+    noted.certified(folder, certificate)
     write_certificate_page(folder)
     return certificate
 
