@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def truth_settings(models: str) -> dict[str, Any]:
     return {**plain, **own}
 
 
-def measure(models: str, folder: Path) -> list[Row]:
-    """Run everything; all rows."""
+def measure(models: str, folder: Path, modes: Sequence[str]) -> list[Row]:
+    """Run everything, the target by these modes; all rows."""
     home, kept = folder / models, folder / f"{models}_modes"
     kept.mkdir(parents=True, exist_ok=True)
     same = {"commit": environment()["commit"], "models": models, "environment": rows.text(environment())}
@@ -103,7 +104,7 @@ def measure(models: str, folder: Path) -> list[Row]:
         for arm, result in results.arms.items():
             assert result.search is not None
             found += [_row("truth", "search", 0, arm, name, value) for name, value in result.search.best.items()]
-        for mode in MODES:
+        for mode in modes:
             path = kept / f"results_{mode}.json"
             if not path.exists():
                 run(StudyConfig.model_validate(settings(models, mode)), home, bars, until="comparison")
@@ -173,6 +174,8 @@ def trial_rows(path: Path, method: str) -> list[Row]:
         stage, arm, *rest = study.study_name.split("/")
         rung = rest[0] if stage == "ladder" else {"proxy": "proxy", "target": "64x2-200"}[stage]
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            if "result" not in trial.user_attrs:  # of a mode that was not asked for
+                continue
             params: Point = trial.user_attrs["proposal"]["params"]
             result = trial.user_attrs["result"]
             row = _row("trial", method, 0, arm, f"{stage} {trial.number}", result["score"], rung)
@@ -186,8 +189,9 @@ def main() -> None:
     parser.add_argument("models", choices=sorted(MODELS))
     parser.add_argument("--runs", type=Path, default=RUNS, help="where studies are kept")
     parser.add_argument("--results", type=Path, default=store.RESULTS)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="by which the target is trained")
     given = parser.parse_args()
-    found = measure(given.models, given.runs)
+    found = measure(given.models, given.runs, given.modes)
     store.replace({"models": given.models}, found, given.results)
     print(json.dumps({"rows": len(found)}))
 

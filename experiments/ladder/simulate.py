@@ -1,7 +1,7 @@
 """Simulated ladders with a planted truth: is the law recovered, do its intervals keep their word, is a loss noticed?
 
-    python -m experiments.ladder.simulate            # about ten minutes of a core; results.parquet
-    python -m experiments.ladder.simulate --ladders 20 --results /tmp/some.parquet
+    python -m experiments.ladder.simulate            # about fifteen minutes of a core; results.parquet
+    python -m experiments.ladder.simulate --most 20 --results /tmp/some.parquet
 
 Every ladder has six rungs, widths 16, 24 and 32 at two horizons, each searched by the default method with 20 trials on
 losses from `planted.py` with run-to-run noise of 0.006 nats; the target has twice the widest, at twice the longest.
@@ -23,7 +23,7 @@ from experiments.rows import Row
 from rlrs.environment import environment
 from rlrs.transfer import Size, band, forecast_gain, forecast_loss, identified, judge
 
-LADDERS = 300
+LADDERS = {"square root": 300, "deviating": 100, "router lost": 150, "router kept": 100, "losses": 300}
 CHUNK = 20
 """Ladders between writes."""
 GONE = -math.log(2) / math.log(TARGET.width / 24)
@@ -104,14 +104,14 @@ def _span(found: tuple[float, float, float]) -> Row:
 def main() -> None:
     """Simulate what is missing, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ladders", type=int, default=LADDERS)
+    parser.add_argument("--most", type=int, default=max(LADDERS.values()), help="ladders of each kind")
     parser.add_argument("--results", type=Path, default=store.RESULTS)
     given = parser.parse_args()
     commit = environment()["commit"]
     kept = store.load(given.results)
     done = {(row["method"], row["seed"]) for row in kept if row["kind"] == "simulated"}
     for method in (*PLANTED, "losses"):
-        todo = [seed for seed in range(given.ladders) if (method, seed) not in done]
+        todo = [seed for seed in range(min(given.most, LADDERS[method])) if (method, seed) not in done]
         for at in range(0, len(todo), CHUNK):
             for seed in todo[at : at + CHUNK]:
                 rows = forecast(seed) if method == "losses" else recovered(simulate(seed, **PLANTED[method]))
