@@ -76,7 +76,7 @@ def searched(
         batch = history[-1].batch + 1 if history else 0
         for proposal in asked:
             offset = rates.coordinates(np.array(space.coordinates(proposal.params))) - best
-            score = 3.0 + 0.5 * offset @ truth.hessian @ offset + noise * rng.standard_normal()
+            score = float(3.0 + 0.5 * offset @ truth.hessian @ offset + noise * rng.standard_normal())
             result = RunResult(status="finished", steps=1, score=score, valid_loss=None, tokens=1, seconds=0)
             history.append(Trial(**dict(proposal), number=len(history), batch=batch, run="run", result=result))
     return history, asked.best

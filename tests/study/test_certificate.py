@@ -7,6 +7,7 @@ import pytest
 
 from rlrs.cli import main
 from rlrs.comparison import read_results
+from rlrs.ratios import Ratios
 from rlrs.records import RecordError, read_certificate
 from rlrs.settings import ConfigError, StudyConfig, load_study
 from rlrs.study import plan, resolve
@@ -100,6 +101,7 @@ def test_by_law_the_target_has_what_the_certificate_says(certified):
         assert ratios[component].start == pytest.approx(verdict.used[f"{component}.start"], rel=1e-4)
         assert ratios[component].end == pytest.approx(verdict.used[f"{component}.end"], rel=1e-4)
         assert verdict.fate != "drop" or set(verdict.used.values()) == {1.0}
+    assert Ratios.load(folder / "ratios.yaml").provenance["carried_by"] == "law"
     first = min(results.arms["rlrs"].transfer.trials, key=lambda trial: trial.number)
     assert first.params["lr"] == pytest.approx(certificate.arms["rlrs"].point["lr"], rel=1e-4)
 

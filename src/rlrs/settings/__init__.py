@@ -6,6 +6,7 @@ value and what would be right.
 
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.data import DataConfig
+from rlrs.settings.ladder import LadderConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
     MAY_GROW,
@@ -24,7 +25,6 @@ from rlrs.settings.study import (
     ComparisonConfig,
     EngineConfig,
     FidelityConfig,
-    LadderConfig,
     RetestConfig,
     ScaleConfig,
     SearchConfig,

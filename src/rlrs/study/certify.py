@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlrs.comparison import SIMPLEST_FIRST
 from rlrs.records import ArmResult, Certificate, Recipe, Results, read_certificate, write_certificate
 from rlrs.records.certificate import LadderCost, MeasuredRung, RungArm
 from rlrs.search import Point, SearchTask, Space, make_method, run_at
@@ -80,17 +81,18 @@ def with_outcome(certificate: Certificate, results: Results, folder: Path) -> Ce
 
 
 def at_target(
-    stages: Stages, certificate: Certificate, arms: Mapping[Arm, ArmResult]
+    stages: Stages, certificate: Certificate | None, arms: Mapping[Arm, ArmResult]
 ) -> dict[Arm, tuple[ArmResult, float]]:
     """Every arm with its recipe for the target by the study's mode, and where its base rate starts.
 
     Args:
         stages: of the study.
-        certificate: with the laws.
+        certificate: with the laws; None for a study without a ladder.
         arms: after the search on the proxy.
     """
     if stages.study.transfer.mode != "law":
         return stages.carried(arms)
+    assert certificate is not None, "settings ask for a ladder with this mode"
     found = {}
     for arm, result in arms.items():
         point = certificate.arms[arm].point
@@ -134,8 +136,8 @@ def _climb(
     done = stages.train_all("measuring the ladder", specs)
     losses: dict[tuple[str, Arm], list[float]] = {}
     for (rung, arm, _), (_, result) in done.items():
-        finished = result.status == "finished" and result.valid_loss is not None
-        losses.setdefault((rung, arm), []).append(result.valid_loss if finished else math.inf)  # type: ignore[arg-type]
+        loss = math.inf if result.status != "finished" or result.valid_loss is None else result.valid_loss
+        losses.setdefault((rung, arm), []).append(loss)
     climbed: dict[str, dict[Arm, Climbed]] = {rung.name: {} for rung in plan.rungs}
     for (rung, arm), own in found.items():
         climbed[rung][arm] = Climbed(own.trials, own.best, tuple(losses[rung, arm]))
@@ -211,30 +213,7 @@ def _certificate(
 ) -> Certificate:
     study = stages.study
     assert study.ladder is not None
-    order: tuple[Arm, ...] = ("uniform", "embedding_only", "constant")
     first = study.search.seed + 1
-    rungs = []
-    for rung, climbed in zip(plan.rungs, ladder.climbed, strict=True):
-        by_arm: dict[Arm, RungArm] = {
-            arm: RungArm(
-                trials=len(own.trials),
-                best=dict(own.best),
-                losses=tuple(loss if math.isfinite(loss) else None for loss in own.losses),
-            )
-            for arm, own in climbed.items()
-        }
-        rungs.append(
-            MeasuredRung(
-                name=rung.name,
-                is_proxy=rung.is_proxy,
-                shape=dict(stages.kind.size(rung.scale).shape),
-                width=rung.size.width,
-                depth=rung.size.depth,
-                steps=rung.scale.steps,
-                tokens=rung.size.tokens,
-                arms=by_arm,
-            )
-        )
     target = plan.target
     return Certificate(
         study=head.study,
@@ -246,7 +225,7 @@ def _certificate(
         before_target=before,
         cost=LadderCost(share=plan.share, allowed=study.ladder.share, steps=steps),
         seeds=tuple(range(first, first + study.ladder.seeds)),
-        rungs=tuple(rungs),
+        rungs=tuple(_measured(stages, *rung) for rung in zip(plan.rungs, ladder.climbed, strict=True)),
         axes=ahead.axes.names,
         left_out={str(axis): reason for axis, reason in ahead.axes.left_out.items()},
         target={
@@ -258,7 +237,27 @@ def _certificate(
         arms=dict(ahead.arms),
         gains=dict(ahead.gains),
         saved=dict(ahead.saved),
-        sentence=sentence(ahead.gains, ahead.saved, order),
+        sentence=sentence(ahead.gains, ahead.saved, SIMPLEST_FIRST),
         notes=ahead.notes,
         refuted_by=refutations(ahead.arms, ahead.gains, LEVEL),
+    )
+
+
+def _measured(stages: Stages, rung: PlannedRung, climbed: Mapping[Arm, Climbed]) -> MeasuredRung:
+    return MeasuredRung(
+        name=rung.name,
+        is_proxy=rung.is_proxy,
+        shape=dict(stages.kind.size(rung.scale).shape),
+        width=rung.size.width,
+        depth=rung.size.depth,
+        steps=rung.scale.steps,
+        tokens=rung.size.tokens,
+        arms={
+            arm: RungArm(
+                trials=len(own.trials),
+                best=dict(own.best),
+                losses=tuple(loss if math.isfinite(loss) else None for loss in own.losses),
+            )
+            for arm, own in climbed.items()
+        },
     )

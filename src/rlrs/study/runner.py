@@ -73,9 +73,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                 certificate = None if study.ladder is None else _certified(stages, arms, results)
                 if until == "certificate":
                     return results
-                arms = stages.transfer(
-                    stages.carried(arms) if certificate is None else at_target(stages, certificate, arms)
-                )
+                arms = stages.transfer(at_target(stages, certificate, arms))
                 comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
         save_ratios(study, results, folder)

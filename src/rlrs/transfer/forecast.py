@@ -161,7 +161,7 @@ def sentence(gains: Mapping[Arm, Estimate], saved: Mapping[Arm, Estimate], order
     known: list[Arm] = [control for control in order if control in gains]
     if not known:
         return "Not known: too few rungs were measured for a forecast of the gain."
-    unsure = [control for control in known if gains[control].low <= 0]
+    unsure: list[Arm] = [control for control in known if gains[control].low <= 0]
     least = unsure[0] if unsure else min(known, key=lambda control: gains[control].value)
     gain, control = gains[least], _CONTROLS[least]
     span = f"{gain.low:+.3f} to {gain.high:+.3f} nats"

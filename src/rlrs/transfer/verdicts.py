@@ -94,11 +94,7 @@ def judge(
         at: the target.
         lost: component -> why it is to be dropped whatever the law says.
     """
-    columns: dict[str, list[int]] = {}
-    for column, name in enumerate(space.names):
-        component, _, part = name.rpartition(".")
-        if component and knot_progress(part) is not None:
-            columns.setdefault(component, []).append(column)
+    columns = _columns(space)
     best = _Best(law, space, found, at, columns)
     fates: dict[str, Fate] = dict.fromkeys(columns, "carry")
     why = dict(lost or {})
@@ -136,6 +132,16 @@ def judge(
         lr=lr,
         penalty=optima.penalty(law.rates.coordinates(point)),
     )
+
+
+def _columns(space: Space) -> dict[str, list[int]]:
+    """Component -> places of its ratios among the searched parameters."""
+    columns: dict[str, list[int]] = {}
+    for column, name in enumerate(space.names):
+        component, _, part = name.rpartition(".")
+        if component and knot_progress(part) is not None:
+            columns.setdefault(component, []).append(column)
+    return columns
 
 
 def _median(draws: Array) -> float:
