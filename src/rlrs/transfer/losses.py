@@ -184,12 +184,13 @@ def saved_steps(gain: Array, per_token: Array) -> Array:
     An arm that is `gain` nats lower at equal length is level with the control `gain / slope` earlier in the logarithm
     of the steps. Negative where it needs more.
 
-    >>> [round(float(share), 2) for share in saved_steps(np.array([0.1, -0.1]), np.array([0.25, 0.25]))]
-    [0.33, -0.49]
-
     Args:
         gain: nats, [S].
         per_token: fall of the loss with the logarithm of the steps, nats, [S].
+
+    Examples:
+        >>> [round(float(share), 2) for share in saved_steps(np.array([0.1, -0.1]), np.array([0.25, 0.25]))]
+        [0.33, -0.49]
     """
     slope = np.maximum(per_token, 1e-3)  # of a curve that is flat or rises, next to nothing is known
     return np.asarray(np.maximum(1.0 - np.exp(np.minimum(-gain / slope, 20.0)), -_MOST_SAVED))

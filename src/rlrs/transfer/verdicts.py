@@ -28,8 +28,9 @@ Band = tuple[float, float, float]
 def band(draws: Array) -> Band:
     """Median and interval of draws [S].
 
-    >>> [round(value, 6) for value in band(np.arange(101.0))]
-    [50.0, 5.0, 95.0]
+    Examples:
+        >>> [round(value, 6) for value in band(np.arange(101.0))]
+        [50.0, 5.0, 95.0]
     """
     low, middle, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5, 0.5 + LEVEL / 2])
     return float(middle), float(low), float(high)
