@@ -1,6 +1,6 @@
 """What rlrs writes down of runs, searches and studies: typed, validated, one shape, reader and writer for each."""
 
-from rlrs.records.arm import ArmResult, ArmSearch
+from rlrs.records.arm import ArmResult, ArmSearch, AtBound, bounds_note
 from rlrs.records.base import Record, RecordError, read_record, write_record
 from rlrs.records.certificate import Certificate, Check, Estimate, read_certificate, write_certificate
 from rlrs.records.measured import (
@@ -25,6 +25,7 @@ __all__ = [
     "ArmLosses",
     "ArmResult",
     "ArmSearch",
+    "AtBound",
     "Certificate",
     "Check",
     "Comparison",
@@ -55,6 +56,7 @@ __all__ = [
     "Stopping",
     "StudyIdentity",
     "Trial",
+    "bounds_note",
     "read_certificate",
     "read_metrics",
     "read_record",

@@ -19,7 +19,7 @@ from rlrs.settings import Arm, RetestConfig, ScaleConfig
 from rlrs.study.directory import StudyError
 from rlrs.study.ladder import LadderPlan, PlannedRung, plan_ladder
 from rlrs.study.resolve import search_spaces
-from rlrs.study.stages import Stages, arm_search
+from rlrs.study.stages import Stages
 from rlrs.transfer import LEVEL, Climbed, Forecast, Ladder, checks, forecast, refutations, sentence
 
 FILE = "certificate.json"
@@ -141,7 +141,8 @@ def _climb(
     climbed: dict[str, dict[Arm, Climbed]] = {rung.name: {} for rung in plan.rungs}
     for (rung, arm), own in found.items():
         climbed[rung][arm] = Climbed(own.trials, own.best, tuple(losses[rung, arm]))
-    spent = sum(arm_search(result, plan.trials).steps for result in results.values())
+    ended = [trial.result for result in results.values() for trial in result.trials]
+    spent = sum(result.steps for result in ended if result is not None)
     return climbed, spent + sum(result.steps for _, result in done.values())
 
 

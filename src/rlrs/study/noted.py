@@ -11,6 +11,9 @@ from rlrs import audit
 from rlrs.records import Certificate, Results, StudyIdentity
 from rlrs.settings import StudyConfig
 
+_FILES = ("ratios.yaml", "results.json", "certificate.json")
+"""What a study ends with; the last where it has a ladder."""
+
 
 def begun(
     folder: Path, study: StudyConfig, identity: StudyIdentity, environment: Mapping[str, Any], data: Mapping[str, Any]
@@ -58,10 +61,20 @@ def certified(folder: Path, certificate: Certificate) -> None:
     )
 
 
+def ended_with(folder: Path) -> bool:
+    """Whether the trail says that the study ended with the ratios.yaml and results.json that are there."""
+    files = audit.digests(folder, *_FILES)
+    try:
+        ends = [entry.facts for entry in audit.Trail(folder) if entry.kind == "ended"]
+    except (audit.AuditError, OSError):
+        return False
+    return {"ratios.yaml", "results.json"} <= set(files) and bool(ends) and ends[-1].get("files") == files
+
+
 def decided(folder: Path, results: Results) -> None:
     """The arms were compared, and one of them is handed out."""
     assert results.comparison is not None
     decision = results.comparison.decision
     audit.note(folder, "decision", decision=decision.winner, reason=decision.sentence, by="rlrs")
-    files = audit.digests(folder, "ratios.yaml", "results.json", "certificate.json")
+    files = audit.digests(folder, *_FILES)
     audit.note(folder, "ended", status="finished", files=files)

@@ -24,7 +24,7 @@ from rlrs.study.certify import at_target, certified, with_outcome
 from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
-from rlrs.study.record import cost, save_best_so_far, save_ratios
+from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Stages
 from rlrs.training import RunSpec, StopFlag, World, train
@@ -32,6 +32,8 @@ from rlrs.training import RunSpec, StopFlag, World, train
 
 def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str = "report") -> Results:
     """Run a study, or go on with it, up to and including a stage; its results, as in results.json.
+
+    Of a study that has ended these are read, and nothing is begun: `progress` is told of no stage.
 
     Args:
         study: settings.
@@ -53,6 +55,10 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
             config=kept(study, {}),
             config_hash=fingerprint(study, without=CHANGES_NO_RESULT),
         )
+        if (ended := finished(folder, identity, kind.data)) is not None:
+            if until == "report" and not page_is_newer(folder):
+                _report(folder, progress)
+            return ended
         with kind.engine(folder) as engine:
             used = {"dtype": study.training.dtype, "engine": study.engine.kind, "processes": engine.slots}
             made_with = {**environment(), **used}
@@ -76,16 +82,20 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                 arms = stages.transfer(at_target(stages, certificate, arms))
                 comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
-        save_ratios(study, results, folder)
-        write_results(folder / "results.json", results)
-        if certificate is not None:
-            with_outcome(certificate, results, folder)
-            write_certificate_page(folder)
-        noted.decided(folder, results)
+        _keep(study, results, certificate, folder)
         if until == "report":
-            progress.stage("report", 0)
-            write_report(folder)
+            _report(folder, progress)
         return results
+
+
+def _keep(study: StudyConfig, results: Results, certificate: Certificate | None, folder: Path) -> None:
+    """Write down what a study has found that was compared."""
+    save_ratios(study, results, folder)
+    write_results(folder / "results.json", results)
+    if certificate is not None:
+        with_outcome(certificate, results, folder)
+        write_certificate_page(folder)
+    noted.decided(folder, results)
 
 
 def _certified(stages: Stages, arms: Mapping[Arm, ArmResult], results: Results) -> Certificate:
@@ -99,6 +109,11 @@ def _certified(stages: Stages, arms: Mapping[Arm, ArmResult], results: Results) 
     noted.certified(folder, certificate)
     write_certificate_page(folder)
     return certificate
+
+
+def _report(folder: Path, progress: StudyProgress) -> None:
+    progress.stage("report", 0)
+    write_report(folder)
 
 
 @contextmanager

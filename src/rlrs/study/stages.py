@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,8 @@ from rlrs.transfer import carried
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
+log = logging.getLogger("rlrs.study")
+
 
 class Stages:
     """The stages that train, on one engine."""
@@ -52,7 +55,7 @@ class Stages:
 
     def begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
         """A stage of so many steps at most begins; what is called with the engine's steps while it lasts."""
-        self.progress.stage(name, steps, searches=searches)
+        self.progress.stage(name, steps, searches=searches and {_spoken(s): most for s, most in searches.items()})
         before = self.engine.steps
         return lambda done: self.progress.tick(done - before)
 
@@ -72,7 +75,7 @@ class Stages:
 
         def on_trial(name: str, trial: Trial, spec: AnySpec, found: bool) -> None:
             steps = trial.result.steps if trial.result is not None else 0
-            self.progress.trial(name, trial, self.kind.flops(spec, steps), found=found)
+            self.progress.trial(_spoken(name), trial, self.kind.flops(spec, steps), found=found)
 
         results = tune(searches, self.engine, self.store, tick, on_trial)
         for name, result in results.items():
@@ -94,7 +97,8 @@ class Stages:
             return run_at(point, whole)
 
         searches = {}
-        for arm, space in search_spaces(study, self.kind.components()).items():
+        spaces = search_spaces(study, self.kind.components())
+        for arm, space in spaces.items():
             searches[f"proxy/{arm}"] = SearchTask(
                 make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
                 spec,
@@ -107,7 +111,10 @@ class Stages:
         outcomes = by_arm(self.tune(searches, "on the proxy", tick))
         found = {}
         for arm in study.comparison.arms:
-            own = arm_search(outcomes[arm], settings.trials)
+            at_bounds = spaces[arm].at_bounds(outcomes[arm].best)
+            own = ArmSearch.from_result(outcomes[arm], settings.trials, importance(outcomes[arm].trials), at_bounds)
+            if own.bounds_note:
+                log.warning("the search of %s %s", arm, own.bounds_note)
             found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
         return found
 
@@ -150,9 +157,11 @@ class Stages:
         most = dict.fromkeys(searches, settings.trials)
         tick = self.begin("transfer", sum(most.values()) * study.target.steps, most)
         outcomes = by_arm(self.tune(searches, "on the target", tick))
-        return {
-            arm: found.with_transfer(arm_search(outcomes[arm], settings.trials)) for arm, (found, _) in arms.items()
+        tuned = {
+            arm: ArmSearch.from_result(outcome, settings.trials, importance(outcome.trials))
+            for arm, outcome in outcomes.items()
         }
+        return {arm: found.with_transfer(tuned[arm]) for arm, (found, _) in arms.items()}
 
     def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
         """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too.
@@ -239,14 +248,14 @@ def _growing(section: str) -> set[str]:
     return {name.removeprefix(f"{section}.") for name in MAY_GROW if name.startswith(f"{section}.")}
 
 
+def _spoken(search: str) -> str:
+    """A search's name as it is shown, `target/ARM` or `ladder/ARM/RUNG`: without the hash that its record has."""
+    return "/".join(search.split("/")[: 3 if search.startswith("ladder/") else 2])
+
+
 def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:
     """Results of searches by their arm, from their names: `proxy/ARM`, `target/ARM/...`."""
     return {name.split("/")[1]: result for name, result in results.items()}
-
-
-def arm_search(result: SearchResult, budget: int) -> ArmSearch:
-    """What a search ended with, as it is kept."""
-    return ArmSearch.from_result(result, budget, importance(result.trials))
 
 
 def _none_finished(what: str, result: SearchResult, task: SearchTask) -> str:
