@@ -150,6 +150,8 @@ def _scaled(study: StudyConfig, size: Any, where: str) -> ScaleConfig:
         raise ConfigError(f"{where}: {first_problem(error)}") from None
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except (RuntimeError, OverflowError) as error:  # sizes whose product no tensor can have
+        raise ConfigError(f"{where}: cannot be built: {shown(str(error), 200)}") from None
 
 
 def _with(model: ModelConfig | HubConfig, changes: Mapping[str, Any]) -> ModelConfig | HubConfig:
@@ -170,6 +172,8 @@ def _rung(study: StudyConfig, scale: ScaleConfig, where: str) -> PlannedRung:
         cost, tokens = _costs(study)(scale)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except (RuntimeError, OverflowError) as error:
+        raise ConfigError(f"{where}: cannot be built: {shown(str(error), 200)}") from None
     return PlannedRung(name, scale, Size(width, depth, tokens), cost, False)
 
 
