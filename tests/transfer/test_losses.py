@@ -44,7 +44,7 @@ def test_a_gain_that_stays_is_seen_to_stay():
 def test_saved_steps_are_those_of_a_curve_of_that_slope():
     """A control that falls by 0.3 nats with the logarithm of the steps is 0.1 nats ahead after exp(1/3) as many."""
     assert saved_steps(np.array([0.1]), np.array([0.3]))[0] == pytest.approx(1 - np.exp(-1 / 3))
-    assert saved_steps(np.array([-1.0]), np.array([0.0]))[0] == -10.0
+    assert saved_steps(np.array([-1.0]), np.array([0.0]))[0] == -1.0
 
 
 def test_too_few_rungs_for_an_interval_are_an_error():

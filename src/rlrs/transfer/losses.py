@@ -19,7 +19,7 @@ _FLOORS = 40
 """Values of the loss that no size goes below, on a grid from 0 to nearly the lowest loss of the ladder."""
 _EXPONENTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 """Of the sum of powers, likewise."""
-_MOST_SAVED = 10.0
+_MOST_LOST = 1.0
 """Steps that a worse arm is said to need more, at most, as a multiple of the control's."""
 
 
@@ -182,7 +182,7 @@ def saved_steps(gain: Array, per_token: Array) -> Array:
     """Share of the steps [S] that an arm saves to a control's loss, from its gain and the slope of the control's loss.
 
     An arm that is `gain` nats lower at equal length is level with the control `gain / slope` earlier in the logarithm
-    of the steps. Negative where it needs more.
+    of the steps. Negative where it needs more; -1 is twice as many, or worse.
 
     Args:
         gain: nats, [S].
@@ -193,7 +193,7 @@ def saved_steps(gain: Array, per_token: Array) -> Array:
         [0.33, -0.49]
     """
     slope = np.maximum(per_token, 1e-3)  # of a curve that is flat or rises, next to nothing is known
-    return np.asarray(np.maximum(1.0 - np.exp(np.minimum(-gain / slope, 20.0)), -_MOST_SAVED))
+    return np.asarray(np.maximum(1.0 - np.exp(np.minimum(-gain / slope, 20.0)), -_MOST_LOST))
 
 
 def _design(sizes: Sequence[Size], axes: Axes, at: Size) -> tuple[Array, Array, int]:
