@@ -96,8 +96,8 @@ class Forecast:
 def forecast(ladder: Ladder, mode: str) -> Forecast:
     """Laws of all arms, their verdicts, and losses, gains and saved steps at the target.
 
-    A rung's losses are those of what was found there. What an arm is expected to lose at the target by ratios that are
-    not the best ones there is added to them, draw by draw.
+    A rung's losses are those of what was found there. Added to them, draw by draw, is what an arm is expected to lose
+    at the target by ratios that are not the best ones there, beyond what the rungs lose by theirs.
 
     Args:
         ladder: measured.
@@ -116,7 +116,7 @@ def forecast(ladder: Ladder, mode: str) -> Forecast:
         found = ladder.found[arm]
         transferred[arm] = judge(law, space, found, ladder.target, lines.lost(arm))
         lost, rates = _by_mode(law, space, ladder, arm, transferred[arm])
-        penalties[arm] = lost[mode]
+        penalties[arm] = lost[mode] - _lost_below(law, space, ladder, arm)
         loss = lines.losses.get(arm)
         arms[arm] = ArmForecast(
             point=dict(transferred[arm].point),
@@ -332,6 +332,15 @@ def _by_mode(
         base = point[space.names.index("lr")] if "lr" in space.names else math.log(ladder.found[arm]["lr"])
         rates[mode] = np.exp(base + optima.shift(at))
     return lost, rates
+
+
+def _lost_below(law: RatioLaw, space: Space, ladder: Ladder, arm: Arm) -> Array:
+    """What an arm's own points lose on the rungs by not being the best ones there, mean over the rungs, [S]."""
+    lost = [
+        law.optima(size).penalty(law.rates.coordinates(np.array(space.coordinates(rung[arm].best))))
+        for size, rung in zip(ladder.sizes, ladder.climbed, strict=True)
+    ]
+    return np.mean(lost, axis=0)
 
 
 def _terms(law: RatioLaw, ladder: Ladder) -> tuple[LawTerm, ...]:
