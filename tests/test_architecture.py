@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
     {"files", "messages", "extras", "schedules", "components", "slices", "named_groups", "pace"},
     {"yaml_files"},
-    {"ratios"},
+    {"ratios", "words"},
     {"param_groups", "lr_scheduler"},
     {"verify", "_verify"},
     {"integrations", "settings", "records", "runs"},

@@ -72,7 +72,7 @@ def words(folder: Path) -> str:
 
 def test_verdict_and_saved_steps_come_first_and_sections_keep_their_order(page: Page) -> None:
     landmarks = (
-        "with 41% fewer steps (95% interval",  # the decision in one sentence
+        "the strongest simpler way, with 12% fewer steps (95% interval",  # the decision in one sentence
         "Decision Give every component a learning-rate schedule of its own.",
         "What is saved 41% of the steps",
         "How sure 3 paired seeds",
@@ -123,7 +123,9 @@ def test_where_the_embedding_is_better_the_page_says_worse(tmp_path: Path) -> No
     source = write_report(write_sample(tmp_path, "worse_than_embedding")).read_text(encoding="utf-8")
     assert re.findall(r'class="big">([^<]*)<', source) == ["34%", "Worse"]
     said = " ".join(Page(source).text.split())
-    assert "relative schedules are measurably worse than it (+0.090 nats; 95% interval" in said
+    assert (
+        "relative schedules are measurably worse than a tuned embedding multiplier (+0.090 nats; 95% interval" in said
+    )
     assert "Worse than a rate of its own for the embedding only" in said
 
 

@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlrs.comparison.decision import WORDS
 from rlrs.records import ArmSearch, Comparison, Results
 from rlrs.report import palette, text
 from rlrs.settings import Arm
 
+WORDS = {
+    "better": "measurably better than",
+    "not_different": "not measurably different from",
+    "worse": "measurably worse than",
+}
 ACTIONS: dict[Arm, str] = {
     "uniform": "Keep one learning rate for the whole model.",
     "embedding_only": "Give the embedding a learning rate of its own, and nothing else.",

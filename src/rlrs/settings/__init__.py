@@ -17,6 +17,7 @@ from rlrs.settings.loading import (
     load_study,
     study_from,
 )
+from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
 from rlrs.settings.own_trainer import OutputConfig, TrainerConfig
 from rlrs.settings.study import (
@@ -43,6 +44,7 @@ __all__ = [
     "EngineConfig",
     "FidelityConfig",
     "HubConfig",
+    "MachineConfig",
     "ModelConfig",
     "OutputConfig",
     "RetestConfig",

@@ -23,6 +23,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "machine": True,
     "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
 }
@@ -109,6 +110,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     """The settings that decide results, as the study.yaml of a run directory has them."""
     exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
     plain = settings.model_dump(mode="json", exclude=exclude)
+    if plain.get("machine", ...) is None:
+        del plain["machine"]
     if "trainer" in plain and plain["trainer"] is None:
         del plain["trainer"]
     elif "trainer" in plain:

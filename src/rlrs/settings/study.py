@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
+from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
 from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
 
@@ -266,6 +267,8 @@ class StudyConfig(Settings):
     engine: EngineConfig = EngineConfig()
     storage: str | None = None
     """Database URL that several drivers of the study share; its own file in the run directory if not set."""
+    machine: MachineConfig | None = None
+    """That time and money are reckoned for; money is named nowhere if not set. Changes no result."""
 
     @model_validator(mode="before")
     @classmethod
@@ -311,6 +314,8 @@ class StudyConfig(Settings):
                     call_default_factory=True
                 ):
                     raise ValueError(f"{section}.{name} is not for a trainer of your own")
+        if self.machine is not None and self.machine.flops_per_second is not None:
+            raise ValueError("machine.flops_per_second: FLOPs of your trainer are not known; give tokens_per_second")
         if self.search.max_flops is not None:
             raise ValueError("search.max_flops: FLOPs of your trainer are not known; give max_steps or max_hours")
         if self.search.fidelity is not None and self.search.fidelity.width is not None:
