@@ -69,14 +69,14 @@ def test_narrow_page_fits_draws_and_asks_the_network_for_nothing(
     page.close()
 
 
-def test_copy_button_takes_the_four_lines(browser: sync_api.Browser, report: Path) -> None:
+def test_copy_button_takes_the_lines(browser: sync_api.Browser, report: Path) -> None:
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.goto(report.as_uri())
     page.click("button[data-copy=snippet]")
     page.wait_for_function("document.querySelector('button[data-copy=snippet]').textContent !== 'Copy'")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("ratios = rlrs.Ratios.load(")
+    assert copied.startswith("import torch\n\nimport rlrs\n\nratios = rlrs.Ratios.load(")
     assert copied == page.inner_text("#snippet")
     context.close()
 
