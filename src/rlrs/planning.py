@@ -65,7 +65,7 @@ def print_plan(study: StudyConfig, times: StepTimes | None = None, more: Iterabl
     if times is not None:
         table.add_column("hours here", justify="right")
     if (machine := study.machine) is not None:
-        table.add_column(f"hours on {machine.name}", justify="right")
+        table.add_column("hours there", justify="right")
         table.add_column(machine.currency, justify="right")
     for name, part in [*((row.stage, [row]) for row in rows), ("all", rows)]:
         table.add_row(name, *_cells(study, part, times is not None), style="bold" if name == "all" else None)
@@ -74,7 +74,9 @@ def print_plan(study: StudyConfig, times: StepTimes | None = None, more: Iterabl
         out.print(f"The target has {factor:.3g} times the proxy's parameters, without embeddings.", highlight=False)
     if times is not None:
         out.print(f"Hours here are of runs one at a time: {times.how}.{_beside(study, rows)}", highlight=False)
-    if machine is None:
+    if machine is not None:
+        out.print(f"There is {machine.name}, {machine.price_per_hour:g} {machine.currency} an hour.", highlight=False)
+    else:
         out.print("No money is named: the study has no `machine` with a price.", highlight=False)
     for line in (*_what_pays(study, rows, times), *_what_is_seen(study.comparison), *more):
         out.print(line, highlight=False)
@@ -173,5 +175,5 @@ def _smallest(
     cells = _cells(found, planned(found, times), True)
     names = ["runs", "", "tokens", "FLOPs", "hours here"]
     if study.machine is not None:
-        names += [f"hours on {study.machine.name}", study.machine.currency]
+        names += ["hours there", study.machine.currency]
     yield "  " + ", ".join(f"{cell} {name}" for cell, name in zip(cells, names, strict=True) if name and cell != "-")

@@ -584,7 +584,7 @@ def test_light_colours_are_unique_so_that_each_has_one_dark_twin() -> None:
         (JA.duration(12_000), "3時間20分"),
         (EN.duration(0.42), "0.42 s"),
         (EN.money(1234.5, "EUR"), "1,234\N{NO-BREAK SPACE}EUR"),
-        (EN.money(0.0123, "USD"), "0.012\N{NO-BREAK SPACE}USD"),
+        (EN.money(0.0023, "USD"), "< 0.01\N{NO-BREAK SPACE}USD"),
         (EN.n(1, "trial"), "1 trial"),
         (EN.component("experts/expert.2"), "experts/expert.2"),
         (JA.component("experts/expert.2"), "エキスパート/expert.2"),

@@ -132,7 +132,7 @@ def test_the_command_says_what_it_costs_and_what_would_pay_for_it(command, study
     done = command("plan", "s.yaml", "--no-probe", "--gain", "0.05", "--noise", "0.025")
     assert done.returncode == 0, done.stderr
     said = done.stdout
-    assert "hours on 8 x H100" in said
+    assert "There is 8 x H100, 36 EUR an hour." in said
     assert "EUR" in said
     cost = float(re.search(r"as much as ([\d.]+) runs of the target", said)[1])
     assert f"{cost:.2g} % where 100 more such runs follow" in said

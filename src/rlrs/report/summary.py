@@ -112,7 +112,8 @@ class Head:
     def share(self, saved: SpeedUp) -> str:
         """A saved share in percent, with the sign of its bound."""
         signs = {"none": "", "lower": "\N{GREATER-THAN OR EQUAL TO} ", "upper": "\N{LESS-THAN OR EQUAL TO} "}
-        return signs[saved.bound] + text.percent(saved.mean, text.digits_for(saved.low, saved.high))
+        digits = 0 if saved.bound == "lower" else text.digits_for(saved.low, saved.high)
+        return signs[saved.bound] + text.percent(saved.mean, digits)
 
     def interval(self, saved: SpeedUp) -> str:
         """Of a saved share."""
@@ -197,7 +198,8 @@ class Head:
             return lower or words("facts.saved.none")
         saved = self.saved[fair]
         key = "facts.saved.fair" if fair != "uniform" else "facts.saved.one"
-        said = [words(key, share=self.share(saved), interval=self.interval(saved), control=words.way(fair))]
+        interval = "" if saved.bound == "lower" else words("facts.saved.interval", interval=self.interval(saved))
+        said = [words(key, share=self.share(saved), interval=interval, control=words.way(fair))]
         if fair != "uniform" and self.shown("uniform"):
             said.append(
                 words("facts.saved.also", share=self.share(self.saved["uniform"]), control=words.way("uniform"))
@@ -242,7 +244,7 @@ class Head:
             arm = words.way(self.arm)
             said.append(words("facts.sure.standings", arm=arm, standings=words("list.parts").join(standings)))
         saved = self.fair_saved
-        if saved is not None and saved.bootstrap is not None:
+        if saved is not None and saved.bootstrap is not None and saved.bound != "lower":
             ends = words.between(*saved.bootstrap, text.digits_for(*saved.bootstrap))
             said.append(words(f"facts.sure.bootstrap.{'agrees' if saved.agrees else 'differs'}", ends=ends))
         return words.sentences(*said)
@@ -272,23 +274,30 @@ class Head:
         found = {control: self.account.pays_off(self.saved[control]) for control in shown}
         said = [
             words(
-                "facts.pays.first" if place == 0 else "facts.pays.then", when=self._when(when), control=words.way(one)
+                "facts.pays.first" if place == 0 else "facts.pays.then",
+                when=self._when(when, self.saved[one].bound),
+                control=words.way(one),
             )
             for place, (one, when) in enumerate(found.items())
             if when is not None
         ]
+        if self.judged.undecided:
+            return words("facts.pays.undecided")
         if not said:
-            return words("facts.pays.unknown" if shown else "facts.pays.never")
+            unknown = "unknown" if shown else "never" if self.saved or self.winner == "uniform" else "unmeasured"
+            return words(f"facts.pays.{unknown}")
         return words.sentences(
             words("facts.pays.joined", said=words("list.parts").join(said)), words("facts.pays.larger")
         )
 
-    def _when(self, found: PaysOff) -> str:
+    def _when(self, found: PaysOff, bound: str) -> str:
         words = self.words
+        if bound == "lower":
+            return words("facts.pays.at_most", runs=words.n(found.runs, "run"))
         if found.latest is None:
             return words("facts.pays.or_never", runs=words.n(found.runs, "run"), soonest=found.soonest)
         if found.latest == found.soonest:
-            return words.n(found.runs, "run")
+            return words("facts.pays.plain", runs=words.n(found.runs, "run"))
         span = words.span(text.count(found.soonest), text.count(found.latest))
         return words("facts.pays.range", runs=words.n(found.runs, "run"), range=span)
 

@@ -51,7 +51,9 @@ def unit_rows(head: Head) -> dict[str, list[str] | list[UnitRow]]:
         low, high = max(saved.low, 0.0), min(saved.high, 1.0)
         ends = [_cells(head, names, account.run * share) for share in (low, high)]
         cells = [
-            words("units.with_range", value=value, range=words.span(least, most)) if saved.bound != "lower" else value
+            words("units.with_range", value=value, range=words.span(least, most))
+            if saved.bound != "lower"
+            else f"\N{GREATER-THAN OR EQUAL TO} {value}"
             for value, least, most in zip(_cells(head, names, account.run * saved.mean), *ends, strict=True)
         ]
         name = words("units.saved", control=words.way(control))

@@ -66,8 +66,9 @@ class Wording(Words):
         return self("time.hours", h=text.count(whole / 3600))
 
     def money(self, value: float, currency: str) -> str:
-        """A sum, with as many digits as it warrants."""
-        digits = text.count(value) if value >= 100 else text.number(value, ".2f" if value >= 0.1 else ".2g")
+        """A sum, to the cent below a hundred."""
+        digits = text.count(value) if value >= 100 else text.number(value, ".2f")
+        digits = "< 0.01" if 0 < value < 0.005 else digits
         return f"{digits}\N{NO-BREAK SPACE}{currency}"
 
     def sentences(self, *parts: str) -> str:
