@@ -28,6 +28,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 180_000
+"""Milliseconds: a machine that does much else at once draws slowly."""
 DRAWN = "document.querySelectorAll('.plot.js-plotly-plot').length === document.querySelectorAll('.plot').length"
 
 
@@ -52,6 +54,7 @@ def opened(browser: sync_api.Browser):
             permissions=["clipboard-read", "clipboard-write"],
         )
         page = context.new_page()
+        page.set_default_timeout(PATIENCE)
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -77,6 +80,7 @@ def test_narrow_page_fits_draws_and_asks_the_network_for_nothing(
     browser: sync_api.Browser, report: Path, scheme: str
 ) -> None:
     page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme=scheme)
+    page.set_default_timeout(PATIENCE)
     problems: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: problems.append(message.text))
