@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlrs.terminal import out
+from rlrs.terminal import named_ratios, print_places
 
 Lang = Annotated[Literal["en", "ja"], typer.Option("--lang", help="Language of the page: English or Japanese.")]
 
@@ -36,26 +36,29 @@ def report(
         if path is None:
             typer.echo(written, nl=False)
             return
-        out.print(f"report  {path}", highlight=False)
+        print_places(report=path)
     elif len(folders) > 1:
         where = path or Path("studies.html" if lang == "en" else f"studies.{lang}.html")
-        out.print(f"report  {write_across(folders, where, lang)}", highlight=False)
+        print_places(report=write_across(folders, where, lang))
     else:
-        out.print(f"report  {write_report(folders[0], lang, path)}", highlight=False)
+        print_places(report=write_report(folders[0], lang, path))
 
 
 def plot(
     ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
     html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
+    model: Annotated[
+        Literal["proxy", "target"] | None,
+        typer.Option(help="Whose steps and base rate are drawn; the target's where the file has them, if not given."),
+    ] = None,
     lang: Lang = "en",
 ) -> None:
     """Draw the schedules of a ratios.yaml as a page that opens offline."""
     from rlrs.records import RecordError
     from rlrs.report import write_ratios_page
-    from rlrs.terminal import named_ratios
 
     try:
-        write_ratios_page(named_ratios(ratios), html, language=lang)
+        write_ratios_page(named_ratios(ratios), html, model=model, language=lang)
     except RecordError as error:
         raise RecordError(f"{ratios}: {error}") from None
-    out.print(f"page    {html}", highlight=False)
+    print_places(page=html)

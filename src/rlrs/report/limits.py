@@ -23,6 +23,7 @@ def limits(head: Head) -> list[str]:
         *_tokens(head),
         *head.verdict.notes(),
     ]
+    found += [sentence for arm in results.arms for sentence in head.bounds(arm)]
     edge = [words.arm(arm) for arm, a in results.arms.items() if a.transfer and _at_edge(a.transfer)]
     if edge:
         found.append(words("limits.edge", arms=words.list(edge)))

@@ -271,7 +271,7 @@ class Head:
     def _pays(self) -> str:
         words = self.words
         shown: list[Arm] = [control for control in self.controls if self.shown(control)]
-        found = {control: self.account.pays_off(self.saved[control]) for control in shown}
+        found: dict[Arm, PaysOff | None] = {one: self.account.pays_off(self.saved[one]) for one in shown}
         said = [
             words(
                 "facts.pays.first" if place == 0 else "facts.pays.then",
@@ -306,8 +306,22 @@ class Head:
         if self.winner == "uniform":
             return words.sentences(words("facts.risk.none"), *notes)
         saved = self.fair_saved
+        notes += self.bounds(self.winner)
         bound = [words("facts.risk.bound")] if saved is not None and saved.bound == "upper" else []
         return words.sentences(*notes, *bound, words("facts.risk.carry", times=self.times()), words("facts.risk.scale"))
+
+    def bounds(self, arm: Arm) -> list[str]:
+        """A sentence if an arm's search ended at a bound of its space."""
+        words, search = self.words, self.results.arms[arm].search
+        found = search.at_bounds if search is not None else ()
+        if not found:
+            return []
+        where = [
+            words(f"limits.at_bound.{at.bound}", name=words.parameter(at.name), value=f"{at.value:g}") for at in found
+        ]
+        wider = [f"{at.name}: {{{at.bound}: {at.wider:g}}}" for at in found if at.wider is not None]
+        then = words("limits.widen", wider=", ".join(wider)) if wider else words("limits.fixed")
+        return [words("limits.bounds", arm=words.way(arm), where=words("list.between").join(where)) + then]
 
     def growth(self) -> float | None:
         """The target's parameters over the proxy's; None where they are not known."""
