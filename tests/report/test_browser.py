@@ -51,6 +51,7 @@ def opened(browser: sync_api.Browser):
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
             accept_downloads=True,
+            bypass_csp=True,  # Playwright waits by eval; another test opens the page as it stands
             permissions=["clipboard-read", "clipboard-write"],
         )
         page = context.new_page()
