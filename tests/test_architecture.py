@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
     {"files", "messages", "extras", "schedules", "components", "slices", "named_groups", "pace"},
     {"yaml_files"},
-    {"ratios"},
+    {"ratios", "words"},
     {"param_groups", "lr_scheduler", "moments"},
     {"verify", "_verify"},
     {"integrations", "settings", "records", "runs"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"search", "transfer", "comparison", "audit"},
     {"report", "monitoring"},
     {"study"},
-    {"cli", "terminal", "watching"},
+    {"cli", "pages", "planning", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])

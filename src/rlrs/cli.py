@@ -20,9 +20,12 @@ try:
     from rlrs.audit.commands import app as audit_commands
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
+    from rlrs.pages import plot, report
+    from rlrs.planning import plan, print_plan
     from rlrs.terminal import (
         end_quietly,
         err,
+        named_ratios,
         out,
         print_certificate,
         print_comparison,
@@ -30,7 +33,6 @@ try:
         print_ended,
         print_ladder,
         print_places,
-        print_plan,
         print_report,
         print_searches,
         warnings_shown,
@@ -99,6 +101,9 @@ def run(
         return
     print_comparison(results)
     print_places(report=where / "report.html", ratios=where / "ratios.yaml")
+
+
+app.command(epilog="Example: `rlrs plan configs/demo.yaml --gain 0.05 --noise 0.025`")(plan)
 
 
 @app.command(epilog="Example: `rlrs search configs/demo.yaml`")
@@ -181,14 +186,7 @@ def dashboard(
     serve(folder, port, storage, lambda url: out.print(f"dashboard {url}  (Ctrl-C ends it)", highlight=False))
 
 
-@app.command(epilog="Example: `rlrs report runs/demo`")
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIRECTORY", help="A study's run directory.")],
-) -> None:
-    """Write report.html anew from a study's results."""
-    from rlrs.report import write_report
-
-    print_places(report=write_report(folder))
+app.command(epilog="Example: `rlrs report runs/demo --lang ja`, `rlrs report runs/a runs/b`")(report)
 
 
 @app.command(epilog="Example: `rlrs train configs/demo.yaml --model target --ratios paper-moe --lr 8e-3`")
@@ -292,7 +290,7 @@ def inspect(
     """Show the components of a model: every parameter once."""
     from rlrs.inspection import build_models
 
-    shown = _ratios(ratios) if ratios else None
+    shown = named_ratios(ratios) if ratios else None
     for title, module in build_models(model):
         print_components(title, module, shown, parameters)
 
@@ -308,24 +306,7 @@ def ladder(
     print_ladder(load_study(study), factors)
 
 
-@app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")
-def plot(
-    ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
-    html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
-    model: Annotated[
-        Literal["proxy", "target"] | None,
-        typer.Option(help="Whose steps and base rate are drawn; the target's where the file has them, if not given."),
-    ] = None,
-) -> None:
-    """Draw the schedules of a ratios.yaml as a page that opens offline."""
-    from rlrs.records import RecordError
-    from rlrs.report import write_ratios_page
-
-    try:
-        write_ratios_page(_ratios(ratios), html, model=model)
-    except RecordError as error:
-        raise RecordError(f"{ratios}: {error}") from None
-    print_places(page=html)
+app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")(plot)
 
 
 @app.command(epilog="Example: `rlrs export runs/demo/ratios.yaml --to megatron --steps 10240 --lr 3e-3`")
@@ -353,7 +334,7 @@ def export(
     from rlrs.records import Recipe
     from rlrs.schedules import BaseSchedule
 
-    loaded = _ratios(ratios)
+    loaded = named_ratios(ratios)
     # What a ratios.yaml does not say has the library's own defaults; its base rate has none.
     recipe = _recipe(ratios, Recipe(lr=lr or 1.0), loaded)
     if lr is None and "lr" not in (loaded.provenance.get("base") or {}):
@@ -441,26 +422,12 @@ def _settings(
     return study.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _ratios(text: str) -> Ratios:
-    from rlrs.ratios import Ratios
-
-    ratios = Ratios.named(text)
-    arm = ratios.provenance.get("arm")
-    if not ratios and arm:
-        err.print(
-            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return ratios
-
-
 def _recipe(text: str, defaults: Recipe, ratios: Ratios | None = None) -> Recipe:
     """What a ratios.yaml or a preset says, and the defaults for what it does not."""
     from rlrs.records import Recipe, RecordError
 
     try:
-        return Recipe.from_ratios(_ratios(text) if ratios is None else ratios, defaults)
+        return Recipe.from_ratios(named_ratios(text) if ratios is None else ratios, defaults)
     except RecordError as error:
         raise RecordError(f"{text}: {error}") from None
 

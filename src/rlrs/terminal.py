@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from rlrs.messages import plural
+from rlrs.messages import plural, printable
 from rlrs.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rlrs.ratios import Ratios
     from rlrs.records import Certificate, Results
-    from rlrs.settings import ComparisonConfig, StudyConfig
+    from rlrs.settings import StudyConfig
     from rlrs.verify import Report
 
 out = Console(markup=False)  # a path may hold brackets
@@ -76,44 +77,19 @@ def print_report(report: Report) -> None:
     out.print(f"{report.steps} optimizer steps were looked at.", highlight=False)
 
 
-def print_plan(study: StudyConfig) -> None:
-    """What a study may cost at most, stage by stage; nothing is trained."""
-    from rlrs.study import growth, ladder_lines, plan
+def named_ratios(text: str) -> Ratios:
+    """The ratios of a preset or a ratios.yaml that a user named; a note where there are none."""
+    from rlrs.ratios import Ratios
 
-    table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
-    total: list[float] = [0, 0, 0]
-    for row in plan(study):
-        table.add_row(
-            *(row.stage, str(row.runs), str(row.steps)),
-            *(f"{row.tokens:,}" if row.tokens else "-", f"{row.flops:.2e}" if row.flops else "-"),
+    ratios = Ratios.named(text)
+    arm = ratios.provenance.get("arm")
+    if not ratios and arm:
+        err.print(
+            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all",
+            highlight=False,
+            soft_wrap=True,
         )
-        total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
-    known = f"{total[1]:,.0f}" if total[1] else "-", f"{total[2]:.2e}" if total[2] else "-"
-    table.add_row("all", f"{total[0]:.0f}", "", *known, style="bold")
-    out.print(table)
-    if (times := growth(study)) is not None:
-        out.print(f"The target has {times:.3g} times the proxy's parameters, without embeddings.", highlight=False)
-    for line in ladder_lines(study) if study.ladder is not None else ():
-        out.print(line, highlight=False, markup=False)
-    for line in _what_is_seen(study.comparison):
-        out.print(line, highlight=False)
-    out.print("Nothing was trained and nothing was written.")
-
-
-def _what_is_seen(comparison: ComparisonConfig) -> Iterator[str]:
-    """What so many seeds can show, before any is run."""
-    from rlrs.comparison import POWER, smallest_difference
-
-    size = smallest_difference(comparison.seeds)
-    yield (
-        f"With {comparison.seeds} paired seeds a difference of {size:.1f} times the noise from seed to seed is seen "
-        f"with a chance of {POWER:.0%}."
-    )
-    if comparison.stop == "anytime":
-        yield (
-            f"The comparison stops between {comparison.seeds} and {comparison.most_seeds} seeds, when the arms are "
-            f"told apart or a gain of more than {comparison.margin:g} nats is ruled out."
-        )
+    return ratios
 
 
 def print_places(**places: Path) -> None:

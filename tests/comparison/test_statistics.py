@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rlrs.comparison import holm, interval, p_value, speed_up, steps_to_reach
+from rlrs.comparison import bootstrap, holm, interval, p_value, speed_up, steps_to_reach
 
 
 def test_the_interval_is_students_for_three_seeds():
@@ -71,3 +71,21 @@ def test_holm_seldom_refuses_any_of_several_true_hypotheses():
     p_values = np.random.default_rng(0).uniform(size=(20_000, 3))
     refused = sum(min(holm(dict(enumerate(row))).values()) <= 0.05 for row in p_values.tolist()) / len(p_values)
     assert 0.045 < refused < 0.0545  # 1 - (1 - 0.05 / 3)^3 = 4.9 %, standard error 0.15 points
+
+
+def test_the_bootstrap_is_near_students_interval_for_many_seeds_and_narrower_for_few():
+    many = [0.1 + 0.01 * ((7 * k) % 11 - 5) for k in range(44)]
+    t, (low, high) = interval(many), bootstrap(many)
+    assert (low, high) == pytest.approx((t.low, t.high), abs=0.0006)
+    few = many[:4]
+    t, (low, high) = interval(few), bootstrap(few)
+    assert t.low < low < t.mean < high < t.high
+    assert bootstrap(few) == bootstrap(few)
+
+
+def test_the_two_intervals_of_a_saving_are_checked_against_each_other():
+    sure = speed_up([3.0] * 3, [{50: 3.1, 75: 3.0, 100: 2.9}] * 3, 100)
+    assert sure.agrees
+    lone = speed_up([3.0] * 3, [{50: 3.0, 100: 2.9}, {50: 3.3, 99: 3.0, 100: 2.9}, {50: 3.3, 98: 3.0, 100: 2.9}], 100)
+    assert lone.low < 0 < lone.bootstrap[0]
+    assert not lone.agrees

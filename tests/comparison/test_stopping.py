@@ -27,7 +27,7 @@ def test_it_stops_when_every_simpler_arm_is_passed_over():
 def test_it_stops_when_no_arm_beyond_the_winner_can_gain_more_than_the_margin():
     decision, got = stopped(embedding_only=0.1, rlrs=0.101)
     assert (decision.winner, got.reason) == ("embedding_only", "no_gain")
-    assert "no arm beyond a tuned embedding multiplier alone gains more than 0.0" in got.sentence
+    assert "no arm beyond a tuned embedding multiplier gains more than 0.0" in got.sentence
     assert "within the margin of 0.02" in got.sentence
 
 

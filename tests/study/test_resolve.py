@@ -192,7 +192,7 @@ def test_every_accepted_search_has_a_plan_and_every_other_one_line(search):
     accepted = SearchConfig(**search)
     given_study = study().model_copy(update={"search": accepted})
     rows = plan(given_study)
-    assert [row.runs for row in rows] == [4 * accepted.trials, 20, 3 * (4 + 2)]
+    assert [row.runs for row in rows] == [4 * accepted.trials, 20, 3 * (4 + 2 * 2)]
     assert rows[0].tokens == 4 * accepted.trials * 8 * 4 * 16
     refused = pytest.raises(ConfigError, match=r"^search.trials=\d+ leaves no run to search with")
     retests = search["retest"]["points"] * search["retest"]["seeds"]

@@ -79,6 +79,15 @@ def test_it_ends_undecided_at_the_most_seeds(tmp_path):
     assert found.decision.winner == "constant"
 
 
+def test_the_simpler_arm_that_wins_is_run_shorter_too(tmp_path):
+    found, engine = compared(tmp_path, 0.16, (0.2, -0.2, 0.1), margin=0.001)
+    assert engine.ran[-8:] == [("constant", seed, 0.5) for seed in range(1, 9)]
+    assert found.winner_speed_up["uniform"].mean > 0
+    assert set(found.winner_speed_up) == {"uniform", "embedding_only"}
+    gain, engine = compared(tmp_path, 0.3, (0.001, -0.002, 0.001, 0.0), seeds=4)
+    assert gain.winner_speed_up == {}
+
+
 def test_it_stops_where_a_gain_beyond_the_margin_is_ruled_out(tmp_path):
     found, _ = compared(tmp_path, 0.15, (0.001, -0.001, 0.0), margin=0.02)
     assert (found.decision.winner, found.stopping.reason) == ("constant", "no_gain")
@@ -132,4 +141,4 @@ def test_the_plan_counts_all_seeds_that_may_be_run_and_a_search_for_every_arm():
         row.stage: row.runs
         for row in plan(StudyConfig.model_validate({**study.model_dump(mode="json"), "data": small}))
     }
-    assert rows == {"search": 4 * 48, "transfer": 4 * 5, "comparison": 8 * 5}
+    assert rows == {"search": 4 * 48, "transfer": 4 * 5, "comparison": 8 * (4 + 2)}

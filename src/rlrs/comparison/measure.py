@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlrs.comparison.decision import decide
+from rlrs.comparison.judging import SIMPLEST_FIRST, judge
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, speed_up
 from rlrs.comparison.stopping import stopping
@@ -48,7 +49,7 @@ def measure(
     """Losses, paired differences, saved steps and what they decide.
 
     Args:
-        runs: full-length runs of every arm and seed, and shorter ones of `rlrs`.
+        runs: full-length runs of every arm and seed, and shorter ones of `rlrs`, and of a simpler arm that won.
         arms: in the order of the tables.
         seeds: paired.
         steps: full length.
@@ -61,19 +62,27 @@ def measure(
     final: dict[Arm, list[float]] = {arm: [_loss(runs[arm, seed, 1.0][1]) for seed in seeds] for arm in arms}
     sound: list[Arm] = [arm for arm in arms if all(map(math.isfinite, final[arm]))]
     differences: dict[Arm, Interval] = {}
-    speed_ups: dict[Arm, SpeedUp] = {}
-    if "rlrs" in sound:
+
+    def saved(arm: Arm, controls: Sequence[Arm]) -> dict[Arm, SpeedUp]:
+        """Steps that an arm saves against controls, from its runs of several lengths."""
         lengths = [
-            {spec.steps: _loss(result) for (arm, s, _), (spec, result) in runs.items() if arm == "rlrs" and s == seed}
+            {spec.steps: _loss(result) for (one, s, _), (spec, result) in runs.items() if one == arm and s == seed}
             for seed in seeds
         ]
-        for control in sound:
-            if control == "rlrs":
-                continue
+        return {control: speed_up(final[control], lengths, steps, rule) for control in controls}
+
+    speed_ups: dict[Arm, SpeedUp] = {}
+    if "rlrs" in sound:
+        controls: list[Arm] = [arm for arm in sound if arm != "rlrs"]
+        for control in controls:
             pairs = zip(final["rlrs"], final[control], strict=True)
             differences[control] = rule.interval([ours - theirs for ours, theirs in pairs])
-            speed_ups[control] = speed_up(final[control], lengths, steps, rule)
-    decision = decide(final, seeds, speed_ups, rule)
+        speed_ups = saved("rlrs", controls)
+    winner = judge(final, seeds, rule).winner
+    own: dict[Arm, SpeedUp] = {}
+    if winner not in ("uniform", "rlrs") and any(arm == winner and horizon < 1 for arm, _, horizon in runs):
+        own = saved(winner, [arm for arm in sound if SIMPLEST_FIRST.index(arm) < SIMPLEST_FIRST.index(winner)])
+    decision = decide(final, seeds, speed_ups, rule, own)
     return Comparison(
         steps=steps,
         tokens=tokens,
@@ -87,6 +96,7 @@ def measure(
         },
         differences=differences,
         speed_up=speed_ups,
+        winner_speed_up=own,
         decision=decision,
         stopping=stopping(final, decision, settings.margin, settings.most_seeds) if settings and anytime else None,
     )
@@ -103,6 +113,7 @@ def _run(arm: Arm, seed: int, horizon: float, spec: Compared, result: RunResult)
         status=result.status,
         valid_loss=result.valid_loss,
         score=result.score,
+        seconds=result.seconds,
     )
 
 

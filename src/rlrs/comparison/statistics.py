@@ -48,6 +48,28 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean=mean, low=mean - half, high=mean + half, level=LEVEL, per_seed=tuple(values))
 
 
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
+    """Interval of the mean by resampling the seeds: the middle 95 % of the means of 10,000 draws with replacement.
+
+    It assumes no normal differences, and with few seeds it is too narrow: of 3 or 4, its coverage is nearer 80 %. So it
+    is no verdict, but what Student's interval is checked against. B. Efron and R. Tibshirani, "An Introduction to the
+    Bootstrap" (1993), section 13.3. The draws are always the same.
+
+    Args:
+        values: paired differences, two or more.
+
+    Examples:
+        >>> low, high = bootstrap([0.10, 0.12, 0.14, 0.16])
+        >>> f"{low:.2f} to {high:.2f}"
+        '0.11 to 0.15'
+    """
+    import numpy as np
+
+    drawn = np.random.default_rng(0).choice(np.asarray(values), (10_000, len(values))).mean(axis=1)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def p_value(values: Sequence[float]) -> float:
     """Of Student's two-sided t-test against a mean of 0, two values or more.
 
@@ -114,7 +136,10 @@ def steps_to_reach(loss: float, runs: Mapping[int, float]) -> tuple[float, Liter
 
 
 def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], steps: int, rule: Rule = FIXED) -> SpeedUp:
-    """Saved steps over paired seeds.
+    """Saved steps over paired seeds: 1 - steps needed to end at the baseline's final loss / the baseline's steps.
+
+    Every length has a complete schedule of its own. Both arms train one model on batches of one size, so the share is
+    that of tokens, FLOPs and, at one pace, of time and money too (`account` multiplies it out).
 
     Args:
         baseline: the baseline's final loss per seed, after `steps` steps.
@@ -130,4 +155,4 @@ def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], ste
     needed, bounds = zip(*(steps_to_reach(loss, r) for loss, r in zip(baseline, runs, strict=True)), strict=True)
     saved = rule.interval([1 - n / steps for n in needed])
     bound = "upper" if "upper" in bounds else "lower" if "lower" in bounds else "none"
-    return SpeedUp(**dict(saved), bound=bound, steps_needed=tuple(needed))
+    return SpeedUp(**dict(saved), bound=bound, steps_needed=tuple(needed), bootstrap=bootstrap(saved.per_seed))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlrs.comparison.decision import NAMES, differences, sound_arms
+from rlrs.comparison.judging import differences, sound_arms
+from rlrs.comparison.sentences import ENGLISH
 from rlrs.comparison.sequential import confidence_sequence
 from rlrs.records import Decision, Interval, Reason, Stopping
 from rlrs.settings import Arm
+from rlrs.words import Words
 
 
-def stopping(losses: Mapping[Arm, Sequence[float]], decision: Decision, margin: float, max_seeds: int) -> Stopping:
+def stopping(
+    losses: Mapping[Arm, Sequence[float]], decision: Decision, margin: float, max_seeds: int, words: Words = ENGLISH
+) -> Stopping:
     """Whether further seeds could still change a decision by more than a margin.
 
     It stops where no arm is left beyond the winner (`gain`); where the confidence sequence of every arm beyond it says
@@ -21,6 +25,7 @@ def stopping(losses: Mapping[Arm, Sequence[float]], decision: Decision, margin: 
         decision: of these losses, by the rule `ANYTIME`.
         margin: gain that is worth no further seeds, nats per token.
         max_seeds: most seeds.
+        words: of the language that it is said in.
     """
     sound, winner = sound_arms(losses), decision.winner
     seeds = len(losses[winner])
@@ -36,11 +41,12 @@ def stopping(losses: Mapping[Arm, Sequence[float]], decision: Decision, margin: 
         reason=reason,
         max_seeds=max_seeds,
         margin=margin,
-        sentence=_sentence(reason, winner, seeds, left, open_, margin),
+        sentence=_sentence(words, reason, winner, seeds, left, open_, margin),
     )
 
 
 def _sentence(
+    words: Words,
     reason: Reason | None,
     winner: Arm,
     seeds: int,
@@ -48,15 +54,16 @@ def _sentence(
     open_: Mapping[Arm, Interval],
     margin: float,
 ) -> str:
+    count = words("count.seed", n=seeds)
     if not open_ and not left:
-        what = "every simpler arm is passed over" if reason == "gain" else "no other arm is left to compare with"
-        return f"Stopped after {seeds} paired seeds: {what}."
+        return words("stopping.passed_over" if reason == "gain" else "stopping.alone", seeds=count)
+    name = words(f"arm.sentence.{winner}")
     if reason == "no_gain":
         most = max(0.0, -min(difference.low for difference in left.values()))
-        return (
-            f"Stopped after {seeds} paired seeds: no arm beyond {NAMES[winner]} gains more than {most:.3f} nats, "
-            f"within the margin of {margin:g}."
-        )
-    gains = "; ".join(f"{NAMES[arm]} {-d.high:+.3f} to {-d.low:+.3f}" for arm, d in open_.items())
-    where = f"Stopped after {seeds} paired seeds, the most allowed, undecided" if reason else f"After {seeds} seeds"
-    return f"{where}: a gain of more than {margin:g} nats over {NAMES[winner]} is still possible ({gains})."
+        return words("stopping.no_gain", seeds=count, arm=name, most=f"{most:.3f}", margin=f"{margin:g}")
+    gains = [
+        words("stopping.range", arm=words(f"arm.sentence.{arm}"), low=f"{-d.high:+.3f}", high=f"{-d.low:+.3f}")
+        for arm, d in open_.items()
+    ]
+    key = "stopping.most" if reason else "stopping.open"
+    return words(key, seeds=count, arm=name, margin=f"{margin:g}", gains=words("list.parts").join(gains))

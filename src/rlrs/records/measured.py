@@ -47,6 +47,13 @@ class SpeedUp(Interval):
     bound: Literal["none", "lower", "upper"]
     steps_needed: tuple[Annotated[float, Field(gt=0, le=1e15)], ...]
     """Per seed."""
+    bootstrap: tuple[Loss, Loss] | None = None
+    """The interval by resampling seeds, to check the other one by; None in results that are older."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both intervals say the same about a saving of nothing."""
+        return self.bootstrap is None or (self.bootstrap[0] > 0) == (self.low > 0)
 
 
 class ComparisonRun(Record):
@@ -63,6 +70,8 @@ class ComparisonRun(Record):
     status: Literal["finished", "diverged", "pruned", "failed"]
     valid_loss: Loss | None
     score: Loss | None
+    seconds: float | None = Field(default=None, ge=0, le=1e12)
+    """Of training and evaluation; None in results that are older."""
 
 
 class ArmLosses(Record):
@@ -117,6 +126,8 @@ class Comparison(Record):
     """Control -> loss of `rlrs` minus the control's; without those of arms that diverged."""
     speed_up: dict[Arm, SpeedUp]
     """Control -> steps that `rlrs` saves to reach its loss."""
+    winner_speed_up: dict[Arm, SpeedUp] = Field(default_factory=dict)
+    """The same of the arm that was decided for against simpler ones, where it is neither `rlrs` nor `uniform`."""
     decision: Decision
     stopping: Stopping | None = None
     """None where the number of seeds was fixed beforehand."""
@@ -134,7 +145,10 @@ class Comparison(Record):
                     raise ValueError(f"{name} has {arm}, which is no control of this comparison")
         if set(self.differences) != set(self.speed_up):
             raise ValueError("differences and speed_up should be against the same arms")
-        if any(len(part.steps_needed) != seeds for part in self.speed_up.values()):
+        if any(arm not in self.losses for arm in self.winner_speed_up):
+            raise ValueError("winner_speed_up should be against arms of this comparison")
+        saved = (*self.speed_up.values(), *self.winner_speed_up.values())
+        if any(len(part.steps_needed) != seeds or len(part.per_seed) != seeds for part in saved):
             raise ValueError(f"steps_needed should have {seeds} values, one for each seed")
         for run in self.runs:
             if run.arm not in self.losses or run.seed not in self.seeds:

@@ -62,6 +62,8 @@ class ModelSize(Record):
     """Sequences per step; None for a trainer of the user's own."""
     tokens: Whole
     """0 where they are not known."""
+    flops_per_token: float | None = Field(default=None, gt=0, le=1e18)
+    """Of training on it, `rlrs.models.training_flops`; None where it is not known, and in results that are older."""
 
 
 class Models(Record):

@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from rlrs.files import write_atomic
 from rlrs.records import Certificate, Estimate, RecordError, read_certificate
-from rlrs.report import palette, text
+from rlrs.report import text
 from rlrs.report.curves import ReportError
+from rlrs.report.wording import Wording
 
 FATES = {"carry": "Carry", "rescale": "Rescale", "drop": "Drop"}
 
@@ -40,6 +41,7 @@ def write_certificate_page(study_folder: str | Path) -> Path:
 
 
 def _render(certificate: Certificate) -> str:
+    wording = Wording("en")
     loader = jinja2.PackageLoader("rlrs.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -52,8 +54,8 @@ def _render(certificate: Certificate) -> str:
         count=text.count,
         value=lambda value: text.number(value, ".4g"),
         loss=text.nats,
-        arm_name=palette.arm_name,
-        component_name=palette.component_name,
+        arm_name=wording.arm,
+        component_name=wording.component,
     )
     return environment.get_template("certificate.html.j2").render(
         style=Markup(loader.get_source(environment, "style.css")[0]),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from rlrs.messages import plural as plural
-
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -44,13 +42,6 @@ def digits_for(low: float | None, high: float | None) -> int:
     return 1 if low is not None and high is not None and high - low < 0.04 else 0
 
 
-def between(low: float | None, high: float | None, digits: int) -> str:
-    """An interval of shares in percent."""
-    if low is None or high is None:
-        return NONE
-    return f"{number(100 * low, f'.{digits}f')} to {percent(high, digits)}"
-
-
 def count(value: float | None) -> str:
     """A whole number with thousands separated."""
     return NONE if value is None else number(value, ",.0f")
@@ -75,13 +66,3 @@ def rate(value: float | None) -> str:
 def ratio(value: float) -> str:
     """A relative rate, four digits: 1.125."""
     return number(value, ".4g")
-
-
-def duration(seconds: float) -> str:
-    """A time span: 48 s, 5 min 41 s, 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

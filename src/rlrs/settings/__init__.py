@@ -19,6 +19,7 @@ from rlrs.settings.loading import (
     load_study,
     study_from,
 )
+from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
 from rlrs.settings.own_trainer import OutputConfig, TrainerConfig
 from rlrs.settings.study import (
@@ -46,6 +47,7 @@ __all__ = [
     "FidelityConfig",
     "HubConfig",
     "LadderConfig",
+    "MachineConfig",
     "ModelConfig",
     "OutputConfig",
     "RetestConfig",

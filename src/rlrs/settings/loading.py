@@ -23,6 +23,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "machine": True,
     "trainer": frozenset({"verify"}),
     "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
@@ -114,7 +115,7 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     """The settings that decide results, as the study.yaml of a run directory has them."""
     exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
     plain = settings.model_dump(mode="json", exclude=exclude)
-    for name in ("trainer", "ladder"):
+    for name in ("trainer", "ladder", "machine"):
         if name in plain and plain[name] is None:
             del plain[name]
     if "trainer" in plain:

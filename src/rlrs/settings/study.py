@@ -11,6 +11,7 @@ from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positiv
 from rlrs.settings.data import DataConfig
 from rlrs.settings.hub_trainer import check_arguments
 from rlrs.settings.ladder import LadderConfig
+from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
 from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
 
@@ -274,6 +275,8 @@ class StudyConfig(Settings):
     engine: EngineConfig = EngineConfig()
     storage: str | None = None
     """Database URL that several drivers of the study share; its own file in the run directory if not set."""
+    machine: MachineConfig | None = None
+    """That time and money are reckoned for; money is named nowhere if not set. Changes no result."""
 
     @model_validator(mode="before")
     @classmethod
@@ -339,6 +342,8 @@ class StudyConfig(Settings):
                     call_default_factory=True
                 ):
                     raise ValueError(f"{section}.{name} is not for a trainer of your own")
+        if self.machine is not None and self.machine.flops_per_second is not None:
+            raise ValueError("machine.flops_per_second: FLOPs of your trainer are not known; give tokens_per_second")
         if self.search.max_flops is not None:
             raise ValueError("search.max_flops: FLOPs of your trainer are not known; give max_steps or max_hours")
         if self.search.fidelity is not None and self.search.fidelity.width is not None:

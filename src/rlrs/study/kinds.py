@@ -99,8 +99,10 @@ class ReferenceRuns:
 
     def size(self, scale: ScaleConfig) -> ModelSize:
         """One size of model, with how long it is trained."""
+        model = meta_model(scale.model, self._tokens.vocab_size)
         return ModelSize(
             **describe(scale.model, self._tokens.vocab_size),
+            flops_per_token=training_flops(model, self._tokens.sequence_length),
             steps=scale.steps,
             batch_size=scale.batch_size,
             tokens=scale.steps * scale.batch_size * self._tokens.sequence_length,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -164,7 +164,7 @@ class Stages:
         return {arm: found.with_transfer(tuned[arm]) for arm, (found, _) in arms.items()}
 
     def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
-        """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too.
+        """The measurement on fresh seeds: all arms at full length, `rlrs` and a simpler arm that wins shorter, too.
 
         With `stop: anytime`, seed by seed until it is decided. That depends on the losses alone, so that a study which
         was stopped goes the same way again.
@@ -180,19 +180,31 @@ class Stages:
             runs |= self._compared(arms, new)
             found = measure(runs, settings.arms, seeds, target.steps, tokens, settings)
             if found.stopping is None or found.stopping.reason is not None:
-                return found
+                break
+        winner = found.decision.winner
+        if winner in ("uniform", "rlrs") or not settings.horizons:
+            return found
+        # What the simpler arm saves is measured as for `rlrs`. The full-length runs have decided; these change nothing.
+        runs |= self._compared({winner: arms[winner]}, seeds, settings.horizons)
+        return measure(runs, settings.arms, seeds, target.steps, tokens, settings)
 
     def _compared(
-        self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int]
+        self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int], lengths: Sequence[float] | None = None
     ) -> dict[tuple[Arm, int, float], tuple[AnySpec, RunResult]]:
-        """The comparison's runs on some seeds, by arm, seed and horizon."""
+        """The comparison's runs on some seeds, by arm, seed and horizon.
+
+        Args:
+            arms: to run.
+            seeds: to run them on.
+            lengths: shares of the full steps; if None, the full length, and for `rlrs` the shorter ones too.
+        """
         target, settings = self.study.target, self.study.comparison
         specs: dict[tuple[Arm, int, float], AnySpec] = {}
         for seed in seeds:
             for arm, found in arms.items():
                 rate = found.recipe.target_lr
                 assert rate is not None, "the transfer comes before"
-                for horizon in (1.0, *(settings.horizons if arm == "rlrs" else ())):
+                for horizon in lengths or (1.0, *(settings.horizons if arm == "rlrs" else ())):
                     steps = max(1, round(horizon * target.steps))
                     specs[arm, seed, horizon] = self._target_spec(found, seed, rate, steps)
         return self.train_all("comparison", specs)
