@@ -23,6 +23,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "trainer": frozenset({"verify"}),
     "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
 }
@@ -117,8 +118,9 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
         if name in plain and plain[name] is None:
             del plain[name]
     if "trainer" in plain:
-        plain.pop("data", None)  # its own trainer has data of its own
-        for name in ("width", "depth"):
+        if plain["trainer"]["transformers"] is None:
+            plain.pop("data", None)  # its own trainer has data of its own
+        for name in ("transformers", "width", "depth"):
             if plain["trainer"][name] is None:
                 del plain["trainer"][name]
     if plain.get("transfer", {}).get("mode") == "unchanged":

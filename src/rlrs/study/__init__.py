@@ -5,6 +5,7 @@ from rlrs.study.ladder import ladder_lines
 from rlrs.study.plan import PlanRow, growth, plan
 from rlrs.study.resolve import check_sources, resolve
 from rlrs.study.runner import run, train_one
+from rlrs.study.verifying import verify_study
 
 __all__ = [
     "PlanRow",
@@ -18,4 +19,5 @@ __all__ = [
     "resolve",
     "run",
     "train_one",
+    "verify_study",
 ]
