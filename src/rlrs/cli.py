@@ -128,9 +128,9 @@ def certify(
     """Say whether ratios will carry to the target, before any run of it: the study's ladder, and its certificate."""
     from rlrs.records import read_certificate
 
-    _, where = _study(study, folder, processes, "certificate", engine, address, storage)
+    _, where, _ = _study(study, folder, processes, "certificate", engine, address, storage)
     print_certificate(read_certificate(where / "certificate.json"))
-    out.print(f"page    {where / 'certificate.html'}\nfile    {where / 'certificate.json'}", highlight=False)
+    print_places(page=where / "certificate.html", file=where / "certificate.json")
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
