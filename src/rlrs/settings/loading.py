@@ -119,8 +119,9 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
             del plain[name]
     if "trainer" in plain:
         if plain["trainer"]["transformers"] is None:
+            del plain["trainer"]["transformers"]
             plain.pop("data", None)  # its own trainer has data of its own
-        for name in ("transformers", "width", "depth"):
+        for name in ("width", "depth"):
             if plain["trainer"][name] is None:
                 del plain["trainer"][name]
     if plain.get("transfer", {}).get("mode") == "unchanged":
