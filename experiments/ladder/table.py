@@ -96,13 +96,15 @@ def held_out(rows: list[Row]) -> str:
 def _measured(row: Row, own: list[Row]) -> tuple[float, str] | None:
     """What was measured of a forecast, and what it is, in words; None of what has no counterpart."""
     arm, mode, what = row["arm"], row["method"], row["what"]
+    if what in ("loss", "gain", "rate") and not _final(own, mode, arm):
+        return None  # a mode that the target was not trained by
     if what == "loss":
         return _loss(own, mode, arm), "final loss, nats"
     if what == "gain":
         return _loss(own, mode, arm) - _loss(own, mode, "rlrs"), "gain of rlrs on the arm, nats"
     if what == "rate":
         return next(r["params"]["lr"] for r in _final(own, mode, arm)), "base rate"
-    if mode == "unchanged" and arm == "rlrs" and (what == "lr" or "." in what) and ":" not in what:
+    if mode == "unchanged" and arm == "rlrs" and (what in ("lr", "final_fraction") or "." in what) and ":" not in what:
         found = [r["value"] for r in own if r["kind"] == "truth" and (r["method"], r["arm"]) == ("search", "rlrs")
                  and r["what"] == what]  # fmt: skip
         return (found[0], f"best {what}, by a search") if found else None

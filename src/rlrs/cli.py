@@ -135,7 +135,7 @@ def certify(
 
     _, where, _ = _study(study, folder, processes, "certificate", engine, address, storage)
     print_certificate(read_certificate(where / "certificate.json"))
-    out.print(f"page    {where / 'certificate.html'}\nfile    {where / 'certificate.json'}", highlight=False)
+    print_places(page=where / "certificate.html", file=where / "certificate.json")
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
