@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rlrs.extras import install
 
@@ -16,7 +18,7 @@ try:
     from rich.table import Table
 
     from rlrs.audit.commands import app as audit_commands
-    from rlrs.messages import printable
+    from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.terminal import (
         end_quietly,
@@ -24,7 +26,9 @@ try:
         out,
         print_comparison,
         print_components,
+        print_ended,
         print_ladder,
+        print_places,
         print_plan,
         print_report,
         print_searches,
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
     from rlrs.ratios import Ratios
     from rlrs.records import Recipe, Results
     from rlrs.settings import StudyConfig
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for a command line that it cannot use; newer versions do not export it."""
 
 app = typer.Typer(
     help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",
@@ -85,9 +92,12 @@ def run(
         check_sources(settings)
         print_plan(settings)
         return
-    results, where = _study(study, folder, processes, "report", engine, address, storage)
+    results, where, worked = _study(study, folder, processes, "report", engine, address, storage)
+    if not worked:
+        print_ended(study, where)
+        return
     print_comparison(results)
-    out.print(f"report  {where / 'report.html'}\nratios  {where / 'ratios.yaml'}", highlight=False)
+    print_places(report=where / "report.html", ratios=where / "ratios.yaml")
 
 
 @app.command(epilog="Example: `rlrs search configs/demo.yaml`")
@@ -100,9 +110,9 @@ def search(
     storage: Storage = None,
 ) -> None:
     """Find the ratios on the proxy: the first stages of `rlrs run`, with the same files."""
-    results, where = _study(study, folder, processes, "search", engine, address, storage)
+    results, where, _ = _study(study, folder, processes, "search", engine, address, storage)
     print_searches(results)
-    out.print(f"ratios  {where / 'ratios.yaml'}", highlight=False)
+    print_places(ratios=where / "ratios.yaml")
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
@@ -115,9 +125,9 @@ def compare(
     storage: Storage = None,
 ) -> None:
     """Measure the arms on the target, on paired seeds: everything of `rlrs run` but the page."""
-    results, where = _study(study, folder, processes, "comparison", engine, address, storage)
+    results, where, _ = _study(study, folder, processes, "comparison", engine, address, storage)
     print_comparison(results)
-    out.print(f"results {where / 'results.json'}", highlight=False)
+    print_places(results=where / "results.json")
 
 
 @app.command(epilog="Example: `rlrs verify study.yaml`")
@@ -160,7 +170,7 @@ def report(
     """Write report.html anew from a study's results."""
     from rlrs.report import write_report
 
-    out.print(f"report  {write_report(folder)}", highlight=False)
+    print_places(report=write_report(folder))
 
 
 @app.command(epilog="Example: `rlrs train configs/demo.yaml --model target --ratios paper-moe --lr 8e-3`")
@@ -222,8 +232,10 @@ def train(
     if result.status == "diverged":
         err.print(f"diverged at step {result.diverged_at}: {result.reason}", style="red")
         raise typer.Exit(1)
-    out.print(f"validation loss {result.valid_loss:.4f} nats per token after {result.steps} steps", highlight=False)
-    out.print(f"files   {where / 'runs' / spec.id}", highlight=False)
+    out.print(
+        f"validation loss {result.valid_loss:.4f} nats per token after {plural(result.steps, 'step')}", highlight=False
+    )
+    print_places(files=where / "runs" / spec.id)
 
 
 @app.command(epilog="Example: `rlrs data configs/demo.yaml`")
@@ -234,7 +246,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = resolve(load_study(study))
     where = folder or Path("runs") / settings.name
-    with Watch() as bars, prepared(settings, where, bars) as tokens:
+    with _resumable(), Watch() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -244,7 +256,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
     out.print(table)
     for sentence in summary["skipped"]:
         out.print(f"left out  {sentence}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"files   {where / 'data'}", highlight=False)
+    print_places(files=where / "data")
 
 
 @app.command(epilog="Example: `rlrs inspect configs/demo.yaml`, `rlrs inspect mixtral --ratios paper-moe`")
@@ -282,16 +294,20 @@ def ladder(
 def plot(
     ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
     html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
+    model: Annotated[
+        Literal["proxy", "target"] | None,
+        typer.Option(help="Whose steps and base rate are drawn; the target's where the file has them, if not given."),
+    ] = None,
 ) -> None:
     """Draw the schedules of a ratios.yaml as a page that opens offline."""
     from rlrs.records import RecordError
     from rlrs.report import write_ratios_page
 
     try:
-        write_ratios_page(_ratios(ratios), html)
+        write_ratios_page(_ratios(ratios), html, model=model)
     except RecordError as error:
         raise RecordError(f"{ratios}: {error}") from None
-    out.print(f"page    {html}", highlight=False)
+    print_places(page=html)
 
 
 @app.command(epilog="Example: `rlrs export runs/demo/ratios.yaml --to megatron --steps 10240 --lr 3e-3`")
@@ -355,7 +371,7 @@ def export(
             end_quietly()
     else:
         write_atomic(file, exported.text)
-        out.print(f"file    {file}", highlight=False)
+        print_places(file=file)
 
 
 def _study(
@@ -366,16 +382,24 @@ def _study(
     engine: Literal["processes", "ray"] | None = None,
     address: str | None = None,
     storage: str | None = None,
-) -> tuple[Results, Path]:
-    from rlrs import study as studies
+) -> tuple[Results, Path, bool]:
+    """A study's results, its run directory, and whether any stage was begun for them."""
+    with _resumable():
+        from rlrs import study as studies
 
-    study = _settings(path, processes, engine, address, storage)
-    where = folder or Path("runs") / study.name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
-    try:
+        study = _settings(path, processes, engine, address, storage)
+        where = folder or Path("runs") / study.name
         with Watch() as bars:
-            return studies.run(study, where, bars, until=until), where
-    except KeyboardInterrupt:  # typer would end without a word
+            return studies.run(study, where, bars, until=until), where, bars.worked
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say, where Ctrl-C or a scheduler's SIGTERM stops a command, that it goes on; typer would end without a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
 
@@ -400,13 +424,15 @@ def _settings(
 
 
 def _ratios(text: str) -> Ratios:
-    from rlrs.ratios import PRESETS, Ratios
+    from rlrs.ratios import Ratios
 
-    ratios = Ratios.preset(text) if text in PRESETS else Ratios.load(text)
+    ratios = Ratios.named(text)
     arm = ratios.provenance.get("arm")
     if not ratios and arm:
         err.print(
-            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all", highlight=False
+            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all",
+            highlight=False,
+            soft_wrap=True,
         )
     return ratios
 
@@ -430,9 +456,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app()
+            code = app(prog_name="rlrs", standalone_mode=False)
         finally:
             sys.stdout.flush()  # here a reader that is gone is no traceback
+        sys.exit(code if isinstance(code, int) else 0)
+    except _UsageError as error:
+        sys.exit(_misused(error))
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here")
         sys.exit(130)
@@ -464,6 +493,16 @@ def _stage_errors() -> tuple[type[Exception], ...]:
         *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
         *(RecordError, StorageError, StudyError),
     )
+
+
+def _misused(error: Any) -> int:
+    """A command line that cannot be used: one line, and where its options are listed."""
+    command = error.ctx.command_path if error.ctx else "rlrs"
+    message = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "").strip()
+    if not message:
+        return 2  # no arguments at all: typer has printed the help
+    message = message.removesuffix(".").replace(". Did you mean", "; did you mean")
+    return _fail(f"{command}: {message[0].lower()}{message[1:]} (see {command} --help)")
 
 
 def _fail(message: str) -> int:

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from rlrs.messages import plural
 from rlrs.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rlrs.records import Results
     from rlrs.settings import ComparisonConfig, StudyConfig
     from rlrs.verify import Report
@@ -111,6 +114,22 @@ def _what_is_seen(comparison: ComparisonConfig) -> Iterator[str]:
         )
 
 
+def print_places(**places: Path) -> None:
+    """Where files are, each on a line of its own, never broken."""
+    for what, path in places.items():
+        out.print(f"{what:<7} {path}", highlight=False, soft_wrap=True)
+
+
+def print_ended(study: Path, folder: Path) -> None:
+    """Of a study that had ended before it was started again: where its page is, and how it is extended."""
+    out.print(f"finished already, nothing to do: its page is {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(
+        f"to extend it, raise trials, seeds or arms in {study} and run it again (docs/search.md, Extend a search)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def print_searches(results: Results) -> None:
     """What the arms' searches on the proxy found."""
     table = Table("arm", "runs", "of", "score, nats", "base rate", "stopped", title="Search on the proxy")
@@ -132,7 +151,7 @@ def print_comparison(results: Results) -> None:
     comparison = results.comparison
     assert comparison is not None
     seeds = comparison.seeds if out.width >= WIDE else ()
-    table = Table(title=f"Validation loss on the target, nats per token, {comparison.steps} steps")
+    table = Table(title=f"Validation loss on the target, nats per token, {plural(comparison.steps, 'step')}")
     for column in ("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval"):
         table.add_column(column, no_wrap=column in ("arm", "95 % interval"))
     for arm, losses in comparison.losses.items():
@@ -152,6 +171,8 @@ def print_comparison(results: Results) -> None:
     for note in comparison.decision.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
     for arm, found in results.arms.items():
+        if found.search is not None and found.search.bounds_note:
+            out.print(f"note: the search of {arm} {found.search.bounds_note}", highlight=False, soft_wrap=True)
         if found.transfer is not None and "edge" in found.transfer.reason:
             out.print(f"note: base rate of {arm}: {found.transfer.reason}", highlight=False)
 
@@ -211,9 +232,9 @@ def print_ladder(study: StudyConfig, factors: list[float]) -> None:
     from rlrs.models import size_steps
 
     rows = list(ladder_rows(study, factors))
-    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings")
-    for column in ("asked", "reached", "width", "layers", "parameters", "a token's", "no embedding", "FLOPs/token"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings", box=None)
+    for column in ("asked", "reached", "width", "layers", "parameters", "of a token", "no embedding", "FLOPs a token"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for rung, count, flops in rows:
         steps, step, layers = size_steps(rung.config)
         sizes = (f"{rung.asked:g}", f"{rung.reached:.3g}", str(steps * step), str(layers))

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from sample import RATIOS, SEEDS, WINNERS, write_committed, write_sample
 
+from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
+from rlrs.records import AtBound, RecordError, write_results
 from rlrs.records.results import checksum
 from rlrs.report import ReportError, figures, palette, text, write_ratios_page, write_report
 from rlrs.schedules import BaseSchedule
@@ -344,18 +346,16 @@ def test_markup_in_a_studys_text_stays_text(tmp_path: Path) -> None:
     assert evil in Page(source).text
 
 
-def test_the_four_lines_run(page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_run(page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    import rlrs
-
     lines = page.by_id["snippet"].splitlines()
-    assert len(lines) == 4
+    assert (lines[0], len(lines)) == ("import rlrs", 6)
     monkeypatch.chdir(folder)
-    names = {"rlrs": rlrs, "torch": torch, "model": _moe()}
-    exec("\n".join(lines[:3]), names)
+    names = {"torch": torch, "model": _moe()}
+    exec("\n".join(lines[:-1]), names)
     scheduler = names["scheduler"]
     names["optimizer"].step()
-    exec(lines[3], names)
+    exec(lines[-1], names)
     rates = {g["name"].split("/")[0]: float(g["lr"]) for g in names["optimizer"].param_groups}
     # second step of ten warm-up steps: 2 / 10 of lr 0.008 times the start ratio
     assert scheduler.last_epoch == 1
@@ -492,6 +492,19 @@ def test_a_comparison_that_stopped_by_itself_says_why_and_after_how_many_seeds(t
     assert "no fair control" not in said
 
 
+def test_a_search_that_ended_at_a_bound_is_a_limit(tmp_path: Path) -> None:
+    path = write_sample(tmp_path, schema=2) / "results.json"
+    results = read_results(path)
+    search = results.arms["rlrs"].search
+    assert search is not None
+    at = AtBound(name="final_fraction", value=0.0014, bound="low", wider=0.00014)
+    arm = results.arms["rlrs"].model_copy(update={"search": search.model_copy(update={"at_bounds": (at,)})})
+    write_results(path, results.model_copy(update={"arms": {**results.arms, "rlrs": arm}}))
+    said = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "ended at a bound: final_fraction=0.0014 (lowest); to look beyond, widen search.space" in said
+    assert "{final_fraction: {low: 0.00014}}" in said
+
+
 def test_plot_page_shows_each_component_and_stands_alone(tmp_path: Path) -> None:
     ratios = Ratios.preset("paper-moe")
     path = write_ratios_page(ratios, tmp_path / "plot.html", schedule=BaseSchedule(total_steps=100), lr=3e-3)
@@ -510,8 +523,35 @@ def test_plot_page_takes_schedule_and_rate_from_the_ratios_provenance(tmp_path: 
     path = write_ratios_page(Ratios({"embedding": (5.0, 1.0)}, provenance), tmp_path / "plot.html")
     said = " ".join(Page(path.read_text(encoding="utf-8")).text.split())
     assert "<b>demo</b>" in said
-    assert "linear, 400 steps, 8 of them warm-up, final fraction 0.05, base peak rate 0.008" in said
+    assert "s proxy: linear, 400 steps, 8 of them warm-up" in said
+    assert "final fraction 0.05, base peak rate 0.008" in said
     assert "embedding 5x 1x 0.04 0.0004".replace("x", text.TIMES) in said
+
+
+def test_plot_page_is_of_the_target_where_its_rate_is_known(tmp_path: Path) -> None:
+    base, target = {"lr": 0.008, "final_fraction": 0.05}, {"lr": 0.004, "steps": 900}
+    ratios = Ratios({"embedding": (5.0, 1.0)}, {"base": base, "horizon": {"steps": 400}, "target": target})
+
+    def said(**options: Any) -> str:
+        page = write_ratios_page(ratios, tmp_path / "plot.html", **options)
+        return " ".join(Page(page.read_text(encoding="utf-8")).text.split())
+
+    for options in ({}, {"model": "target"}):
+        assert "s target: cosine, 900 steps, 9 of them warm-up, final fraction 0.05, base peak rate 0.004" in said(
+            **options
+        )
+    assert "s proxy: cosine, 400 steps, 4 of them warm-up, final fraction 0.05, base peak rate 0.008" in said(
+        model="proxy"
+    )
+    ratios = Ratios.preset("paper-moe")
+    with pytest.raises(RecordError, match=r"^provenance: has nothing of the proxy; only a study's ratios.yaml has"):
+        said(model="proxy")
+
+
+def test_plot_page_without_ratios_speaks_of_none(tmp_path: Path) -> None:
+    page = Page(write_ratios_page(Ratios({}), tmp_path / "plot.html").read_text(encoding="utf-8"))
+    assert "There are no ratios: all components follow the base schedule." in page.text
+    assert "its own ratio" not in page.text
 
 
 def test_plotted_rates_follow_the_formula() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup
@@ -61,7 +61,12 @@ def _read(path: Path) -> Results:
 
 
 def write_ratios_page(
-    ratios: Ratios, path: str | Path, *, schedule: BaseSchedule | None = None, lr: float | None = None
+    ratios: Ratios,
+    path: str | Path,
+    *,
+    schedule: BaseSchedule | None = None,
+    lr: float | None = None,
+    model: Literal["proxy", "target"] | None = None,
 ) -> Path:
     """Write a page with the schedules that ratios give: what `rlrs plot` makes.
 
@@ -71,19 +76,22 @@ def write_ratios_page(
         schedule: the base schedule; if None, the one that the ratios were found with, as their provenance has
             it, or else a cosine over 1,000 steps.
         lr: base peak rate; if None, likewise, or else rates are in units of it.
+        model: of the study that found them, whose steps and base rate are meant where these are None; the target
+            if None, where its base rate is known.
 
     Returns:
         Path of the page.
 
     Raises:
-        RecordError: the provenance has a value that cannot be used.
+        RecordError: the provenance has a value that cannot be used, or lacks the model that is named.
 
     >>> import tempfile
     >>> page = write_ratios_page(Ratios({"embedding": (5.0, 0.5)}), Path(tempfile.mkdtemp()) / "ratios.html")
     >>> "embedding" in page.read_text(encoding="utf-8")
     True
     """
-    found, rate = _found_with(ratios)
+    size = _size(ratios, model) if schedule is None and lr is None else None
+    found, rate = _found_with(ratios, size)
     schedule, lr = schedule or found, lr or rate
     page = _render(
         "ratios.html.j2",
@@ -92,20 +100,34 @@ def write_ratios_page(
         ratios=_ratio_rows(ratios, schedule, lr),
         schedule=schedule,
         lr=lr,
+        size=size,
         provenance=dump_yaml(ratios.provenance) if ratios.provenance else "",
     )
     write_atomic(path, page)
     return Path(path)
 
 
-def _found_with(ratios: Ratios) -> tuple[BaseSchedule, float | None]:
+def _size(ratios: Ratios, model: Literal["proxy", "target"] | None) -> Literal["proxy", "target"] | None:
+    """The model whose rates are drawn; None for ratios that say nothing of a study."""
+    known = {
+        "target": isinstance(ratios.provenance.get("target"), Mapping),
+        "proxy": isinstance(ratios.provenance.get("base"), Mapping),
+    }
+    if model is not None and not known[model]:
+        raise RecordError(f"provenance: has nothing of the {model}; only a study's ratios.yaml has")
+    return model or ("target" if known["target"] else "proxy" if known["proxy"] else None)
+
+
+def _found_with(ratios: Ratios, size: Literal["proxy", "target"] | None) -> tuple[BaseSchedule, float | None]:
     """Base schedule and base peak rate of a study's ratios; a plain cosine for ratios without that provenance."""
-    recipe, horizon = Recipe.from_ratios(ratios, PLAIN), ratios.provenance.get("horizon")
-    steps = horizon.get("steps", 1000) if isinstance(horizon, Mapping) else 1000
+    recipe, key = Recipe.from_ratios(ratios, PLAIN), "target" if size == "target" else "horizon"
+    part = ratios.provenance.get(key)
+    steps = part.get("steps", 1000) if isinstance(part, Mapping) else 1000
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
-        raise RecordError(f"provenance.horizon.steps: should be a whole number from 1, not {shown(steps)}")
+        raise RecordError(f"provenance.{key}.steps: should be a whole number from 1, not {shown(steps)}")
     stated = isinstance(ratios.provenance.get("base"), Mapping) and "lr" in ratios.provenance["base"]
-    return recipe.base_schedule(steps), recipe.lr if stated else None
+    rate = (recipe.target_lr if size == "target" else None) or (recipe.lr if stated else None)
+    return recipe.base_schedule(steps), rate
 
 
 def _report(results: Results, curves: Sequence[LossCurve]) -> dict[str, Any]:

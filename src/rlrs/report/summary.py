@@ -19,9 +19,9 @@ ACTIONS: dict[Arm, str] = {
 }
 NEXT: dict[Arm, str] = {
     "uniform": "Leave the training script as it is. A larger search, another start or a larger proxy may find more.",
-    "embedding_only": "Copy ratios.yaml, which holds the embedding's ratios, and add the four lines below.",
-    "constant": "Copy ratios.yaml, which holds the constant ratios, and add the four lines below.",
-    "rlrs": "Copy ratios.yaml and add the four lines below; before a much larger run, confirm on a size between.",
+    "embedding_only": "Copy ratios.yaml, which holds the embedding's ratios, and add the lines below.",
+    "constant": "Copy ratios.yaml, which holds the constant ratios, and add the lines below.",
+    "rlrs": "Copy ratios.yaml and add the lines below; before a much larger run, confirm on a size between.",
 }
 GLOSSARY = (
     ("nat", "unit of the loss per token; 0.01 nats less is about 1% less perplexity"),
@@ -180,6 +180,11 @@ def limits(results: Results, comparison: Comparison) -> list[str]:
         "that size, that number of tokens, or other data.",
         "The base rate was tuned on the target for every arm, on seeds that the comparison does not use.",
         *comparison.decision.notes,
+    ]
+    found += [
+        f"The search of {palette.arm_name(arm)} {part.bounds_note}."
+        for arm, a in results.arms.items()
+        if (part := a.search) is not None and part.bounds_note
     ]
     edge = [palette.arm_name(arm) for arm, a in results.arms.items() if a.transfer and _at_edge(a.transfer)]
     if edge:

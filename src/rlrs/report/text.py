@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rlrs.messages import plural as plural
+
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -83,8 +85,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def plural(n: int, word: str) -> str:
-    """A count with its noun: 1 trial, 4 trials."""
-    return f"{n:,} {word}" + ("" if n == 1 else "s")

@@ -193,7 +193,7 @@ def _start(study: StudyConfig) -> Ratios:
     start = study.search.start
     if isinstance(start, Mapping):
         return Ratios(start)
-    return Ratios.preset(start) if start in PRESETS else Ratios.load(start)
+    return Ratios.named(start)
 
 
 def _without_tied(ratios: Ratios, tied_components: Collection[str], where: str) -> Ratios:
