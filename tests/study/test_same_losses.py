@@ -15,9 +15,9 @@ SCRIPT = Path(__file__).parent / "reference_script.py"
 STUDY = {
     "name": "same",
     "training": {"warmup_fraction": 0.2, "final_fraction": 0.1, "score_steps": 3},
-    "search": {"trials": 3, "lr": 3e-3, "method": "local", "multipliers": [3], "retest": {"points": 0, "seeds": 0}},
-    "transfer": {"trials": 2},
-    "comparison": {"arms": ["uniform", "rlrs"], "seeds": 2, "horizons": [0.5]},
+    "search": {"trials": 2, "lr": 3e-3, "method": "local", "multipliers": [3], "retest": {"points": 0, "seeds": 0}},
+    "transfer": {"trials": 1},
+    "comparison": {"arms": ["uniform", "rlrs"], "seeds": 2, "horizons": []},
     "processes": 2,
 }
 
