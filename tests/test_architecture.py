@@ -17,7 +17,7 @@ LAYERS = [
     {"integrations", "settings", "records", "runs"},
     {"models"},
     {"data", "training", "inspection", "environment"},
-    {"search", "comparison", "audit"},
+    {"search", "transfer", "comparison", "audit"},
     {"report", "monitoring"},
     {"study"},
     {"cli", "terminal", "watching"},
