@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-import postgresql
 import pytest
 
+import postgresql
 from rlrs.data import prepare
 from rlrs.settings import DataConfig, study_from
 from rlrs.study import run as run_study
