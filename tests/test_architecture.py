@@ -19,7 +19,7 @@ LAYERS = [
     {"data", "training", "inspection", "environment"},
     {"search", "comparison", "audit"},
     {"report", "monitoring"},
-    {"study"},
+    {"study", "rollout"},
     {"cli", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

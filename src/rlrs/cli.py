@@ -20,6 +20,7 @@ try:
     from rlrs.audit.commands import app as audit_commands
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
+    from rlrs.rollout.commands import app as rollout_commands
     from rlrs.terminal import (
         end_quietly,
         err,
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 app.add_typer(audit_commands, name="audit")
 app.add_typer(monitor_commands, name="monitor")
+app.add_typer(rollout_commands, name="rollout")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[
@@ -462,6 +464,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
     from rlrs.records import RecordError
+    from rlrs.rollout import RolloutError
     from rlrs.search import EngineError, StorageError
     from rlrs.settings import ConfigError
     from rlrs.study import StudyError
@@ -469,7 +472,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
-        *(RecordError, StorageError, StudyError),
+        *(RecordError, RolloutError, StorageError, StudyError),
     )
 
 
