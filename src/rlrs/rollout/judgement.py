@@ -20,7 +20,7 @@ from rlrs.comparison.sequential import boundary
 from rlrs.comparison.statistics import LEVEL, moments
 from rlrs.rollout.declared import DIVERGED, GuardrailConfig, RolloutError, StageConfig
 
-Verdict = Literal["pass", "fail", "more_data"]
+StageVerdict = Literal["pass", "fail", "more_data"]
 
 
 class Outcome(NamedTuple):
@@ -42,11 +42,11 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the results say of one criterion."""
+class CriterionResult:
+    """What the results say of the gain, or of one guardrail."""
 
     name: str
-    verdict: Verdict
+    verdict: StageVerdict
     reason: str
 
 
@@ -54,13 +54,13 @@ class Finding:
 class Judgement:
     """What the results of a stage say, so far."""
 
-    verdict: Verdict
+    verdict: StageVerdict
     reason: str
     pairs: int
     """That were compared."""
     gain: tuple[float, float, float] | None
     """Mean, low, high of the metric's gain, in its unit; None before the first `min_pairs`."""
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[CriterionResult, ...] = field(default=())
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON would hold it."""
@@ -86,7 +86,7 @@ def judge(stage: StageConfig, arms: tuple[str, str], outcomes: Sequence[Outcome]
         >>> found.verdict, found.pairs
         ('pass', 4)
         >>> print(found.reason)
-        loss: gain 0.101 (95 % at all looks: 0.0973 to 0.106), above 0
+        loss: gain 0.102 (95 % at all looks: 0.0973 to 0.106), above 0
     """
     candidate = [outcome for outcome in outcomes if outcome.arm == arms[1]]
     pairs = make_pairs(stage, arms, outcomes)[: stage.max_pairs]
@@ -98,7 +98,7 @@ def judge(stage: StageConfig, arms: tuple[str, str], outcomes: Sequence[Outcome]
         findings.append(_guardrail(stage, metric, guardrail, whole, candidate))
     failed = [finding for finding in findings if finding.verdict == "fail"]
     open_ = [finding for finding in findings if finding.verdict == "more_data"]
-    verdict: Verdict
+    verdict: StageVerdict
     if failed:
         verdict, reason = "fail", "; ".join(finding.reason for finding in failed)
     elif open_ and last:
@@ -150,22 +150,26 @@ def _sequence(values: Sequence[float], stage: StageConfig) -> tuple[float, float
     return mean, mean - half, mean + half
 
 
-def _criterion(stage: StageConfig, gain: tuple[float, float, float] | None, pairs: int, passed: bool) -> Finding:
+def _criterion(
+    stage: StageConfig, gain: tuple[float, float, float] | None, pairs: int, passed: bool
+) -> CriterionResult:
     if gain is None:
-        return Finding(stage.metric, "more_data", f"{stage.metric}: {pairs} of at least {stage.min_pairs} pairs")
+        return CriterionResult(
+            stage.metric, "more_data", f"{stage.metric}: {pairs} of at least {stage.min_pairs} pairs"
+        )
     _, low, high = gain
     what = f"{stage.metric}: gain {_interval(gain)}"
     if low > stage.min_gain or (passed and high > stage.min_gain):
         earlier = "" if low > stage.min_gain else ", as an earlier look has shown"
-        return Finding(stage.metric, "pass", f"{what}, above {stage.min_gain:g}{earlier}")
+        return CriterionResult(stage.metric, "pass", f"{what}, above {stage.min_gain:g}{earlier}")
     if high <= stage.min_gain:
-        return Finding(stage.metric, "fail", f"{what}, not above {stage.min_gain:g}")
-    return Finding(stage.metric, "more_data", f"{what}, not shown to be above {stage.min_gain:g}")
+        return CriterionResult(stage.metric, "fail", f"{what}, not above {stage.min_gain:g}")
+    return CriterionResult(stage.metric, "more_data", f"{what}, not shown to be above {stage.min_gain:g}")
 
 
 def _guardrail(
     stage: StageConfig, metric: str, guardrail: GuardrailConfig, pairs: Sequence[Pair], candidate: Sequence[Outcome]
-) -> Finding:
+) -> CriterionResult:
     words = guardrail.words(metric)
     if metric == DIVERGED:
         return _diverged(stage, guardrail, candidate)
@@ -179,17 +183,17 @@ def _guardrail(
     else:
         found = _sequence([new - old for old, new in values], stage)
     if found is None:
-        return Finding(metric, "more_data", f"{words}: {len(values)} of at least {stage.min_pairs} pairs")
+        return CriterionResult(metric, "more_data", f"{words}: {len(values)} of at least {stage.min_pairs} pairs")
     _, low, high = found
     upper = guardrail.at_most is not None
     if high <= guardrail.bound if upper else low >= guardrail.bound:
-        return Finding(metric, "pass", f"{words}: {_interval(found)}")
+        return CriterionResult(metric, "pass", f"{words}: {_interval(found)}")
     if low > guardrail.bound if upper else high < guardrail.bound:
-        return Finding(metric, "fail", f"{words}, does not hold: {_interval(found)}")
-    return Finding(metric, "more_data", f"{words}, not shown yet: {_interval(found)}")
+        return CriterionResult(metric, "fail", f"{words}, does not hold: {_interval(found)}")
+    return CriterionResult(metric, "more_data", f"{words}, not shown yet: {_interval(found)}")
 
 
-def _diverged(stage: StageConfig, guardrail: GuardrailConfig, candidate: Sequence[Outcome]) -> Finding:
+def _diverged(stage: StageConfig, guardrail: GuardrailConfig, candidate: Sequence[Outcome]) -> CriterionResult:
     """A share of the runs: broken when even `max_pairs` runs could not bring it back below its bound."""
     lost = [outcome.run for outcome in candidate if outcome.diverged]
     most = max(stage.max_pairs, len(candidate))
@@ -198,19 +202,19 @@ def _diverged(stage: StageConfig, guardrail: GuardrailConfig, candidate: Sequenc
         said += f" ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})"
     said += f", a share of {guardrail.bound:g} is allowed"
     if len(lost) > guardrail.bound * most:
-        return Finding(DIVERGED, "fail", said)
-    return Finding(DIVERGED, "pass" if len(lost) <= guardrail.bound * len(candidate) else "more_data", said)
+        return CriterionResult(DIVERGED, "fail", said)
+    return CriterionResult(DIVERGED, "pass" if len(lost) <= guardrail.bound * len(candidate) else "more_data", said)
 
 
-def _every_run(metric: str, guardrail: GuardrailConfig, candidate: Sequence[Outcome]) -> Finding:
+def _every_run(metric: str, guardrail: GuardrailConfig, candidate: Sequence[Outcome]) -> CriterionResult:
     words = guardrail.words(metric)
     values = [(outcome.values[metric], outcome.run) for outcome in candidate if metric in outcome.values]
     if not values:
-        return Finding(metric, "more_data", f"{words}: no run of the candidate yet")
+        return CriterionResult(metric, "more_data", f"{words}: no run of the candidate yet")
     value, run = max(values) if guardrail.at_most is not None else min(values)
     holds = value <= guardrail.bound if guardrail.at_most is not None else value >= guardrail.bound
     said = f"{words}: {'worst' if holds else 'is'} {value:.4g} in run {run}"
-    return Finding(metric, "pass" if holds else "fail", said)
+    return CriterionResult(metric, "pass" if holds else "fail", said)
 
 
 def _above_zero(metric: str, pairs: Sequence[Pair]) -> None:

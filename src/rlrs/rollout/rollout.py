@@ -66,14 +66,16 @@ class Rollout:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             trail = Trail(folder)
-            if trail.path.exists():
-                _may_follow(read_state(folder, settings=False), config, folder, thresholds)
+            state = read_state(folder, settings=False) if trail.path.exists() else None
+            if state is not None:
+                _may_follow(state, config, thresholds)
             if thresholds is not None:
                 write_atomic(folder / THRESHOLDS, thresholds)
                 config = config.model_copy(update={"thresholds": THRESHOLDS})
             write_atomic(folder / SETTINGS, dump_yaml(config.model_dump(mode="json"), width=110))
-            files = digests(folder, SETTINGS, THRESHOLDS) if thresholds is not None else digests(folder, SETTINGS)
-            trail.append(DECLARED, {"rollout": config.to_plain(), "files": files})
+            if state is None or state.config.to_plain() != config.to_plain():
+                files = {} if thresholds is None else digests(folder, THRESHOLDS)
+                trail.append(DECLARED, {"rollout": config.to_plain(), "files": files})
         return cls(folder)
 
     def state(self) -> State:
@@ -83,22 +85,21 @@ class Rollout:
     def decide(self, paths: Sequence[str | Path] = (), runs: Sequence[tuple[str, str | Path]] = ()) -> Judgement:
         """Look at the results of the current stage, all of them so far; write down what they say.
 
+        A stage that has failed stays so, whatever comes.
+
         Args:
             paths: `results.json` of studies, or their folders; tables (`.csv`, `.jsonl`).
             runs: arm and folder of a run, or of runs.
 
         Raises:
-            RolloutError: the stage has failed, all stages are signed, or results that cannot be used or that are not
-                those of an earlier look.
+            RolloutError: all stages are signed, or results that cannot be used or that are not those of an earlier
+                look.
         """
         with _alone(self.folder):
             state = self.state()
             stage = _current(state)
-            if stage.failed:
-                raise RolloutError(
-                    f"stage {stage.name} has failed: back out ({shown(stage.config.back_out, 200)}), or sign with "
-                    "--override; another try is another rollout"
-                )
+            if stage.failed and stage.judgement is not None:
+                return stage.judgement  # another try at 5 % would be 10 %
             thresholds = self.folder / THRESHOLDS if state.config.thresholds else None
             found, sources = read_outcomes(
                 stage.config,
@@ -183,7 +184,9 @@ def _not_passed(stage: Stage) -> str:
     return f"stage {stage.name} has not passed: {why}; to go on all the same, give --override and a reason"
 
 
-def _may_follow(state: State, config: RolloutConfig, folder: Path, thresholds: bytes | None) -> None:
+def _may_follow(state: State, config: RolloutConfig, thresholds: bytes | None) -> None:
+    """Refuse a declaration that changes what is locked."""
+    folder = state.folder
     compared = config.model_copy(update={"thresholds": state.config.thresholds})
     if difference := changed(state.config, compared, state.begun):
         raise RolloutError(
