@@ -17,10 +17,10 @@ LAYERS = [
     {"integrations", "settings", "records", "runs"},
     {"models"},
     {"data", "training", "inspection", "environment"},
-    {"search", "comparison", "audit"},
+    {"search", "comparison", "audit", "drift"},
     {"report", "monitoring"},
-    {"study", "rollout"},
-    {"cli", "terminal", "watching"},
+    {"study", "rollout", "doctor"},
+    {"cli", "terminal", "upkeep", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])

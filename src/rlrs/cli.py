@@ -34,6 +34,7 @@ try:
         print_searches,
         warnings_shown,
     )
+    from rlrs.upkeep import drift_command, examine_machine
     from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: {install('study')}")
@@ -56,6 +57,12 @@ app = typer.Typer(
 app.add_typer(audit_commands, name="audit")
 app.add_typer(monitor_commands, name="monitor")
 app.add_typer(rollout_commands, name="rollout")
+app.command("drift", epilog="Example: `rlrs drift ratios.yaml next.yaml`; exit code 0 they hold, 1 they do not")(
+    drift_command
+)
+app.command("doctor", epilog="Example: `rlrs doctor --json`; exit code 0 nothing to mend, 1 something is")(
+    examine_machine
+)
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[
