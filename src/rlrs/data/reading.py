@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ Format = Literal["text", "jsonl", "json", "parquet"]
 BadRecord = Callable[[str, str], None]
 """Is told of a record that holds no document (where, such as `line 3`; why); raises `DamagedError` or not."""
 
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _NOT_READ = {
     (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"): "an archive: unpack it and name the files in it",
     (".lz4", ".lz", ".lzma", ".lzo", ".br", ".z", ".sz", ".snappy", ".zstd"): (
@@ -37,6 +39,9 @@ _NOT_READ = {
     (".xls", ".xlsx", ".ods"): "a table: write its text as .jsonl or .parquet",
     (".arrow", ".feather", ".orc", ".avro", ".h5", ".hdf5", ".sqlite", ".db"): (
         "a table: write it as .parquet, or name its folder as data.source: hf:FOLDER"
+    ),
+    (".geojson", ".topojson", ".json5", ".jsonc", ".bson"): (
+        "a kind of JSON that is not read: write its text as .jsonl; or say data.format: text"
     ),
     (".html", ".htm", ".xhtml", ".xml", ".ipynb", ".rtf"): (
         "markup around text: take the text out of it; or say data.format: text"
@@ -56,7 +61,7 @@ class Piece(NamedTuple):
 def guess_format(path: Path) -> Format:
     """Kind of a file by the end of its name; text, if it says nothing."""
     name = _bare(path)
-    if name.endswith((".jsonl", ".ndjson")):
+    if name.endswith((".jsonl", ".ndjson", ".jsonlines", ".jl")):
         return "jsonl"
     if name.endswith(".json"):
         return "json"
@@ -120,6 +125,20 @@ def read_jsonl(path: Path, field: str, bad_record: BadRecord, digest: Hash | Non
     return _of_lines(unpack(path, digest), field, bad_record, "not JSON")
 
 
+def read_objects(path: Path, bad_record: BadRecord) -> Iterator[tuple[str, Any]]:
+    """What JSON lines, or the array of a `.json` file, hold, with where it stands.
+
+    Raises:
+        DamagedError: the compressed stream or the array is broken, or by `bad_record`.
+        OSError: it cannot be read.
+    """
+    head, chunks = _head(unpack(path))
+    if _unmarked(head).lstrip().startswith(b"["):
+        yield from ((f"element {number}", record) for number, record in enumerate(_elements(_decoded(chunks)), start=1))
+    else:
+        yield from _parsed(chunks, bad_record, "not JSON")
+
+
 def read_json(path: Path, field: str, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[str]:
     """The documents of a `.json` file: JSON lines, or one array of objects; see `read_jsonl`.
 
@@ -127,13 +146,7 @@ def read_json(path: Path, field: str, bad_record: BadRecord, digest: Hash | None
         DamagedError: the compressed stream or the array is broken, or by `bad_record`.
         OSError: it cannot be read.
     """
-    chunks = unpack(path, digest)
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if _unmarked(head).strip():
-            break
-    chunks = chain([head], chunks)
+    head, chunks = _head(unpack(path, digest))
     if not _unmarked(head).lstrip().startswith(b"["):
         not_json = "no JSON by itself (a .json file should hold one object a line, or an array)"
         yield from _of_lines(chunks, field, bad_record, not_json)
@@ -203,7 +216,22 @@ def _check_text(schema: Any, names: list[str], field: str) -> None:
         raise DamagedError(f"the column {_named(field)} (data.text_field) is {str(kind)[:80]}, not text")
 
 
+def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """What a file begins with, up to its first character that is no white space; and all of it."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if _unmarked(head).strip():
+            break
+    return head, chain([head], chunks)
+
+
 def _of_lines(chunks: Iterator[bytes], field: str, bad_record: BadRecord, not_json: str) -> Iterator[str]:
+    for where, record in _parsed(chunks, bad_record, not_json):
+        yield from _document(record, field, where, bad_record)
+
+
+def _parsed(chunks: Iterator[bytes], bad_record: BadRecord, not_json: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(_lines(chunks), start=1):
         line = _unmarked(line)
         if not line.strip():
@@ -217,7 +245,7 @@ def _of_lines(chunks: Iterator[bytes], field: str, bad_record: BadRecord, not_js
         except RecursionError:
             bad_record(f"line {number}", "nested too deeply")
         else:
-            yield from _document(record, field, f"line {number}", bad_record)
+            yield f"line {number}", record
 
 
 def _document(record: Any, field: str, where: str, bad_record: BadRecord) -> Iterator[str]:
@@ -370,8 +398,8 @@ def _unmarked(line: bytes) -> bytes:
 
 
 def _bare(path: Path) -> str:
-    """The name without the end that says how it is compressed."""
-    name = path.name.lower()
+    """The name without the end that says how it is compressed, or which shard of how many it is."""
+    name = _SHARD.sub("", path.name.lower())
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     return name

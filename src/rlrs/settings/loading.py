@@ -23,6 +23,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "trainer": frozenset({"verify"}),
     "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
 }
@@ -112,7 +113,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     plain = settings.model_dump(mode="json", exclude=exclude)
     if "trainer" in plain and plain["trainer"] is None:
         del plain["trainer"]
-    elif "trainer" in plain:
+    elif "trainer" in plain and plain["trainer"]["transformers"] is None:
+        del plain["trainer"]["transformers"]
         plain.pop("data", None)  # its own trainer has data of its own
     for scale in (plain.get("proxy"), plain.get("target")):
         for name in ("model", "batch_size", "set", "tokens"):
