@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from experiments.coverage import table as coverage
+from experiments.rollout import measure as rollout
 from experiments.search_methods import table as search_methods
 from tools import bad_data, bad_runs, integrations_table, speed_tables
 
@@ -41,6 +42,10 @@ def test_the_tables_of_search_methods_are_what_the_results_give():
 
 def test_the_tables_of_coverage_are_what_the_results_give():
     assert_up_to_date(coverage)
+
+
+def test_the_table_of_rollouts_is_what_the_results_give():
+    assert_up_to_date(rollout)
 
 
 def test_the_table_of_integrations_is_what_the_results_give():

@@ -83,7 +83,7 @@ def decide(
         typer.Option("--runs", metavar="ARM=FOLDER", help="A run's folder, or one with many; may be repeated."),
     ] = None,
 ) -> None:
-    """Look at all results of the current stage so far: pass, fail or more data. Looking early costs nothing."""
+    """Look at all results of the current stage so far: pass, fail or more data. Looking early adds no errors."""
     from rlrs.rollout.rollout import Rollout
 
     rollout = Rollout(folder)
