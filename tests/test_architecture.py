@@ -17,7 +17,7 @@ LAYERS = [
     {"integrations", "settings", "records", "runs"},
     {"models"},
     {"data", "training", "inspection", "environment"},
-    {"search", "comparison", "audit", "drift"},
+    {"search", "transfer", "comparison", "audit", "drift"},
     {"report", "monitoring"},
     {"study", "rollout", "doctor"},
     {"cli", "terminal", "upkeep", "watching"},

@@ -122,7 +122,7 @@ def test_another_width_keeps_heads_and_the_shape_of_experts():
 def test_a_missing_file_and_a_file_that_is_no_mapping_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none.yaml: cannot be read: No such file"):
         load_study(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="should be a mapping"):
+    with pytest.raises(ConfigError, match="is a list; it should have the keys of a study"):
         load(tmp_path, "- 1\n")
 
 

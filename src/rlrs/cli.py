@@ -25,6 +25,7 @@ try:
         end_quietly,
         err,
         out,
+        print_certificate,
         print_comparison,
         print_components,
         print_ended,
@@ -122,6 +123,23 @@ def search(
     results, where, _ = _study(study, folder, processes, "search", engine, address, storage)
     print_searches(results)
     print_places(ratios=where / "ratios.yaml")
+
+
+@app.command(epilog="Example: `rlrs certify study.yaml`")
+def certify(
+    study: StudyFile,
+    folder: Out = None,
+    processes: ProcessCount = None,
+    engine: EngineName = None,
+    address: Address = None,
+    storage: Storage = None,
+) -> None:
+    """Say whether ratios will carry to the target, before any run of it: the study's ladder, and its certificate."""
+    from rlrs.records import read_certificate
+
+    _, where, _ = _study(study, folder, processes, "certificate", engine, address, storage)
+    print_certificate(read_certificate(where / "certificate.json"))
+    out.print(f"page    {where / 'certificate.html'}\nfile    {where / 'certificate.json'}", highlight=False)
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")

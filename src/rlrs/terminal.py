@@ -20,7 +20,7 @@ from rlrs.yaml_files import dump_yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rlrs.records import Results
+    from rlrs.records import Certificate, Results
     from rlrs.settings import ComparisonConfig, StudyConfig
     from rlrs.verify import Report
 
@@ -78,7 +78,7 @@ def print_report(report: Report) -> None:
 
 def print_plan(study: StudyConfig) -> None:
     """What a study may cost at most, stage by stage; nothing is trained."""
-    from rlrs.study import growth, plan
+    from rlrs.study import growth, ladder_lines, plan
 
     table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
     total: list[float] = [0, 0, 0]
@@ -93,6 +93,8 @@ def print_plan(study: StudyConfig) -> None:
     out.print(table)
     if (times := growth(study)) is not None:
         out.print(f"The target has {times:.3g} times the proxy's parameters, without embeddings.", highlight=False)
+    for line in ladder_lines(study) if study.ladder is not None else ():
+        out.print(line, highlight=False, markup=False)
     for line in _what_is_seen(study.comparison):
         out.print(line, highlight=False)
     out.print("Nothing was trained and nothing was written.")
@@ -175,6 +177,37 @@ def print_comparison(results: Results) -> None:
             out.print(f"note: the search of {arm} {found.search.bounds_note}", highlight=False, soft_wrap=True)
         if found.transfer is not None and "edge" in found.transfer.reason:
             out.print(f"note: base rate of {arm}: {found.transfer.reason}", highlight=False)
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """What becomes of each component at the target, the forecast, and what came out."""
+    table = Table("component", "verdict", "why", title=f"Will it carry? {certificate.study.name}")
+    for verdict in certificate.arms["rlrs"].verdicts:
+        table.add_row(verdict.component, verdict.fate, verdict.reason)
+    out.print(table)
+    forecast = Table(title="Forecast for the target")
+    for column in ("arm", "final loss, nats", "best base rate", "gain of rlrs, nats", "steps saved"):
+        forecast.add_column(column)
+    for arm, ahead in certificate.arms.items():
+        gain, saved = certificate.gains.get(arm), certificate.saved.get(arm)
+        forecast.add_row(
+            arm,
+            "-" if ahead.loss is None else f"{ahead.loss.low:.3f} to {ahead.loss.high:.3f}",
+            f"{ahead.rate.low:.3g} to {ahead.rate.high:.3g}",
+            "" if gain is None else f"{gain.low:+.3f} to {gain.high:+.3f}",
+            "" if saved is None else f"{saved.low:.0%} to {saved.high:.0%}",
+        )
+    out.print(forecast)
+    if certificate.checks is not None:
+        checks = Table("what", "predicted", "measured", "inside", title="What came out")
+        for check in certificate.checks:
+            inside = "yes" if check.inside else "no"
+            span = f"{check.predicted.low:.4g} to {check.predicted.high:.4g}"
+            checks.add_row(check.what, span, f"{check.measured:.4g}", inside)
+        out.print(checks)
+    out.print(certificate.sentence, style="bold", highlight=False, markup=False)
+    for note in certificate.notes:
+        out.print(f"note: {note}", highlight=False, markup=False)
 
 
 def _loss(value: float | None) -> str:

@@ -69,6 +69,14 @@ class RatiosFacts(Facts):
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
+class CertificateFacts(Facts):
+    """What a ladder below the target says about it, before it is trained."""
+
+    mode: str
+    """Of the transfer."""
+    sentence: str
+
+
 class AlarmFacts(Facts):
     """A check that went off."""
 
@@ -126,6 +134,7 @@ KINDS: dict[str, type[Facts]] = {
     "resumed": BegunFacts,
     "data": DataFacts,
     "ratios": RatiosFacts,
+    "certificate": CertificateFacts,
     "alarm": AlarmFacts,
     "decision": DecisionFacts,
     "override": OverrideFacts,

@@ -2,6 +2,7 @@
 
 from rlrs.records.arm import ArmResult, ArmSearch, AtBound, bounds_note
 from rlrs.records.base import Record, RecordError, read_record, write_record
+from rlrs.records.certificate import Certificate, Check, Estimate, read_certificate, write_certificate
 from rlrs.records.measured import (
     ArmLosses,
     Comparison,
@@ -25,11 +26,14 @@ __all__ = [
     "ArmResult",
     "ArmSearch",
     "AtBound",
+    "Certificate",
+    "Check",
     "Comparison",
     "ComparisonRun",
     "ComponentMetrics",
     "Cost",
     "Decision",
+    "Estimate",
     "Interval",
     "MetricsLine",
     "ModelSize",
@@ -53,8 +57,10 @@ __all__ = [
     "StudyIdentity",
     "Trial",
     "bounds_note",
+    "read_certificate",
     "read_metrics",
     "read_record",
+    "write_certificate",
     "write_record",
     "write_results",
 ]

@@ -76,6 +76,8 @@ class Provenance(Record):
     search: SearchSummary | None = None
     code: dict[str, JsonValue] = Field(default_factory=dict)
     target: TargetSummary | None = None
+    carried_by: str | None = None
+    """`transfer.mode` by which these ratios were made from the proxy's; None where they are the proxy's own."""
     rlrs_ratios: dict[str, Any] | None = None
     """The ratios of the arm `rlrs`, where the decision was for another."""
 

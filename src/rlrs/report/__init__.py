@@ -8,7 +8,8 @@ for _package in ("plotly", "jinja2", "pydantic"):
     if find_spec(_package) is None:
         raise ModuleNotFoundError(f"rlrs.report needs {_package}: {install('report')}", name=_package)
 
+from rlrs.report.certificate import write_certificate_page  # noqa: E402
 from rlrs.report.curves import ReportError  # noqa: E402
 from rlrs.report.page import write_ratios_page, write_report  # noqa: E402
 
-__all__ = ["ReportError", "write_ratios_page", "write_report"]
+__all__ = ["ReportError", "write_certificate_page", "write_ratios_page", "write_report"]

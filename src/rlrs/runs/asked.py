@@ -20,6 +20,8 @@ RUN_VARIABLE = "RLRS_RUN"
 """The environment variable with the path of a run's `RUN_FILE`."""
 RUN_FILE = "run.json"
 _READY_MADE = frozenset({"transformers", "data"})
+_NO_RESULT = frozenset({"model", "components", "width", "depth", "verify", "transformers"})
+"""Of the trainer's settings: what decides no number, and what the id has apart."""
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 
@@ -155,7 +157,7 @@ class OwnRun:
         """12 hex digits: the hash of all fields that decide numbers."""
         transformers = self.trainer.transformers
         plain = {
-            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components", "verify", "transformers"}),
+            "trainer": self.trainer.model_dump(mode="json", exclude=set(_NO_RESULT)),
             **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step", "verify", *_READY_MADE}),
             **({"transformers": transformers.model_dump(mode="json"), "data": self.data_hash} if transformers else {}),
         }

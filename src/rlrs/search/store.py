@@ -125,6 +125,12 @@ class TrialStore:
         if not self.shared:
             self._take_up(search)
 
+    def has(self, prefix: str) -> bool:
+        """Whether a search whose name begins so was ever opened, by whichever driver."""
+        with self._errors():
+            names = [study.study_name for study in self._storage.get_all_studies()]
+        return any(name.startswith(self._prefix + prefix) for name in names)
+
     def trials(self, search: str) -> list[Trial]:
         """All trials of a search in order, ended or not, as last read."""
         return list(self._trials[search])

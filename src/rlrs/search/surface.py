@@ -23,12 +23,12 @@ Array = NDArray[np.float64]
 
 # Prior standard deviations per unit of natural log, in nats, before scaling. Order of magnitude from one-at-a-time
 # moves by a factor of 3 on mixture-of-experts proxies; the data choose a scale between 1/4 and 8 of them.
-_SLOPE, _CURVATURE, _CURVATURE_MEAN, _INTERACTION = 0.06, 0.05, 0.06, 0.015
+SLOPE, CURVATURE, CURVATURE_MEAN, INTERACTION = 0.06, 0.05, 0.06, 0.015
 _DIFFERENCE = 0.02
 """Of a slope between cheap and whole runs."""
 _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _NOISES = (0.001, 0.002, 0.004, 0.008, 0.016)
-_CUBIC = 0.004
+CUBIC = 0.004
 """How far the loss is from its quadratic, in nats per squared distance, before scaling."""
 TOLERANCE = 1e-7
 """Nats, or units of log likelihood: what differs by less is equal, so that no choice hangs on rounding."""
@@ -50,6 +50,7 @@ class Rates:
 
     def __init__(self, names: Sequence[str], final_fraction: float) -> None:
         column = {name: index for index, name in enumerate(names)}
+        self._names = list(names)
         self._matrix = np.eye(len(names))
         self._pairs: list[tuple[int, int]] = []  # rows of an end and of its start
         self._constant = 0.0 if "final_fraction" in column else math.log(final_fraction)
@@ -72,6 +73,13 @@ class Rates:
         for end, start in self._pairs:
             v_D[end] = np.logaddexp(u_D[end] + self._constant, math.log(self.FLOOR) + u_D[start])
         return v_D
+
+    def along(self, name: str) -> Array:
+        """Coordinates [d] by which a point moves when the logarithm of one parameter grows by 1.
+
+        For an end with a floor that is so where its start moves with it, as with `lr`.
+        """
+        return self._matrix[:, self._names.index(name)]
 
     def logarithms(self, v_D: Array) -> Array:
         """Logarithms [d] of the point at these coordinates; an end below what its floor allows is nearly zero."""
@@ -113,11 +121,11 @@ class Surface:
 
     def value(self, x: Array) -> float:
         """The quadratic at one offset from the centre, nats."""
-        return float(_features(x[None])[0] @ self.mean)
+        return float(quadratic_features(x[None])[0] @ self.mean)
 
     def deviation(self, x: Array) -> float:
         """Posterior standard deviation of the difference to the centre, nats."""
-        difference = _features(x[None])[0]
+        difference = quadratic_features(x[None])[0]
         difference[0] = 0.0
         weighted_q = self.fit.sd_q * (difference @ self.fit.level)
         known_n = self.fit.whitened @ weighted_q
@@ -135,7 +143,7 @@ class Surface:
         from scipy.optimize import minimize
 
         beta, d = self.mean if coefficients is None else coefficients, self.dimensions
-        slope, hessian = beta[1 : d + 1], _symmetric(beta, d)
+        slope, hessian = beta[1 : d + 1], second_derivatives(beta[d + 1 :], d)
 
         def value_and_slope(x: Array) -> tuple[float, Array]:
             return float(slope @ x + 0.5 * x @ hessian @ x), slope + hessian @ x
@@ -167,13 +175,14 @@ class _Fit:
     """[n, q]: the inverse of `factor` times `weighted`."""
 
 
-def _symmetric(beta: Array, d: int) -> Array:
+def second_derivatives(quadratic: Array, d: int) -> Array:
+    """The Hessian [d, d] of a quadratic, from its coefficients: curvatures [d], then interactions of pairs."""
     hessian = np.zeros((d, d))
-    hessian[np.triu_indices(d, 1)] = beta[2 * d + 1 :]
-    return hessian + hessian.T + np.diag(beta[d + 1 : 2 * d + 1])
+    hessian[np.triu_indices(d, 1)] = quadratic[d:]
+    return hessian + hessian.T + np.diag(quadratic[:d])
 
 
-def _features(x_nd: Array) -> Array:
+def quadratic_features(x_nd: Array) -> Array:
     """Value, slopes, halved squares and products of pairs, [n, p]."""
     first, second = np.triu_indices(x_nd.shape[1], 1)
     return np.hstack([np.ones((len(x_nd), 1)), x_nd, 0.5 * x_nd**2, x_nd[:, first] * x_nd[:, second]])
@@ -196,7 +205,7 @@ def fit(
     """
     d = x_nd.shape[1]
     cheap_n1 = np.zeros((len(x_nd), 1)) if cheap_n is None else cheap_n[:, None]
-    features = np.hstack([_features(x_nd), cheap_n1, cheap_n1 * x_nd])
+    features = np.hstack([quadratic_features(x_nd), cheap_n1, cheap_n1 * x_nd])
     q = features.shape[1]
     p = q - 1 - d  # coefficients of one surface
     level = np.eye(p, q)
@@ -205,13 +214,13 @@ def fit(
     square = (x_nd**2).sum(1)
     best: tuple[float, Surface] | None = None
     for scale, noise in itertools.product(_SCALES, _NOISES):
-        sd = np.full(q, _INTERACTION * scale)
-        sd[0], sd[1 : d + 1], sd[d + 1 : 2 * d + 1] = 0.05 * scale, _SLOPE * scale, _CURVATURE * scale
+        sd = np.full(q, INTERACTION * scale)
+        sd[0], sd[1 : d + 1], sd[d + 1 : 2 * d + 1] = 0.05 * scale, SLOPE * scale, CURVATURE * scale
         sd[p], sd[p + 1 :] = 0.1 * scale, _DIFFERENCE * scale
         prior = np.zeros(q)
-        prior[d + 1 : 2 * d + 1] = _CURVATURE_MEAN * scale
+        prior[d + 1 : 2 * d + 1] = CURVATURE_MEAN * scale
         # What is far away or far above says little about the quadratic here.
-        far = _CUBIC * scale * square + 0.3 * np.maximum(0.0, y_n - 0.1 * scale)
+        far = CUBIC * scale * square + 0.3 * np.maximum(0.0, y_n - 0.1 * scale)
         variance = noise**2 + far**2 + extra_n**2
         weighted = features * sd  # [n, q]
         gram = weighted @ weighted.T + np.diag(variance)

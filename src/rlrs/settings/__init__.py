@@ -7,6 +7,7 @@ value and what would be right.
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.data import DataConfig
 from rlrs.settings.hub_trainer import TransformersConfig
+from rlrs.settings.ladder import LadderConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
     MAY_GROW,
@@ -44,6 +45,7 @@ __all__ = [
     "EngineConfig",
     "FidelityConfig",
     "HubConfig",
+    "LadderConfig",
     "ModelConfig",
     "OutputConfig",
     "RetestConfig",

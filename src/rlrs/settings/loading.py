@@ -37,6 +37,9 @@ MAY_GROW = frozenset(
 )
 """Settings of which a study that has begun, or ended, may be given more: a greater number, none at all where a limit
 was, further entries of a list. What is done already stays as it is."""
+_MAY_CHANGE = frozenset({"ladder", "transfer.mode"})
+"""Settings that a study which has begun may change: a rung is a search of its own, and a run of the target is known by
+what it trains."""
 _NONE_YET: dict[str, Any] = {"comparison.stop": "fixed", "comparison.max_seeds": None}
 """Of these, the values that say that there is nothing yet, so that any other is more."""
 
@@ -111,11 +114,18 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     """The settings that decide results, as the study.yaml of a run directory has them."""
     exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
     plain = settings.model_dump(mode="json", exclude=exclude)
-    if "trainer" in plain and plain["trainer"] is None:
-        del plain["trainer"]
-    elif "trainer" in plain and plain["trainer"]["transformers"] is None:
-        del plain["trainer"]["transformers"]
-        plain.pop("data", None)  # its own trainer has data of its own
+    for name in ("trainer", "ladder"):
+        if name in plain and plain[name] is None:
+            del plain[name]
+    if "trainer" in plain:
+        if plain["trainer"]["transformers"] is None:
+            del plain["trainer"]["transformers"]
+            plain.pop("data", None)  # its own trainer has data of its own
+        for name in ("width", "depth"):
+            if plain["trainer"][name] is None:
+                del plain["trainer"][name]
+    if plain.get("transfer", {}).get("mode") == "unchanged":
+        del plain["transfer"]["mode"]
     for scale in (plain.get("proxy"), plain.get("target")):
         for name in ("model", "batch_size", "set", "tokens"):
             if isinstance(scale, dict) and scale.get(name, ...) is None:
@@ -146,6 +156,8 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "")
     for key in dict.fromkeys([*mine, *theirs]):
         where = f"{at}.{key}" if at else str(key)
         before, now = theirs.get(key), mine.get(key)
+        if where in _MAY_CHANGE:
+            continue
         if isinstance(before, dict) and isinstance(now, dict):
             found = difference(before, now, where)
         elif before == now or (where in MAY_GROW and _grown(where, before, now)):

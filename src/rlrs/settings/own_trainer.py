@@ -69,6 +69,10 @@ class TrainerConfig(Settings):
     is called on torch's meta device, without memory for weights."""
     components: tuple[str, ...] = ()
     """The components that have ratios, in the place of `model`."""
+    width: str | None = None
+    """Which value of `set` is the model's width, for `ladder` and `transfer.mode`."""
+    depth: str | None = None
+    """Which value of `set` is its number of blocks, for `ladder`."""
     loss: OutputConfig | None = None
     """Where to read the training loss of a program that does not report it."""
     valid_loss: OutputConfig | None = None

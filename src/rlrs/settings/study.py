@@ -10,6 +10,7 @@ from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
 from rlrs.settings.hub_trainer import check_arguments
+from rlrs.settings.ladder import LadderConfig
 from rlrs.settings.model import AnyModelConfig
 from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
 
@@ -166,8 +167,12 @@ class SearchConfig(Settings):
 
 
 class TransferConfig(Settings):
-    """How the arms' base rates are tuned on the target. All arms get the same budget."""
+    """How ratios are carried to the target, and base rates tuned there. All arms get the same budget."""
 
+    mode: Literal["unchanged", "law", "sqrt-width", "mup"] = "unchanged"
+    """`unchanged`: the proxy's ratios (the paper); `law`: by the laws of the study's `ladder`; `sqrt-width`: the
+    embedding's times the square root of the growth in width; `mup`: those of the matrices that the width feeds, divided
+    by it. See `rlrs.transfer`."""
     trials: Annotated[Count, Field(le=10_000)] = 5
     """Target runs that each arm may spend on its base rate; it stops when the rates on both sides are worse."""
     multiplier: Annotated[float, BeforeValidator(number), Field(gt=1)] = 2.0
@@ -260,6 +265,8 @@ class StudyConfig(Settings):
     proxy: ScaleConfig
     target: ScaleConfig
     search: SearchConfig = SearchConfig()
+    ladder: LadderConfig | None = None
+    """For a certificate, before any run of the target; see `rlrs.transfer`."""
     transfer: TransferConfig = TransferConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     processes: Count | None = None
@@ -302,6 +309,25 @@ class StudyConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _law(self) -> Self:
+        if self.transfer.mode == "law" and self.ladder is None:
+            raise ValueError("transfer.mode=law needs the laws of a ladder: give ladder.sizes and ladder.horizons")
+        if self.ladder is not None and self.trainer is not None:
+            if numbers := [size for size in self.ladder.sizes if not isinstance(size, dict)]:
+                raise ValueError(
+                    f"ladder.sizes: a trainer of your own is not made {numbers[0]:g} times as large; give what differs "
+                    "in its `set`"
+                )
+            for name in ("width", "depth"):
+                if getattr(self.trainer, name) is None:
+                    raise ValueError(f"trainer.{name} is missing: a ladder needs to know which value of `set` it is")
+        if self.transfer.mode in ("sqrt-width", "mup") and self.trainer is not None and self.trainer.width is None:
+            raise ValueError(
+                f"trainer.width is missing: transfer.mode={self.transfer.mode} needs to know which value of `set` it is"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _own_trainer(self) -> Self:
         if self.trainer is None:
             return self
@@ -323,6 +349,15 @@ class StudyConfig(Settings):
                 raise ValueError(f"{name}.set.{taken[0]}: the study gives every run its own {taken[0]}")
         if self.trainer.transformers is not None:
             _check_folders(self)
+        for key in ("width", "depth"):
+            place = getattr(self.trainer, key)
+            for name in ("proxy", "target") if place is not None else ():
+                value = (getattr(self, name).set or {}).get(place)
+                if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                    raise ValueError(
+                        f"trainer.{key}={shown(place)}: {name}.set should have a number above 0 of that name, not "
+                        f"{shown(value)}"
+                    )
         if different := set(self.proxy.set or {}) ^ set(self.target.set or {}):
             raise ValueError(f"set: proxy and target should have the same names; {min(different)} is in one of them")
         return self

@@ -1,6 +1,7 @@
 """A study, stage by stage, each resumable."""
 
 from rlrs.study.directory import StudyError, StudyProgress, prepared
+from rlrs.study.ladder import ladder_lines
 from rlrs.study.plan import PlanRow, growth, plan
 from rlrs.study.resolve import check_sources, resolve
 from rlrs.study.runner import run, train_one
@@ -12,6 +13,7 @@ __all__ = [
     "StudyProgress",
     "check_sources",
     "growth",
+    "ladder_lines",
     "plan",
     "prepared",
     "resolve",

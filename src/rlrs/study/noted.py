@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrs import audit
-from rlrs.records import Results, StudyIdentity
+from rlrs.records import Certificate, Results, StudyIdentity
 from rlrs.settings import StudyConfig
+
+_FILES = ("ratios.yaml", "results.json", "certificate.json")
+"""What a study ends with; the last where it has a ladder."""
 
 
 def begun(
@@ -47,14 +50,25 @@ def searched(folder: Path, results: Results, *, last: bool) -> None:
         audit.note(folder, "ended", status="searched")
 
 
+def certified(folder: Path, certificate: Certificate) -> None:
+    """What a ladder says about the target, before it is trained."""
+    audit.note(
+        folder,
+        "certificate",
+        mode=certificate.mode,
+        sentence=certificate.sentence,
+        files=audit.digests(folder, "certificate.json"),
+    )
+
+
 def ended_with(folder: Path) -> bool:
     """Whether the trail says that the study ended with the ratios.yaml and results.json that are there."""
-    files = audit.digests(folder, "ratios.yaml", "results.json")
+    files = audit.digests(folder, *_FILES)
     try:
         ends = [entry.facts for entry in audit.Trail(folder) if entry.kind == "ended"]
     except (audit.AuditError, OSError):
         return False
-    return len(files) == 2 and bool(ends) and ends[-1].get("files") == files
+    return {"ratios.yaml", "results.json"} <= set(files) and bool(ends) and ends[-1].get("files") == files
 
 
 def decided(folder: Path, results: Results) -> None:
@@ -62,5 +76,5 @@ def decided(folder: Path, results: Results) -> None:
     assert results.comparison is not None
     decision = results.comparison.decision
     audit.note(folder, "decision", decision=decision.winner, reason=decision.sentence, by="rlrs")
-    files = audit.digests(folder, "ratios.yaml", "results.json")
+    files = audit.digests(folder, *_FILES)
     audit.note(folder, "ended", status="finished", files=files)

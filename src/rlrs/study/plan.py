@@ -8,6 +8,7 @@ from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.models import concrete, count_parameters, training_flops
 from rlrs.settings import ScaleConfig, StudyConfig
+from rlrs.study.ladder import plan_ladder
 from rlrs.study.own_trainer import own_size
 
 
@@ -29,6 +30,7 @@ def plan(study: StudyConfig) -> list[PlanRow]:
     lengths = [steps] * arms + [max(1, round(horizon * steps)) for horizon in study.comparison.horizons]
     return [
         _plan_row("search", study, study.proxy, arms * study.search.trials, [study.proxy.steps]),
+        *([] if study.ladder is None else [_ladder_row(study)]),
         _plan_row("transfer", study, study.target, arms * study.transfer.trials, [steps]),
         _plan_row("comparison", study, study.target, seeds, lengths),
     ]
@@ -43,6 +45,18 @@ def growth(study: StudyConfig) -> float | None:
     size = vocabulary_size(study.data)
     proxy, target = (count_parameters(meta_model(concrete(scale).model, size)) for scale in (study.proxy, study.target))
     return target.non_embedding / proxy.non_embedding
+
+
+def _ladder_row(study: StudyConfig) -> PlanRow:
+    """All rungs together; the proxy's search is the one of the study, and only measured here."""
+    found, arms = plan_ladder(study), len(study.comparison.arms)
+    assert study.ladder is not None
+    rows = []
+    for rung in found.rungs:
+        times = arms * (study.ladder.seeds + (0 if rung.is_proxy else found.trials))
+        rows.append(_plan_row("ladder", study, rung.scale, times, [rung.scale.steps]))
+    runs, tokens, flops = (sum(getattr(row, name) for row in rows) for name in ("runs", "tokens", "flops"))
+    return PlanRow("ladder", runs, max(row.steps for row in rows), tokens, flops)
 
 
 def _plan_row(stage: str, study: StudyConfig, scale: ScaleConfig, times: int, lengths: list[int]) -> PlanRow:

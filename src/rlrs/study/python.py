@@ -30,6 +30,8 @@ class Study:
         folder: the run directory; made if missing, gone on with if it holds this study.
         model: a function that makes the model from the values of `set`, for its components.
         components: their names, in place of `model`.
+        width: which value of `set` is the model's width, for `ladder` and `transfer`.
+        depth: which value of `set` is its number of blocks.
         trials: runs that each arm may spend on the proxy; `search.trials`.
         lr: base peak rate that the search starts from; `search.lr`.
         settings: what else study.yaml may have: `search`, `training`, `comparison`, `processes` and so on.
@@ -54,6 +56,8 @@ class Study:
         folder: str | Path,
         model: Callable[..., Any] | str | None = None,
         components: Iterable[str] = (),
+        width: str | None = None,
+        depth: str | None = None,
         trials: int | None = None,
         lr: float | None = None,
         **settings: Any,
@@ -63,6 +67,8 @@ class Study:
             "call": _place(train, "train"),
             "model": None if model is None else _place(model, "model"),
             "components": tuple(components),
+            "width": width,
+            "depth": depth,
         }
         search = {name: value for name, value in (("trials", trials), ("lr", lr)) if value is not None}
         plain = {
@@ -79,7 +85,7 @@ class Study:
         """Run the study, or go on with it; its results, as in results.json.
 
         Args:
-            until: last stage: `search`, `comparison` or `report`.
+            until: last stage: `search`, `certificate` (with `ladder`), `comparison` or `report`.
             progress: is told what happens.
 
         Raises:

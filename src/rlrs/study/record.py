@@ -134,6 +134,7 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
         ),
         code={key: environment[key] for key in ("rlrs", "commit", "torch")},
         target=None if comparison is None else _target(study, results, comparison),
+        carried_by=None if comparison is None or study.transfer.mode == "unchanged" else study.transfer.mode,
         rlrs_ratios=None if winner.arm == "rlrs" else _plain(results.arms["rlrs"].recipe),
     )
     Ratios(winner.recipe.ratios, provenance.to_plain()).save(path)

@@ -19,6 +19,7 @@ from rlrs.models.hub_weights import content_hash
 from rlrs.ratios import PRESETS, Ratios
 from rlrs.search import SEARCHED, Commands, Processes, Space, held_constant, make_method, read_space, start_point
 from rlrs.settings import Arm, ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
+from rlrs.study.ladder import plan_ladder
 from rlrs.study.own_trainer import check_command, own_components
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
@@ -65,6 +66,7 @@ def resolve(study: StudyConfig) -> StudyConfig:
             narrow = at_width(study.proxy.model, study.search.fidelity.width)
         _built("search.fidelity.width", narrow, vocab_size)
     _check_search(study, list(parts["proxy"]))
+    _check_ladder(study, list(parts["proxy"]))
     if study.engine.kind == "processes" and study.engine.gpus:
         Processes(Path(), study.processes, gpus=study.engine.gpus, ranks=study.engine.ranks)
     return study
@@ -87,6 +89,8 @@ def _with_own_trainer(study: StudyConfig) -> StudyConfig:
     known, tied = components["proxy"]
     study = _with_start(study, known, tied)
     _check_search(study, known)
+    if study.ladder is not None:
+        plan_ladder(study)
     if study.engine.gpus:
         Commands(Path(), study.processes, gpus=study.engine.gpus)
     return study
@@ -266,6 +270,21 @@ def _check_search(study: StudyConfig, components: Sequence[str]) -> None:
                 "search.space.batch_size: cannot be searched with training.accumulate or engine.ranks: "
                 f"every size would have to be a multiple of {shares}"
             )
+
+
+def _check_ladder(study: StudyConfig, components: Sequence[str]) -> None:
+    """See that every rung can be trained, with the proxy's components, and that the cost is within the share."""
+    if study.ladder is None:
+        return
+    for rung in plan_ladder(study).rungs:
+        own = list(partition(_built(f"ladder: {rung.name}", rung.scale.model, vocabulary_size(study.data))))
+        if own != list(components):
+            raise ConfigError(f"ladder: {rung.name} has {', '.join(own)}, and the proxy {', '.join(components)}")
+    tokens, sample = study.proxy.batch_size * study.data.sequence_length, study.training.eval_tokens
+    if tokens > sample:
+        raise ConfigError(
+            f"training.eval_tokens: {sample:,} should be a batch of the ladder or more, {tokens:,} tokens"
+        )
 
 
 @contextmanager

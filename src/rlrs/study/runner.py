@@ -5,20 +5,22 @@ Every stage can be killed at any moment: the same call goes on from what is on d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from rlrs.comparison import read_results
 from rlrs.data import TokenData
 from rlrs.environment import environment
 from rlrs.inspection import meta_model
-from rlrs.records import Models, Recipe, Results, RunResult, StudyIdentity, write_results
-from rlrs.report import write_report
+from rlrs.records import ArmResult, Certificate, Models, Recipe, Results, RunResult, StudyIdentity, write_results
+from rlrs.report import write_certificate_page, write_report
 from rlrs.search import Interrupted, TrialStore
-from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint, kept
+from rlrs.settings import CHANGES_NO_RESULT, Arm, ConfigError, StudyConfig, fingerprint, kept
 from rlrs.study import noted
+from rlrs.study.certify import at_target, certified, with_outcome
 from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.kinds import ReferenceRuns, RunKind
@@ -39,7 +41,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         study: settings.
         folder: the study's run directory; made if missing.
         progress: is told what happens.
-        until: last stage: `search`, `comparison` or `report`.
+        until: last stage: `search`, `certificate` (of a study with a ladder), `comparison` or `report`.
 
     Raises:
         StudyError: the folder is another study's, or another process is at work in it.
@@ -47,6 +49,8 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
     study = resolve(study)
+    if until == "certificate" and study.ladder is None:
+        raise ConfigError("ladder is missing: a certificate needs ladder.sizes and ladder.horizons")
     with _kind_of_runs(study, folder, progress) as (study, kind):
         identity = StudyIdentity(
             name=study.name,
@@ -74,15 +78,39 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                 noted.searched(folder, results, last=until == "search")
                 if until == "search":
                     return results
-                arms = stages.transfer(arms)
+                certificate = None if study.ladder is None else _certified(stages, arms, results)
+                if until == "certificate":
+                    return results
+                arms = stages.transfer(at_target(stages, certificate, arms))
                 comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
-        save_ratios(study, results, folder)
-        write_results(folder / "results.json", results)
-        noted.decided(folder, results)
+        _keep(study, results, certificate, folder)
         if until == "report":
             _report(folder, progress)
         return results
+
+
+def _keep(study: StudyConfig, results: Results, certificate: Certificate | None, folder: Path) -> None:
+    """Write down what a study has found that was compared."""
+    save_ratios(study, results, folder)
+    write_results(folder / "results.json", results)
+    if certificate is not None:
+        with_outcome(certificate, results, folder)
+        write_certificate_page(folder)
+    noted.decided(folder, results)
+
+
+def _certified(stages: Stages, arms: Mapping[Arm, ArmResult], results: Results) -> Certificate:
+    """The certificate of a study, written with its page; with what came out, where the target was compared before."""
+    folder = stages.folder
+    certificate = certified(stages, arms, results)
+    if (path := folder / "results.json").exists():
+        known = read_results(path)
+        if known.comparison is not None and known.study.config_hash == results.study.config_hash:
+            certificate = with_outcome(certificate, known, folder)
+    noted.certified(folder, certificate)
+    write_certificate_page(folder)
+    return certificate
 
 
 def _report(folder: Path, progress: StudyProgress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,7 +29,11 @@ from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, StudyConfig, changin
 from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
+from rlrs.study.ladder import width_growth
 from rlrs.study.resolve import search_spaces
+from rlrs.transfer import carried
+
+K = TypeVar("K", bound=tuple[Any, ...])
 
 log = logging.getLogger("rlrs.study")
 
@@ -49,14 +53,26 @@ class Stages:
         self.study, self.folder, self.kind = study, folder, kind
         self.engine, self.store, self.progress = engine, store, progress
 
-    def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
+    def begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
+        """A stage of so many steps at most begins; what is called with the engine's steps while it lasts."""
         self.progress.stage(name, steps, searches=searches and {_spoken(s): most for s, most in searches.items()})
         before = self.engine.steps
         return lambda done: self.progress.tick(done - before)
 
-    def _tune(
+    def tune(
         self, searches: Mapping[str, SearchTask], where: str, tick: Callable[[int], None]
     ) -> dict[str, SearchResult]:
+        """Run searches side by side.
+
+        Args:
+            searches: by name; its second part is the arm.
+            where: for messages, as `on the proxy`.
+            tick: of `begin`.
+
+        Raises:
+            StudyError: a search of which no run finished.
+        """
+
         def on_trial(name: str, trial: Trial, spec: AnySpec, found: bool) -> None:
             steps = trial.result.steps if trial.result is not None else 0
             self.progress.trial(_spoken(name), trial, self.kind.flops(spec, steps), found=found)
@@ -87,12 +103,12 @@ class Stages:
                 make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
                 spec,
                 budgets=budgets(settings, self.kind.flops),
-                identity=self._identity(space.start()),
+                identity=self.identity(space.start()),
                 limits=settings.model_dump(include=_growing("search")),
             )
         most = dict.fromkeys(searches, settings.trials)
-        tick = self._begin("search", sum(most.values()) * study.proxy.steps, most)
-        outcomes = by_arm(self._tune(searches, "on the proxy", tick))
+        tick = self.begin("search", sum(most.values()) * study.proxy.steps, most)
+        outcomes = by_arm(self.tune(searches, "on the proxy", tick))
         found = {}
         for arm in study.comparison.arms:
             at_bounds = spaces[arm].at_bounds(outcomes[arm].best)
@@ -102,32 +118,50 @@ class Stages:
             found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
         return found
 
-    def transfer(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, ArmResult]:
-        """Every arm's base rate on the target, downhill from the proxy's."""
+    def carried(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, tuple[ArmResult, float]]:
+        """Every arm with its recipe for the target, by a rule that needs no ladder, and where its base rate starts."""
+        mode, components = self.study.transfer.mode, self.kind.components()
+        width = 1.0 if mode == "unchanged" else width_growth(self.study)
+        return {
+            arm: (
+                found.model_copy(update={"recipe": carried(found.recipe, mode, width, components)}),
+                found.recipe.lr,
+            )
+            for arm, found in arms.items()
+        }
+
+    def transfer(self, arms: Mapping[Arm, tuple[ArmResult, float]]) -> dict[Arm, ArmResult]:
+        """Every arm's base rate on the target, downhill from where it starts.
+
+        Args:
+            arms: with their recipes for the target, and the base rates that they start from.
+        """
         study, settings = self.study, self.study.transfer
         searches = {}
-        for arm, found in arms.items():
+        for arm, (found, start) in arms.items():
 
             def spec(point: Point, found: ArmResult = found) -> AnySpec:
                 return self._target_spec(found, study.search.seed, point["lr"])
 
             # By what it transfers: a search on the proxy that was extended may end elsewhere.
             name = f"target/{arm}/{found.recipe.digest}"
+            if start != found.recipe.lr:
+                name += f"-{start:.6g}"
             searches[name] = SearchTask(
-                Bracket("lr", found.recipe.lr, settings.multiplier, settings.trials),
+                Bracket("lr", start, settings.multiplier, settings.trials),
                 spec,
                 self._run_folder,
-                identity=self._identity({"lr": found.recipe.lr}),
+                identity=self.identity({"lr": start}),
                 limits={"trials": settings.trials},
             )
         most = dict.fromkeys(searches, settings.trials)
-        tick = self._begin("transfer", sum(most.values()) * study.target.steps, most)
-        outcomes = by_arm(self._tune(searches, "on the target", tick))
+        tick = self.begin("transfer", sum(most.values()) * study.target.steps, most)
+        outcomes = by_arm(self.tune(searches, "on the target", tick))
         tuned = {
             arm: ArmSearch.from_result(outcome, settings.trials, importance(outcome.trials))
             for arm, outcome in outcomes.items()
         }
-        return {arm: found.with_transfer(tuned[arm]) for arm, found in arms.items()}
+        return {arm: found.with_transfer(tuned[arm]) for arm, (found, _) in arms.items()}
 
     def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
         """The measurement on fresh seeds: all arms at full length, `rlrs` at shorter horizons too.
@@ -161,7 +195,19 @@ class Stages:
                 for horizon in (1.0, *(settings.horizons if arm == "rlrs" else ())):
                     steps = max(1, round(horizon * target.steps))
                     specs[arm, seed, horizon] = self._target_spec(found, seed, rate, steps)
-        tick = self._begin("comparison", sum(spec.steps for spec in specs.values()))
+        return self.train_all("comparison", specs)
+
+    def train_all(self, stage: str, specs: Mapping[K, AnySpec]) -> dict[K, tuple[AnySpec, RunResult]]:
+        """Train runs to their ends, with their files kept, and with a validation loss.
+
+        Args:
+            stage: its name.
+            specs: runs by arm, seed and what else tells them apart.
+
+        Raises:
+            EngineError: a run that was given up: pairs cannot do without it.
+        """
+        tick = self.begin(stage, sum(spec.steps for spec in specs.values()))
         for key, spec in specs.items():
             self.engine.submit(key, spec, self._run_folder(spec))
         done: dict[Any, RunResult] = {}
@@ -172,17 +218,19 @@ class Stages:
             done[key] = ended[1]
             if done[key].status == "failed":
                 # A search can do without a run; a comparison of pairs cannot.
+                which = ", ".join(str(part) for part in key)
                 raise EngineError(
-                    f"run {specs[key].id} of the comparison (arm {key[0]}, seed {key[1]}): {done[key].reason}; "
+                    f"run {specs[key].id} of the {stage} ({which}): {done[key].reason}; "
                     "finished runs are kept, and the same command tries it again"
                 )
         return {key: (spec, done[key]) for key, spec in specs.items()}
 
-    def _identity(self, first: Point) -> dict[str, Any]:
-        """What decides a search's course: a database refuses to go on with another."""
-        study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True})
+    def identity(self, first: Point) -> dict[str, Any]:
+        """What decides the course of a search from a point: a database refuses to go on with another."""
+        study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True, "ladder": True})
         for section in ("search", "transfer"):
             study[section] = {key: value for key, value in study[section].items() if key not in _growing(section)}
+        study["transfer"].pop("mode", None)  # a run of the target is known by its recipe
         study.get("data", {}).pop("source", None)  # the same text may have another name: its tokens' hash decides
         return {
             "study": study,
@@ -201,8 +249,8 @@ def _growing(section: str) -> set[str]:
 
 
 def _spoken(search: str) -> str:
-    """A search's name as it is shown, `target/ARM`: without the hash of what is transferred, which its record has."""
-    return "/".join(search.split("/")[:2])
+    """A search's name as it is shown, `target/ARM` or `ladder/ARM/RUNG`: without the hash that its record has."""
+    return "/".join(search.split("/")[: 3 if search.startswith("ladder/") else 2])
 
 
 def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:

@@ -1,0 +1,1 @@
+"""Do ratios and losses follow laws over sizes and horizons that a ladder finds?"""

@@ -1,0 +1,194 @@
+"""certificate.json: what a ladder says about the target before any run of it, and what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from rlrs.files import write_atomic
+from rlrs.records.base import Loss, Record, RecordError, Value, Whole, first_problem, read_plain
+from rlrs.records.results import Scalar, StudyIdentity, checksum
+from rlrs.settings import Arm
+
+CERTIFICATE_SCHEMA = 1
+_REMEDY = "move it away, and rlrs certify STUDY.yaml writes it again from the runs that are kept"
+
+
+class Estimate(Record):
+    """Median of the draws of a law, with its interval."""
+
+    value: Value
+    low: Value
+    high: Value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Estimate:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"should have low <= value <= high, not {self.low}, {self.value}, {self.high}")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies in the interval."""
+        return self.low <= value <= self.high
+
+
+class RungArm(Record):
+    """What one arm came to on one rung."""
+
+    trials: Whole
+    best: dict[str, Value]
+    """The point that its search found there."""
+    losses: tuple[Loss | None, ...]
+    """Of that point on fresh seeds, validation, nats per token; None for a run that diverged."""
+
+
+class MeasuredRung(Record):
+    """A size at a horizon that all arms were searched on."""
+
+    name: str
+    is_proxy: bool
+    shape: dict[str, JsonValue]
+    width: float = Field(gt=0)
+    depth: float = Field(gt=0)
+    steps: int = Field(ge=1, le=10**15)
+    tokens: float = Field(gt=0)
+    """Of one run; its steps, where tokens are not known."""
+    arms: dict[Arm, RungArm]
+
+
+class LawTerm(Record):
+    """The law of one searched parameter: its best value over the sizes, `a + b log width + ...` in logarithms."""
+
+    name: str
+    middle: Estimate
+    """Its best value at the ladder's middle."""
+    slopes: dict[str, Estimate]
+    """Axis -> power by which the best value grows with it, over the span of the ladder."""
+    target: Estimate
+    """Its best value at the target."""
+
+
+class ComponentVerdict(Record):
+    """What becomes of a component's ratios at the target, by the law."""
+
+    component: str
+    fate: Literal["carry", "rescale", "drop"]
+    reason: str
+    found: dict[str, Value]
+    """Parameter -> ratio that the proxy's search found."""
+    used: dict[str, Value]
+    """Parameter -> ratio at the target."""
+    gain: Estimate
+    """Worth of its ratios at the target against the base rate, nats per token."""
+
+
+class ArmForecast(Record):
+    """The law of one arm, and what is expected of it at the target."""
+
+    law: tuple[LawTerm, ...]
+    noise: float = Field(ge=0)
+    """Of a trial's score around the law's surface, nats per token."""
+    verdicts: tuple[ComponentVerdict, ...]
+    point: dict[str, Value]
+    """All parameters that the arm has at the target by its law, base rate included."""
+    penalties: dict[str, Estimate]
+    """Mode of transfer -> loss above that of the best point at the target, base rate tuned again, nats per token."""
+    loss: Estimate | None
+    """Final validation loss with the study's mode; None where too few rungs were measured."""
+    rate: Estimate
+    """Best base peak rate with the study's mode."""
+
+
+class LadderCost(Record):
+    """What the ladder took."""
+
+    share: float | None = Field(default=None, ge=0)
+    """Of one run of the target, in FLOPs; None where that is not known."""
+    allowed: float = Field(gt=0)
+    steps: Whole
+    """Of all its runs, those of the proxy's search apart."""
+
+
+class Check(Record):
+    """A prediction and what was measured."""
+
+    what: str
+    predicted: Estimate
+    measured: Value
+    """Mean over the seeds of the comparison."""
+    inside: bool
+
+
+class Certificate(Record):
+    """A forecast for the target, with all that it rests on; `checks` once the target was compared."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    study: StudyIdentity
+    ladder: str = Field(pattern=r"^[0-9a-f]{12}$")
+    """Hash of the ladder's settings and of the recipes that it was made for."""
+    environment: dict[str, Scalar]
+    data: dict[str, Scalar | tuple[Scalar, ...]]
+    mode: str
+    """Of the transfer."""
+    level: float = Field(gt=0, lt=1)
+    """Coverage of every interval."""
+    before_target: bool
+    """Whether it was made before any run of the target."""
+    cost: LadderCost
+    seeds: tuple[Whole, ...]
+    rungs: tuple[MeasuredRung, ...]
+    axes: tuple[str, ...]
+    left_out: dict[str, str]
+    """Axis that the laws have no term for -> why."""
+    target: dict[str, float]
+    """Width, depth, steps and tokens."""
+    arms: dict[Arm, ArmForecast]
+    gains: dict[Arm, Estimate]
+    """Control -> its loss minus that of `rlrs` at the target, nats per token."""
+    saved: dict[Arm, Estimate]
+    """Control -> share of its steps that `rlrs` saves at the target to reach its final loss."""
+    sentence: str
+    """Will it carry, in words."""
+    notes: tuple[str, ...]
+    """What limits it."""
+    refuted_by: tuple[str, ...]
+    checks: tuple[Check, ...] | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """All fields as certificate.json has them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def write_certificate(path: Path, certificate: Certificate) -> None:
+    """Write certificate.json in one step, with the checksum of its content."""
+    plain = certificate.to_plain()
+    plain["checksum"] = checksum(plain)
+    write_atomic(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+
+
+def read_certificate(path: Path) -> Certificate:
+    """A certificate from its file, only as it was written: it has a checksum.
+
+    Raises:
+        RecordError: the file is damaged, was changed, or is of another version; one line with file and place.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        plain = read_plain(data)
+        if not isinstance(plain, dict) or plain.get("schema") != CERTIFICATE_SCHEMA:
+            raise RecordError(f"{path}: is no certificate of schema {CERTIFICATE_SCHEMA}; {_REMEDY}")
+        stored = plain.pop("checksum", None)
+        certificate = Certificate.model_validate(plain)
+    except ValidationError as error:
+        raise RecordError(f"{path}: damaged: {first_problem(error)}; {_REMEDY}") from None
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{path}: damaged: {error}; {_REMEDY}") from None
+    if stored != checksum(plain):
+        raise RecordError(f"{path}: does not go with its checksum: it was changed after it was written; {_REMEDY}")
+    return certificate

@@ -1,0 +1,206 @@
+"""What becomes of each component's ratios at the target: carried, rescaled by the law, or dropped.
+
+Shapes: D coordinates, S draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rlrs.search.space import Space, knot_progress
+from rlrs.transfer.axes import Array, Size
+from rlrs.transfer.law import LEVEL, RatioLaw
+
+WORTH = 0.002
+"""Least gain of the law's ratios over the proxy's that is worth a change, nats. Chosen here, not studied."""
+SURE = 0.8
+"""Share of the draws in which a component has to gain something. Of one ratio that is so where its interval at `LEVEL`
+does not hold 1: the law's value is then nearer to the best one than 1 is in four of five draws."""
+Fate = Literal["carry", "rescale", "drop"]
+Band = tuple[float, float, float]
+"""Median, low and high of draws, at `LEVEL`."""
+
+
+def band(draws: Array) -> Band:
+    """Median and interval of draws [S].
+
+    Examples:
+        >>> [round(value, 6) for value in band(np.arange(101.0))]
+        [50.0, 5.0, 95.0]
+    """
+    low, middle, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5, 0.5 + LEVEL / 2])
+    return float(middle), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On one component.
+
+    Args:
+        component: its name.
+        fate: what becomes of its ratios.
+        reason: in words.
+        found: parameter -> ratio that the proxy's search found.
+        predicted: parameter -> the best ratio at the target, by the law.
+        used: parameter -> ratio at the target.
+        gain: what the ratios that the law or the proxy give are worth at the target, against putting the component back
+            to the base rate and tuning that again, nats.
+    """
+
+    component: str
+    fate: Fate
+    reason: str
+    found: Mapping[str, float]
+    predicted: Mapping[str, Band]
+    used: Mapping[str, float]
+    gain: Band
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What an arm has at the target by its law.
+
+    Args:
+        point: all parameters, base rate included.
+        verdicts: on the components that were searched.
+        lr: the best base rate with these ratios.
+        penalty: loss of this point above the best one there, base rate tuned again, [S], nats.
+    """
+
+    point: Mapping[str, float]
+    verdicts: tuple[Verdict, ...]
+    lr: Band
+    penalty: Array
+
+
+def judge(
+    law: RatioLaw, space: Space, found: Mapping[str, float], at: Size, lost: Mapping[str, str] | None = None
+) -> Transferred:
+    """Carry, rescale or drop, component by component, and the base rate that goes with it.
+
+    At first all components are *carried*: they have the ratios that the proxy's search found. One is *rescaled* to the
+    law's value where that is expected to gain more than `WORTH`. Then, one after another, the component whose gain over
+    the base rate is least sure is *dropped*, until all that are left gain something in `SURE` of the draws: where the
+    best ratios are is too uncertain, or there is too little to gain. Whatever is not fixed by that is where the mean
+    loss over the draws is least: base rate, final fraction, rescaled ratios.
+
+    Args:
+        law: of the arm.
+        space: that was searched.
+        found: the point that the proxy's search found.
+        at: the target.
+        lost: component -> why it is to be dropped whatever the law says.
+    """
+    columns = _columns(space)
+    best = _Best(law, space, found, at, columns)
+    fates: dict[str, Fate] = dict.fromkeys(columns, "carry")
+    why = dict(lost or {})
+    fates |= dict.fromkeys((component for component in columns if component in why), "drop")
+
+    def change(component: str, fate: Fate) -> Array:
+        """What another fate of one component would gain, draw by draw."""
+        return best.gain({**fates, component: fate}, fates)
+
+    while better := {c: m for c in columns if fates[c] == "carry" and (m := _median(change(c, "rescale"))) > WORTH}:
+        fates[max(better, key=lambda component: (better[component], component))] = "rescale"
+    while unsure := {c: p for c in columns if fates[c] != "drop" and (p := (change(c, "drop") < 0).mean()) < SURE}:
+        worst = min(unsure, key=lambda component: (unsure[component], component))
+        fates[worst] = "drop"
+        why[worst] = "no gain that survives"
+    point = best.point(fates)
+    optima = best.optima
+    shift = optima.shift(law.rates.coordinates(point))
+    own_rate = np.full(1, found["lr"]) if "lr" not in space.names else np.exp(point[space.names.index("lr")] + shift)
+    lr = band(own_rate)
+    draws = law.logarithms(at)
+    verdicts = []
+    for component, own in columns.items():
+        fate = fates[component]
+        mine = {space.names[c]: found[space.names[c]] for c in own}
+        predicted = {space.names[c]: band(np.exp(draws[:, c])) for c in own}
+        used = {space.names[c]: float(f"{np.exp(point[c]):.6g}") for c in own}
+        kept: dict[str, Fate] = fates if fate != "drop" else {**fates, component: "rescale"}
+        gain = band(best.gain(kept, {**fates, component: "drop"}))
+        reason = _reason(fate, why.get(component), mine, used, gain)
+        verdicts.append(Verdict(component, fate, reason, mine, predicted, used, gain))
+    return Transferred(
+        point=space.point(point.tolist()) | {"lr": float(f"{lr[0]:.6g}")},
+        verdicts=tuple(verdicts),
+        lr=lr,
+        penalty=optima.penalty(law.rates.coordinates(point)),
+    )
+
+
+def _columns(space: Space) -> dict[str, list[int]]:
+    """Component -> places of its ratios among the searched parameters."""
+    columns: dict[str, list[int]] = {}
+    for column, name in enumerate(space.names):
+        component, _, part = name.rpartition(".")
+        if component and knot_progress(part) is not None:
+            columns.setdefault(component, []).append(column)
+    return columns
+
+
+def _median(draws: Array) -> float:
+    return float(np.median(draws))
+
+
+class _Best:
+    """Points with some components carried or dropped, and all else where the mean loss over a law's draws is least."""
+
+    def __init__(
+        self, law: RatioLaw, space: Space, found: Mapping[str, float], at: Size, columns: Mapping[str, list[int]]
+    ) -> None:
+        self.optima = law.optima(at)
+        self._rates, self._columns = law.rates, columns
+        self._found = np.array(space.coordinates(found))
+        self._limits = space.limits()
+        self._hessian = self.optima.hessians.mean(0)
+        self._pull = np.einsum("sde,se->d", self.optima.hessians, self.optima.points) / len(self.optima.points)
+        self._known: dict[tuple[tuple[str, Fate], ...], Array] = {}
+
+    def point(self, fates: Mapping[str, Fate]) -> Array:
+        """Logarithms [D]."""
+        key = tuple(sorted(fates.items()))
+        if key not in self._known:
+            self._known[key] = self._solved(fates)
+        return self._known[key]
+
+    def gain(self, one: Mapping[str, Fate], other: Mapping[str, Fate]) -> Array:
+        """By how much the loss is lower with one set of fates than with another, nats, [S]."""
+        lower, higher = (self.optima.penalty(self._rates.coordinates(self.point(fates))) for fates in (one, other))
+        return np.asarray(higher - lower)
+
+    def _solved(self, fates: Mapping[str, Fate]) -> Array:
+        from scipy.optimize import minimize
+
+        point, free = self._found.copy(), np.ones(len(self._found), dtype=bool)
+        for component, own in self._columns.items():
+            free[own] = fates[component] == "rescale"
+            if fates[component] == "drop":
+                point[own] = 0.0
+        if not free.any():
+            return point
+
+        def loss(values: Array) -> float:
+            point[free] = values
+            v = self._rates.coordinates(point)
+            return float(0.5 * v @ self._hessian @ v - v @ self._pull)
+
+        limits = [limit for limit, moves in zip(self._limits, free, strict=True) if moves]
+        point[free] = minimize(loss, point[free], method="L-BFGS-B", bounds=limits).x
+        return point
+
+
+def _reason(fate: Fate, why: str | None, found: Mapping[str, float], used: Mapping[str, float], gain: Band) -> str:
+    worth = f"worth {gain[0]:+.3f} nats at the target ({gain[1]:+.3f} to {gain[2]:+.3f})"
+    if fate == "drop":
+        return f"{why}: ratios of its own are {worth}"
+    if fate == "carry":
+        return f"the law's ratios would gain less than {WORTH:g} nats on them; {worth}"
+    factors = ", ".join(f"{name.rpartition('.')[2]} times {used[name] / found[name]:.3g}" for name in found)
+    return f"{factors}, by the law; {worth}"
