@@ -2,10 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from rollouts import KEY, declaration, table
+from rollouts import KEY, PUBLIC, declaration, table
 
 from rlrs.cli import main
 
@@ -65,6 +66,15 @@ def test_a_declaration_that_cannot_be_used_is_one_line_and_leaves_nothing(call, 
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error: rollout.yaml: {said}")
     assert not (tmp_path / "r").exists()
+
+
+def test_the_declaration_to_copy_needs_a_key_and_nothing_else(call, tmp_path):
+    text = (Path(__file__).parents[2] / "configs" / "rollout.yaml").read_text()
+    (tmp_path / "rollout.yaml").write_text(text)
+    assert "signers.ann: no public key" in call("init", "rollout.yaml", "--out", "r")[2]
+    (tmp_path / "rollout.yaml").write_text(text.replace("ann.pub", PUBLIC))
+    code, out, _ = call("init", "rollout.yaml", "--out", "r")
+    assert (code, out.partition(";")[0]) == (0, "r: stages sandbox, middle, production")
 
 
 def test_a_signer_without_a_key_is_one_line(call, tmp_path):
