@@ -4,7 +4,7 @@
   leaves it out, and comments `<!--- invisible-code: python` prepare what a snippet takes for granted.
 - `bash` blocks: every `rlrs` command is parsed against the command line.
 - `console` blocks: the first line is a command of ours that trains nothing; the others are what it prints.
-- `yaml` blocks: a ratios.yaml, or keys of a study.
+- `yaml` blocks: a ratios.yaml, a rollout.yaml, or keys of a study.
 """
 
 from __future__ import annotations

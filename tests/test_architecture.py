@@ -17,10 +17,10 @@ LAYERS = [
     {"integrations", "settings", "records", "runs"},
     {"models"},
     {"data", "training", "inspection", "environment"},
-    {"search", "transfer", "comparison", "audit"},
+    {"search", "transfer", "comparison", "audit", "drift"},
     {"report", "monitoring"},
-    {"study"},
-    {"cli", "pages", "planning", "terminal", "watching"},
+    {"study", "rollout", "doctor"},
+    {"cli", "pages", "planning", "terminal", "upkeep", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])

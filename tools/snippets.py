@@ -92,8 +92,12 @@ def _cells(line: str) -> list[str]:
 
 
 def check_yaml(example: Example) -> None:
-    """The block is a ratios.yaml or keys of a study; where a key comes twice, every line is an alternative."""
+    """The block is a ratios.yaml, a rollout.yaml or keys of a study.
+
+    Where a key comes twice, every line is an alternative.
+    """
     from rlrs.ratios import Ratios
+    from rlrs.rollout import RolloutConfig
     from rlrs.settings import StudyConfig
 
     block = example.parsed
@@ -104,6 +108,9 @@ def check_yaml(example: Example) -> None:
             continue
         if "ratios" in found:
             Ratios(found["ratios"])
+            continue
+        if "stages" in found:
+            RolloutConfig.model_validate(found)
             continue
         if set(found) == {"model"}:
             found = {"proxy": {**STUDY["proxy"], **found}}

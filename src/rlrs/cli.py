@@ -22,6 +22,7 @@ try:
     from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.pages import plot, report
     from rlrs.planning import plan, print_plan
+    from rlrs.rollout.commands import app as rollout_commands
     from rlrs.terminal import (
         end_quietly,
         err,
@@ -37,6 +38,7 @@ try:
         print_searches,
         warnings_shown,
     )
+    from rlrs.upkeep import drift_command, examine_machine
     from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: {install('study')}")
@@ -58,6 +60,13 @@ app = typer.Typer(
 )
 app.add_typer(audit_commands, name="audit")
 app.add_typer(monitor_commands, name="monitor")
+app.add_typer(rollout_commands, name="rollout")
+app.command("drift", epilog="Example: `rlrs drift ratios.yaml next.yaml`; exit code 0 they hold, 1 they do not")(
+    drift_command
+)
+app.command("doctor", epilog="Example: `rlrs doctor --json`; exit code 0 nothing to mend, 1 something is")(
+    examine_machine
+)
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[
@@ -469,6 +478,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
     from rlrs.records import RecordError
+    from rlrs.rollout import RolloutError
     from rlrs.search import EngineError, StorageError
     from rlrs.settings import ConfigError
     from rlrs.study import StudyError
@@ -476,7 +486,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
 
     return (
         *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
-        *(RecordError, StorageError, StudyError),
+        *(RecordError, RolloutError, StorageError, StudyError),
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.coverage import table as coverage
 from experiments.ladder import table as ladder
+from experiments.rollout import measure as rollout
 from experiments.search_methods import table as search_methods
 from tools import bad_data, bad_runs, integrations_table, speed_tables
 
@@ -46,6 +47,10 @@ def test_the_tables_of_coverage_are_what_the_results_give():
 
 def test_the_tables_of_ladders_are_what_the_results_give():
     assert_up_to_date(ladder)
+
+
+def test_the_table_of_rollouts_is_what_the_results_give():
+    assert_up_to_date(rollout)
 
 
 def test_the_table_of_integrations_is_what_the_results_give():

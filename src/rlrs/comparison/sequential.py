@@ -30,7 +30,7 @@ LEAST_SEEDS = 3
 """From which on the sequence is finite at the level used, 95 %."""
 
 
-def boundary(n: int, level: float = LEVEL) -> float:
+def boundary(n: int, level: float = LEVEL, tau: float = TAU) -> float:
     """Largest |t| of n differences that does not refuse the mean: half the width is this many standard errors.
 
     Compare Student's quantile, which holds at one n that was fixed beforehand: 3.18 at n = 4, 2.20 at n = 12.
@@ -38,6 +38,7 @@ def boundary(n: int, level: float = LEVEL) -> float:
     Args:
         n: number of paired differences.
         level: coverage, over all n together.
+        tau: spread of the standardised means that the test is best at; fixed before the first look.
 
     Returns:
         A factor; infinite where so few differences can refuse nothing.
@@ -46,7 +47,7 @@ def boundary(n: int, level: float = LEVEL) -> float:
         >>> [round(boundary(n), 2) for n in (2, 3, 4, 12)]
         [inf, 14.59, 6.55, 4.02]
     """
-    g = 1 / (1 + n * TAU**2)
+    g = 1 / (1 + n * tau**2)
     most = (1 / ((1 - level) * math.sqrt(g))) ** (2 / n)
     return math.sqrt((n - 1) * (most - 1) / (1 - g * most)) if n > 1 and g * most < 1 else math.inf
 
