@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, LEVEL, Rule, holm
 from rlrs.records import Comparison, Interval, Standing
 from rlrs.settings import Arm
 
-SIMPLEST_FIRST: tuple[Arm, ...] = ("uniform", "embedding_only", "constant", "rlrs")
+SIMPLEST_FIRST: tuple[Arm, ...] = get_args(Arm)
 """Arms by what they ask of those who use them."""
 FAR = 15.0
 """Times the median distance of the seeds from their median, beyond which one is called unlike the others. Chosen here:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rlrs.data.unpacking import first_line
 from rlrs.extras import install
+from rlrs.models.hub_weights import fetched, is_hub_name
 from rlrs.settings import ConfigError, DataConfig
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def vocabulary_size(config: DataConfig) -> int:
 
 
 def _place(path: str) -> Path:
+    if is_hub_name(path):
+        return fetched(path)
     place = Path(path).expanduser()
     if not place.exists():
         raise ConfigError(

@@ -17,12 +17,20 @@ WORDS = {
 }
 ACTIONS: dict[Arm, str] = {
     "uniform": "Keep one learning rate for the whole model.",
+    "head_only": "Train the head alone, and freeze everything else.",
+    "frozen_embedding": "Freeze the embedding, and train everything else at one learning rate.",
+    "layer_decay": "Give lower layers lower learning rates, by one factor from layer to layer.",
+    "lora_plus": "Give the second matrix of every adapter a higher learning rate than the first.",
     "embedding_only": "Give the embedding a learning rate of its own, and nothing else.",
     "constant": "Give every component a learning rate of its own, in a ratio that stays the same.",
     "rlrs": "Give every component a learning-rate schedule of its own.",
 }
 NEXT: dict[Arm, str] = {
     "uniform": "Leave the training script as it is. A larger search, another start or a larger proxy may find more.",
+    "head_only": "Copy ratios.yaml, whose ratios are 0 for all but the head, and add the four lines below.",
+    "frozen_embedding": "Copy ratios.yaml, whose ratio is 0 for the embedding, and add the four lines below.",
+    "layer_decay": "Copy ratios.yaml, which holds a ratio for every layer, and add the four lines below.",
+    "lora_plus": "Copy ratios.yaml, which holds the ratios of the adapters, and add the four lines below.",
     "embedding_only": "Copy ratios.yaml, which holds the embedding's ratios, and add the four lines below.",
     "constant": "Copy ratios.yaml, which holds the constant ratios, and add the four lines below.",
     "rlrs": "Copy ratios.yaml and add the four lines below; before a much larger run, confirm on a size between.",

@@ -18,7 +18,7 @@ from rlrs.settings.loading import (
     study_from,
 )
 from rlrs.settings.machine import MachineConfig
-from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
+from rlrs.settings.model import AnyModelConfig, HubConfig, LoraConfig, ModelConfig
 from rlrs.settings.own_trainer import OutputConfig, TrainerConfig
 from rlrs.settings.study import (
     Arm,
@@ -44,6 +44,7 @@ __all__ = [
     "EngineConfig",
     "FidelityConfig",
     "HubConfig",
+    "LoraConfig",
     "MachineConfig",
     "ModelConfig",
     "OutputConfig",

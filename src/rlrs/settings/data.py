@@ -34,7 +34,7 @@ class DataConfig(Settings):
     set. Changes no result."""
     tokenizer: Annotated[str, Field(min_length=1)] = "bpe"
     """`bpe` (learnt from the training text), `bytes` (one token a byte), or a path: a tokenizer.json, or a folder with
-    one or with a transformers tokenizer."""
+    one or with a transformers tokenizer; or a name on the hub (`ORGANISATION/NAME`)."""
     end_token: str | None = None
     """End-of-text mark of a tokenizer that is given by path; as its own files say, if not set."""
     vocab_size: Annotated[Count, Field(ge=257)] = 1024

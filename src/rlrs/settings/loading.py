@@ -124,9 +124,11 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
 
 
 def by_content(model: dict[str, Any]) -> None:
-    """Leave out where a folder is whose weights are loaded: it is known by what it holds."""
+    """Leave out where a folder is whose weights are loaded, as what it holds is there; and adapters that are not."""
     if model.get("content"):
         del model["hub"]
+    if model.get("lora", ...) is None:
+        del model["lora"]
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "") -> str | None:

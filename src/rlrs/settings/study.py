@@ -13,8 +13,10 @@ from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
 from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
 
-Arm = Literal["uniform", "embedding_only", "constant", "rlrs"]
-"""One side of a comparison: see `rlrs.comparison.arms`."""
+Arm = Literal[
+    "uniform", "head_only", "frozen_embedding", "layer_decay", "lora_plus", "embedding_only", "constant", "rlrs"
+]
+"""One side of a comparison, the simplest first, by what it asks of those who use it: see `rlrs.comparison.arms`."""
 
 
 class TrainingConfig(Settings):

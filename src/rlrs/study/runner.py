@@ -69,7 +69,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                 arms = stages.transfer(arms)
                 comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
-        save_ratios(study, results, folder)
+        save_ratios(study, results, folder, partial(kind.made_out, study.target))
         write_results(folder / "results.json", results)
         noted.decided(folder, results)
         if until == "report":

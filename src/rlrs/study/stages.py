@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, StudyConfig, changin
 from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
-from rlrs.study.resolve import search_spaces
+from rlrs.study.spaces import search_spaces
 
 
 class Stages:
@@ -75,7 +76,10 @@ class Stages:
         whole = self.kind.spec(study.proxy, defaults, settings.seed, lr=settings.lr)
 
         def spec(point: Point) -> AnySpec:
-            return run_at(point, whole)
+            recipe, run = defaults.at(point), run_at(point, whole)
+            if not recipe.has_factors:
+                return run
+            return replace(run, ratios=self.kind.made_out(study.proxy, recipe).run_ratios())
 
         searches = {}
         for arm, space in search_spaces(study, self.kind.components()).items():
