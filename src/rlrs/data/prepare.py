@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlrs.data import shards
-from rlrs.data.facts import FORMAT, DataSummary, Facts, read_facts, write_facts
+from rlrs.data.facts import FORMAT, GENERAL, DataSummary, Facts, read_facts, write_facts
 from rlrs.data.hub_datasets import is_local, open_hub
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.shards import STREAMS, ShardWriter, digests
@@ -76,6 +77,25 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
     (257, 3200)
     """
     folder = Path(folder)
+    _prepare(config, folder, tell)
+    place = folder / GENERAL
+    if config.general is None:
+        shutil.rmtree(place, ignore_errors=True)  # of a preparation that was given up
+        return TokenData.load(folder)
+    facts = read_facts(folder)
+    assert facts is not None, "it has just been made"
+    learnt = config.tokenizer == BPE
+    general = config.of_general(str(facts.place(folder) / "tokenizer.json") if learnt else config.tokenizer)
+    assert general is not None
+    try:
+        _prepare(general, place, tell)
+    except ConfigError as error:
+        raise ConfigError(f"data.general: {error}") from None
+    return TokenData.load(folder)
+
+
+def _prepare(config: DataConfig, folder: Path, tell: Tell | None) -> None:
+    """Make the tokens of one corpus, or find them made."""
     root = folder if config.folder is None else Path(config.folder).expanduser()
     notes = Notes.load(root / "notes.json")
     settings = _settings(config)
@@ -93,7 +113,6 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
         (home / "progress.json").unlink(missing_ok=True)
         _describe(config, home, folder)
         notes.save()
-    return TokenData.load(folder)
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ value and what would be right.
 """
 
 from rlrs.settings.base import ConfigError, Settings
-from rlrs.settings.data import DataConfig
+from rlrs.settings.data import DataConfig, GeneralConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
     MAY_GROW,
@@ -43,6 +43,7 @@ __all__ = [
     "DataConfig",
     "EngineConfig",
     "FidelityConfig",
+    "GeneralConfig",
     "HubConfig",
     "LoraConfig",
     "MachineConfig",

@@ -116,6 +116,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
         del plain["trainer"]
     elif "trainer" in plain:
         plain.pop("data", None)  # its own trainer has data of its own
+    if "data" in plain and plain["data"].get("general", ...) is None:
+        del plain["data"]["general"]
     for scale in (plain.get("proxy"), plain.get("target")):
         for name in ("model", "batch_size", "set", "tokens"):
             if isinstance(scale, dict) and scale.get(name, ...) is None:

@@ -122,6 +122,10 @@ def check_sources(study: StudyConfig) -> None:
     if study.trainer is None and not any(source.startswith(HUB) for source in sources):
         with _in("data"):
             find_files(study.data)
+    general = study.data.of_general(study.data.tokenizer)
+    if study.trainer is None and general is not None and not str(general.source).startswith(HUB):
+        with _in("data.general"):
+            find_files(general)
 
 
 def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:

@@ -129,7 +129,8 @@ class Stages:
         was stopped goes the same way again.
         """
         target, settings = self.study.target, self.study.comparison
-        tokens = self.kind.size(target).tokens
+        general = self.study.data.general
+        tokens, may_rise = self.kind.size(target).tokens, None if general is None else general.may_rise
         runs: dict[tuple[Arm, int, float], tuple[AnySpec, RunResult]] = {}
         seeds: list[int] = []
         while True:
@@ -137,7 +138,7 @@ class Stages:
             new = range(first, first + (1 if seeds else settings.seeds))
             seeds += new
             runs |= self._compared(arms, new)
-            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings)
+            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise)
             if found.stopping is None or found.stopping.reason is not None:
                 break
         winner = found.decision.winner
@@ -145,7 +146,7 @@ class Stages:
             return found
         # What the simpler arm saves is measured as for `rlrs`. The full-length runs have decided; these change nothing.
         runs |= self._compared({winner: arms[winner]}, seeds, settings.horizons)
-        return measure(runs, settings.arms, seeds, target.steps, tokens, settings)
+        return measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise)
 
     def _compared(
         self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int], lengths: Sequence[float] | None = None

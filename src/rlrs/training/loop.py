@@ -72,10 +72,13 @@ class Loop:
         self.loss_limit = settings.loss_limit or LOSS_LIMIT * math.log(data.vocab_size)
         batches = data.valid_batches(spec.batch_size, settings.eval_tokens) if validate else []
         self.valid_batches = [tuple(self._mine(rows) for rows in batch) for batch in batches]
+        general = data.general.valid_batches(spec.batch_size, settings.eval_tokens) if validate and data.general else []
+        self.general_batches = [tuple(self._mine(rows) for rows in batch) for batch in general]
         self.valid_steps = evaluation_steps(spec.steps, settings) if validate and folder else {spec.steps}
         self.step = 0  # optimizer steps done
         self.losses: list[float] = []  # of every step
         self.valid_losses: list[tuple[int, float]] = []  # (step, loss)
+        self.general_losses: list[tuple[int, float]] = []  # the same on general text, from before the first step on
         self.seconds = 0.0
         self.started = time.perf_counter()
         self.last_line = (0, self.started)  # (step, moment)
@@ -93,6 +96,8 @@ class Loop:
             Stopped: `stop` was set, and the state is saved.
         """
         try:
+            if self.general_batches and not self.general_losses:
+                self._validate_general()
             while self.step < self.spec.steps:
                 stopping = self._train_step(log=self.checkpoints is not None and self.is_logged(self.step + 1))
                 if (reason := self._over_limit()) is not None:
@@ -115,6 +120,8 @@ class Loop:
     def _result(
         self, status: Any, score: float | None = None, valid_loss: float | None = None, **end: Any
     ) -> RunResult:
+        if status == "finished" and self.general_losses:
+            end |= {"general_before": self.general_losses[0][1], "general_loss": self.general_losses[-1][1]}
         return RunResult(
             status=status,
             steps=self.step,
@@ -195,11 +202,23 @@ class Loop:
         if not math.isfinite(loss):
             raise _DivergedError(self.step, f"validation loss {loss:.4g} is not a finite number")
         self.valid_losses.append((self.step, loss))
+        if self.general_batches:
+            self._validate_general()
         if self.metrics is not None:
             line = {"step": self.step, "tokens": self._tokens(), "valid_loss": loss}
+            if self.general_losses:
+                (_, before), (_, now) = self.general_losses[0], self.general_losses[-1]
+                line |= {"general_loss": now, "general_rise": now - before}
             if self.bytes_per_token:
                 line["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
             self.metrics.write(line)
+
+    def _validate_general(self) -> None:
+        with self.state.autocast():
+            (loss,) = self.world.mean([evaluate(self.state.forward, self.general_batches)])
+        if not math.isfinite(loss):
+            raise _DivergedError(self.step, f"loss on general text {loss:.4g} is not a finite number")
+        self.general_losses.append((self.step, loss))
 
     def _write_line(
         self,
@@ -257,6 +276,7 @@ class Loop:
             {
                 "step": self.step,
                 "valid_losses": list(self.valid_losses),  # sealed and written while training goes on
+                "general_losses": list(self.general_losses),
                 "metrics_bytes": self.metrics.length() if self.metrics else 0,
                 "seconds": self._seconds(),
             },
@@ -283,6 +303,7 @@ class Loop:
             self.step, self.seconds = manifest["step"], manifest["seconds"]
             self.last_line = (self.step, time.perf_counter())
             self.losses, self.valid_losses = losses.tolist(), [(step, loss) for step, loss in manifest["valid_losses"]]
+            self.general_losses = [(step, loss) for step, loss in manifest.get("general_losses", [])]
             self.state.go_to(self.step)
             self.checkpoints.saved_step = self.step
             length = manifest["metrics_bytes"]
