@@ -15,6 +15,7 @@ import argparse
 import glob
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,10 @@ def check_texts() -> None:
             sys.exit(f"{place}: not there; apt-get install {PACKAGES}")
 
 
-def measure(folder: Path, processes: int) -> None:
-    """Train the base and run both studies, or go on with them; their results to this folder."""
+def measure(folder: Path, processes: int, names: Sequence[str]) -> None:
+    """Train the base and run studies, or go on with them; their results to this folder."""
     weights = pretrained(folder / "base").resolve()
-    for name in ARMS:
+    for name in names:
         path, run = folder / f"{name}.yaml", folder / name
         write_atomic(path, yaml.safe_dump(study(name, weights), sort_keys=False))
         sys.argv = ["rlrs", "run", str(path), "--out", str(run), "--processes", str(processes)]
@@ -91,12 +92,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/finetuning"), help="where runs are kept")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side")
+    parser.add_argument("--only", choices=list(ARMS), help="one of the studies; the base has to be there")
     parser.add_argument("--tables", action="store_true", help="make README.md from the results that are here")
     asked = parser.parse_args()
     if not asked.tables:
         check_texts()
-        measure(asked.folder, asked.processes)
-    write_atomic(HERE / "README.md", document({name: read_results(HERE / f"{name}.json") for name in ARMS}))
+        measure(asked.folder, asked.processes, [asked.only] if asked.only else list(ARMS))
+    if all((HERE / f"{name}.json").exists() for name in ARMS):
+        write_atomic(HERE / "README.md", document({name: read_results(HERE / f"{name}.json") for name in ARMS}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """LoRA in the reference trainer: PEFT's adapters on loaded weights; the rest stays as it is."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -134,6 +137,21 @@ def test_adapters_are_a_part_of_a_runs_identity(folder):
     data = tokens()
     assert spec(hub(folder, r=4), data).id != spec(hub(folder, r=8), data).id
     assert spec(HubConfig(hub=folder, weights="load"), data).id != spec(hub(folder, r=8), data).id
+
+
+def test_weights_that_are_sure_of_what_is_wrong_for_a_text_are_not_called_diverged(folder, tmp_path):
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(200.0)
+    model.save_pretrained(tmp_path / "sure")
+    data = tokens()
+    sure = HubConfig(hub=str(tmp_path / "sure"), weights="load")
+    run = spec(sure, data)
+    result = train(run, data)
+    assert result.status == "finished"
+    assert result.score > 1.5 * math.log(V)
+    limited = replace(run, training=run.training.model_copy(update={"loss_limit": 1.5 * math.log(V)}))
+    assert train(limited, data).status == "diverged"
 
 
 def tokens():

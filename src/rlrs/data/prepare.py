@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlrs.data import shards
+from rlrs.data.chat import chat_encoder
 from rlrs.data.facts import FORMAT, GENERAL, DataSummary, Facts, read_facts, write_facts
 from rlrs.data.hub_datasets import is_local, open_hub
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
@@ -120,6 +121,8 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {"tokenizer": identity(config), "valid_fraction": config.valid_fraction}
     plain["text_field"] = config.text_field
     plain["format"] = config.format
+    if config.format == "chat":
+        plain["template"] = chat_encoder(config).template
     if _is_hub(config):
         names = ("source", "config_name", "split", "valid_split", "revision", "max_bytes")
         plain["hub"] = {name: getattr(config, name) for name in names}
@@ -252,7 +255,7 @@ class _Preparation:
             self._commit(encoder, done)
         else:
             encoder, done = found
-        dtype = np.dtype("<u2" if encoder.size <= 2**16 else "<u4")
+        dtype = np.dtype("<u2" if encoder.stored <= 2**16 else "<u4")
         writers = {
             stream: ShardWriter(self.folder, stream, dtype, done.tokens[stream], shards.SHARD_TOKENS)
             for stream in STREAMS
@@ -286,6 +289,8 @@ class _Preparation:
             return None
         if self.config.tokenizer == BYTES:
             return of_bytes(), done
+        if self.config.format == "chat":
+            return chat_encoder(self.config), done
         from tokenizers import Tokenizer
 
         return make_encoder(Tokenizer.from_str(tokenizer.decode()), found.end), done
@@ -305,12 +310,14 @@ class _Preparation:
             key=_key(self.settings),
             tokenizer=hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest(),
             end=encoder.end,
-            itemsize=2 if encoder.size <= 2**16 else 4,
+            itemsize=2 if encoder.stored <= 2**16 else 4,
             done=done,
         )
         write_sealed(self.path, progress)
 
     def _tokenizer(self) -> Encoder:
+        if self.config.format == "chat":
+            return chat_encoder(self.config)
         if self.config.tokenizer == BPE:
             return learn(self._sample(), self.config.vocab_size)
         if self.config.tokenizer == BYTES:
@@ -372,7 +379,7 @@ class _Preparation:
     def _tokenize(self, encoder: Encoder, writers: dict[str, ShardWriter], done: _Done) -> None:
         """The pass over the text, from `done` on."""
         committed = sum(done.tokens.values())
-        end = np.array([encoder.end], dtype=np.uint32)
+        end = encoder.ending()
         for batch, part, piece in self._batches(done):
             for item, tokens in zip(batch, encoder.encode([item.text for item in batch]), strict=True):
                 stream = "valid" if item.valid else "train"

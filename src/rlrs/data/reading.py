@@ -23,7 +23,7 @@ a hundred bytes and more for each character that it is at work on, and its threa
 ELEMENT = 2**28
 """Characters that one element of a JSON array may have; a longer one is taken for the end of what is whole."""
 
-Format = Literal["text", "jsonl", "json", "parquet"]
+Format = Literal["text", "jsonl", "json", "parquet", "chat"]
 
 BadRecord = Callable[[str, str], None]
 """Is told of a record that holds no document (where, such as `line 3`; why); raises `DamagedError` or not."""
@@ -203,7 +203,17 @@ def _check_text(schema: Any, names: list[str], field: str) -> None:
         raise DamagedError(f"the column {_named(field)} (data.text_field) is {str(kind)[:80]}, not text")
 
 
+def read_records(path: Path, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[tuple[str, Any]]:
+    """What each line of JSON lines holds, with its place; see `read_jsonl`."""
+    return _records(unpack(path, digest), bad_record, "not JSON")
+
+
 def _of_lines(chunks: Iterator[bytes], field: str, bad_record: BadRecord, not_json: str) -> Iterator[str]:
+    for where, record in _records(chunks, bad_record, not_json):
+        yield from _document(record, field, where, bad_record)
+
+
+def _records(chunks: Iterator[bytes], bad_record: BadRecord, not_json: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(_lines(chunks), start=1):
         line = _unmarked(line)
         if not line.strip():
@@ -217,7 +227,7 @@ def _of_lines(chunks: Iterator[bytes], field: str, bad_record: BadRecord, not_js
         except RecursionError:
             bad_record(f"line {number}", "nested too deeply")
         else:
-            yield from _document(record, field, f"line {number}", bad_record)
+            yield f"line {number}", record
 
 
 def _document(record: Any, field: str, where: str, bad_record: BadRecord) -> Iterator[str]:

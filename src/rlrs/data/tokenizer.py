@@ -58,6 +58,15 @@ class Encoder:
         """Entries of the vocabulary: one more than the largest token number."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
+    @property
+    def stored(self) -> int:
+        """Numbers that may stand on disk."""
+        return self.size
+
+    def ending(self) -> NDArray[Any]:
+        """What stands after a document, [1]."""
+        return np.array([self.end], dtype=np.uint32)
+
     def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Tokens of each text, in order, without an end; on all cores. What looks like a mark in a text is text."""
         if self.plain_bytes:
@@ -140,8 +149,7 @@ def identity(config: DataConfig) -> list[Any]:
         return [BPE, config.vocab_size, config.vocab_sample]
     if config.tokenizer == BYTES:
         return [BYTES]
-    place = _place(config.tokenizer)
-    folder = place if place.is_dir() else place.parent
+    place, folder = _place(config.tokenizer), tokenizer_folder(config.tokenizer)
     files = {folder / name for name in TOKENIZER_FILES} | {place}
     digests = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in sorted(files) if file.is_file()]
     return ["path", digests, config.end_token]
@@ -159,6 +167,16 @@ def vocabulary_size(config: DataConfig) -> int:
     if config.tokenizer == BPE:
         return config.vocab_size
     return BYTES_SIZE if config.tokenizer == BYTES else from_path(config.tokenizer, config.end_token).size
+
+
+def tokenizer_folder(path: str) -> Path:
+    """The folder of a tokenizer that is given by path.
+
+    Raises:
+        ConfigError: there is nothing at the path.
+    """
+    place = _place(path)
+    return place if place.is_dir() else place.parent
 
 
 def _place(path: str) -> Path:

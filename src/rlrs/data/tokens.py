@@ -19,6 +19,7 @@ from rlrs.data.facts import FILE, GENERAL, read_facts
 from rlrs.data.order import window_order
 from rlrs.data.shards import digests, identity, open_shards
 from rlrs.data.stock import Notes
+from rlrs.models.loss import IGNORED
 from rlrs.records import RecordError
 from rlrs.settings import ConfigError
 
@@ -36,6 +37,8 @@ class TokenData:
         hash: of tokenizer, tokens and sequence length.
         summary: source, files, bytes and so on, as in data.json.
         general: text whose loss fine-tuning should leave about as it was; None if that is not watched.
+        masked: tokens that are only context, and not learnt, have `vocab_size` added to their number; as targets they
+            are -100.
 
     Raises:
         ConfigError: too few tokens for one sequence.
@@ -58,13 +61,14 @@ class TokenData:
         hash: str,
         summary: dict[str, Any] | None = None,
         general: TokenData | None = None,
+        masked: bool = False,
     ) -> None:
         self._train, self._valid = _shards(train), _shards(valid)
         self.sequence_length = sequence_length
         self.vocab_size = vocab_size
         self.hash = hash
         self.summary = dict(summary or {})
-        self.general = general
+        self.general, self.masked = general, masked
         if general is not None:
             # A run measures on both: with another general text it is another run.
             self.hash = hashlib.sha256(f"{hash} {general.hash}".encode()).hexdigest()[:12]
@@ -112,6 +116,7 @@ class TokenData:
             hash=name,
             summary=summary.to_plain(),
             general=general,
+            masked=facts.settings.get("format") == "chat",
         )
 
     @property
@@ -187,7 +192,9 @@ class TokenData:
                 here = shards[shard][: len(row_T)]
                 row_T[: len(here)] = here
         rows = torch.from_numpy(rows_BT)
-        return rows[:, :-1], rows[:, 1:]
+        if not self.masked:
+            return rows[:, :-1], rows[:, 1:]
+        return rows[:, :-1] % self.vocab_size, rows[:, 1:].masked_fill(rows[:, 1:] >= self.vocab_size, IGNORED)
 
 
 def _shards(tokens: NDArray[Any] | Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -29,7 +29,7 @@ from rlrs.models.hub_weights import (
     load_weights,
 )
 from rlrs.models.language_model import LanguageModel, ModelOutput
-from rlrs.models.loss import projected_cross_entropy
+from rlrs.models.loss import cross_entropy, projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
 from rlrs.settings import ConfigError, HubConfig
 
@@ -94,13 +94,15 @@ class HubTransformer(LanguageModel):
             output = self.model(inputs_BT, use_cache=False, **options)
             logits_BTV, loss = output.logits, None
             if targets_BT is not None:
-                loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+                loss = cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), masked=self.masked)
                 logits_BTV = None
         else:
             # The logits of one position are made and thrown away: all positions' are never held at once.
             output, hidden_BTD = self._with_hidden(inputs_BT, logits_to_keep=1, **options)
             assert self.unembedding is not None
-            loss = projected_cross_entropy(hidden_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten())
+            loss = projected_cross_entropy(
+                hidden_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten(), masked=self.masked
+            )
             logits_BTV = None
         routings = self._routings(output)
         auxiliary = None

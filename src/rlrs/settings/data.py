@@ -37,8 +37,9 @@ class DataConfig(Settings):
     parquet, plain or compressed), or `hf:NAME` (a data set by name, or a local folder)."""
     text_field: Annotated[str, Field(min_length=1)] = "text"
     """Field of a document's text, in jsonl, parquet and data sets."""
-    format: Literal["text", "jsonl", "json", "parquet"] | None = None
-    """What `files:` are, whatever their names end in; by the end of each name if not set."""
+    format: Literal["text", "jsonl", "json", "parquet", "chat"] | None = None
+    """What `files:` are, whatever their names end in; by the end of each name if not set. `chat` is JSON lines with a
+    list of `messages`, of which the loss is on what the assistant says."""
     config_name: str | None = None
     """Configuration of an `hf:` data set (its subset)."""
     split: Annotated[str, Field(min_length=1)] = "train"
@@ -108,6 +109,10 @@ class DataConfig(Settings):
                     raise ValueError(f"{name}={value!r} is for 'hf:' sources only")
         elif self.format is not None:
             raise ValueError(f"format={self.format!r} is for 'files:' only; a data set knows its own")
+        if self.format == "chat" and self.tokenizer in ("bpe", "bytes"):
+            raise ValueError(
+                f"format=chat needs the tokenizer of a model, with its chat template, not {self.tokenizer}"
+            )
         if self.tokenizer in ("bpe", "bytes") and self.end_token is not None:
             raise ValueError(
                 f"end_token={self.end_token!r} is for a tokenizer given by path; {self.tokenizer} has its own"
