@@ -1,5 +1,6 @@
 """Fine-tuning as a study: loaded weights, adapters, the arms that are tried first, and general text."""
 
+import json
 import subprocess
 import sys
 
@@ -103,8 +104,6 @@ def test_an_arm_moves_what_it_is_about_and_nothing_else(full, lora):
 
 def spec(folder, found, arm, seed):
     (run_id,) = {r.id for r in found.comparison.runs if (r.arm, r.seed, r.horizon) == (arm, seed, 1.0)}
-    import json
-
     return json.loads((folder / "runs" / run_id / "run.json").read_text())
 
 
@@ -200,3 +199,21 @@ def test_a_decision_can_be_for_any_of_them():
         assert "simpler" in decision.sentence
     assert SIMPLEST_FIRST[0] == "uniform"
     assert SIMPLEST_FIRST[-1] == "rlrs"
+
+
+def test_general_text_is_measured_before_and_after_and_stands_in_the_results(weights, tmp_path):
+    (tmp_path / "general.txt").write_text("the old words of before, again and again\n" * 400)
+    general = {"source": f"files:{tmp_path}/general.txt", "may_rise": 0.0001, "valid_fraction": 0.3}
+    folder, found = run(plain(weights, data={"general": general}, transfer={"trials": 1}), tmp_path)
+    rises = found.comparison.general.rises
+    assert set(rises) == {"uniform", "rlrs"}
+    full = [r for r in found.comparison.runs if r.horizon == 1.0]
+    assert {r.general_before for r in full} == {found.comparison.general.before}
+    for r in full:
+        assert r.general_loss - r.general_before == pytest.approx(rises[r.arm][r.seed - 1])
+        lines = (folder / "runs" / r.id / "metrics.jsonl").read_text().splitlines()
+        last = [json.loads(line) for line in lines if "general_loss" in line][-1]
+        assert last["general_loss"] == r.general_loss
+        assert last["general_rise"] == pytest.approx(r.general_loss - r.general_before)
+    assert "general text" in (folder / "report.html").read_text()
+    assert found.data["general_hash"]

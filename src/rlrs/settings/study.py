@@ -62,8 +62,8 @@ class TrainingConfig(Settings):
     score_steps: Count = 100
     """A trial's score is the training loss averaged over this many last steps (the paper: 100)."""
     loss_limit: Positive | None = None
-    """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set, or of the first
-    step where weights are loaded and that is more."""
+    """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set, or that of
+    the first step where weights are loaded and that is more."""
 
     @model_validator(mode="before")
     @classmethod
