@@ -20,7 +20,7 @@ LAYERS = [
     {"search", "comparison", "audit"},
     {"report", "monitoring"},
     {"study"},
-    {"cli", "terminal", "watching"},
+    {"cli", "pages", "planning", "terminal", "watching"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])

@@ -71,8 +71,8 @@ def test_a_folder_is_given_more_and_not_less(command, folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (b"", "should be a mapping with the keys of a study, not NoneType"),
-        (b"[]", "should be a mapping with the keys of a study, not list"),
+        (b"", "is empty; it should have the keys of a study: name, proxy, target"),
+        (b"[]", "is a list; it should have the keys of a study"),
         (b"{", "line 1: not valid YAML"),
         (b"name: s", "proxy is missing"),
         (b"a: 1\na: 2", "line 2: the key 'a' is there twice"),
@@ -174,3 +174,29 @@ def test_a_file_whose_study_decided_against_ratios_says_so(command, folder):
     code, error = command("export", "r.yaml", "--to", "megatron", "--steps", "9")
     assert not code
     assert error.startswith("note: r.yaml has no ratios: its study decided for uniform, one rate for all\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "rlrs run: missing argument 'STUDY.yaml' (see rlrs run --help)"),
+        (["rum"], "rlrs: no such command 'rum'; did you mean 'run'? (see rlrs --help)"),
+        (["audit", "shw"], "rlrs audit: no such command 'shw'; did you mean 'show'? (see rlrs audit --help)"),
+        (["run", "s.yaml", "--proceses", "3"], "rlrs run: no such option: --proceses (Possible options: "),
+        (["train", "s.yaml", "--model", "big"], "rlrs train: invalid value for '--model': 'big' is not one of 'proxy'"),
+        (["run", "s.yaml", "--address", "a:1"], "rlrs run: --address is for --engine ray (see rlrs run --help)"),
+    ],
+)
+def test_a_command_line_that_cannot_be_used_is_one_line_too(command, arguments, message):
+    code, error = command(*arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith(f"error: {message}")
+
+
+def test_the_command_alone_prints_its_help(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["rlrs"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr()
+    assert (stop.value.code, said.err) == (2, "")
+    assert "inspect" in said.out

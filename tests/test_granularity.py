@@ -247,3 +247,7 @@ def test_on_a_pipeline_stage_a_range_may_hold_nothing():
 def test_a_fused_tensor_has_one_independent_decay():
     with pytest.raises(ValueError, match="one weight decay"):
         rlrs.param_groups(model_of(), RATIOS, lr=1.0, weight_decay=0.1, decay="independent")
+    model = model_of()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("experts" not in name)
+    rlrs.param_groups(model, RATIOS, lr=1.0, weight_decay=0.1, decay="independent")

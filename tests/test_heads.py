@@ -34,6 +34,8 @@ EXTRA = {
     "join": linear(2 * D, D),
     "pixels_to_width": linear(48, D),
     "mode": linear(D, 2),
+    "modulation": linear(D, 6 * D),
+    "token_gate": linear(D, V),
 }
 
 
@@ -108,6 +110,45 @@ def test_stacked_projections_are_told_beside_queries_keys_and_values():
     parts = partition(named(tok=nn.Embedding(V, D), **banks))
     assert parts["attention"] == ["w_q", "w_k", "w_v", "w_o"]
     assert parts["feed_forward"] == ["w_up", "w_down"]
+
+
+def empty(**shapes):
+    return {name: nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()}
+
+
+def test_banks_of_transformer_lens_and_of_experts_are_told_by_their_names():
+    heads = empty(W_Q=(4, 2, D, 8), W_K=(4, 2, D, 8), W_V=(4, 2, D, 8), W_O=(4, 2, 8, D))
+    ends = empty(W_E=(V, D), W_pos=(8, D), W_U=(D, V), b_U=(V,))
+    assert dict(partition(named(**ends, **heads, **empty(W_in=(4, D, 64), W_out=(4, 64, D))))) == {
+        "embedding": ["W_E"],
+        "position": ["W_pos"],
+        "attention": ["W_Q", "W_K", "W_V", "W_O"],
+        "feed_forward": ["W_in", "W_out"],
+        "unembedding": ["W_U", "b_U"],
+    }
+    experts = empty(qkvo_bank=(4, 4, D, D), router_bank=(4, 8, D), expert_up_bank=(4, 8, D, 64), attn_norm_bank=(4, D))
+    parts = partition(named(**empty(embed=(V, D), output_weight=(V, D)), **experts)).component_of()
+    assert list(parts.values()) == ["embedding", "attention", "experts", "router", "norm", "unembedding"]
+
+
+FLAT = {
+    "arrays": empty(wq=(D, D), wk=(D, D), wv=(D, D), wo=(D, D), w1=(D, 64), w2=(64, D)),
+    "words": empty(qkv_w=(3 * D, D), attn_proj_w=(D, D), mlp_up_w=(64, D), mlp_down_w=(D, 64)),
+    "out beside o": empty(W_Q=(D, D), W_K=(D, D), W_V=(D, D), W_O=(D, D), W_in=(D, 64), W_out=(64, D)),
+    "linears": {
+        **{f"{n}_proj": linear(D, D) for n in "qkvo"},
+        **{"in_proj": linear(D, 64), "out_proj": linear(64, D)},
+    },
+}
+
+
+@pytest.mark.parametrize("layer", FLAT.values(), ids=FLAT)
+def test_attention_and_feed_forward_in_one_module_are_told_apart(layer):
+    parts = partition(named(embed=nn.Embedding(V, D), blocks=nn.ModuleList([named(**layer), named(**layer)])))
+    halves = list(layer)
+    expected = dict.fromkeys(halves[:-2], "attention") | dict.fromkeys(halves[-2:], "feed_forward")
+    names = {name.removeprefix("blocks.0.").removesuffix(".weight"): c for name, c in parts.component_of().items()}
+    assert {name: names[name] for name in halves} == expected
 
 
 @pytest.mark.parametrize("name", ["lm_head", "head_weight", "unembed", "W_U", "logits_w"])
@@ -226,6 +267,27 @@ def test_a_parametrized_model_has_the_partition_and_the_decay_of_the_plain_one(h
     rlrs.param_groups(model, rlrs.Ratios.preset("paper-dense"), lr=1e-3)
 
 
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(D, 1))
+
+    def forward(self, weight):
+        return weight * self.gain
+
+
+def test_a_gain_per_row_is_not_decayed_and_the_direction_of_one_row_is():
+    layer = parametrize.register_parametrization(linear(D, D), "weight", Gain())
+    assert undecayed(
+        "q.parametrizations.weight.0.gain",
+        dict(layer.named_parameters())["parametrizations.weight.0.gain"],
+        "attention",
+    )
+    row = dict(parametrizations.weight_norm(linear(D, 1)).named_parameters())
+    decayed = {name[-1]: not undecayed(f"head.{name}", parameter, "unembedding") for name, parameter in row.items()}
+    assert decayed == {"0": False, "1": True}
+
+
 def test_a_parametrized_norm_and_a_parametrized_bias_stay_what_they_are():
     model = small_gpt()
     parametrize.register_parametrization(model.final, "weight", nn.Softplus(), unsafe=True)
@@ -290,6 +352,16 @@ def test_transformers_says_by_its_config_that_a_head_is_tied_across_stages():
         parts = partition(model, partial=True)
         assert parts["embedding" if tied else "unembedding"] == ["lm_head.weight"]
         assert parts.tied_components == (("unembedding",) if tied else ())
+
+
+def test_the_transform_before_a_tied_head_is_no_copy_of_the_table():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    stage = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=V, **sizes))
+    stage.bert.embeddings = None
+    parts = partition(stage, partial=True)
+    assert parts["embedding"] == ["cls.predictions.decoder.weight"]
+    assert "cls.predictions.transform.dense.weight" in parts["unembedding"]
 
 
 def test_an_untied_head_a_whole_model_and_a_replica_beside_the_head_are_left_alone():

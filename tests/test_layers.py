@@ -255,3 +255,64 @@ def test_two_stacks_in_one_module_and_a_tower_inside_another_have_depths_of_thei
     assert found["images.stem.weight"] == 0.5**4
     assert found["images.blocks.0.mlp.up.weight"] == 0.5**3
     assert {depth.tower for depth in partition(nested).depths.values()} == {"images", "layers"}
+
+
+def blocks(count):
+    return nn.ModuleList([block() for _ in range(count)])
+
+
+def test_two_stacks_of_one_length_in_one_module_are_not_one():
+    depths = partition(named(embed=nn.Embedding(50, WIDTH), down=blocks(2), middle=block(), up=blocks(2))).depths
+    assert {depths[f"{name}.0.mlp.up.weight"].tower for name in ("down", "up")} == {"down", "up"}
+    assert depths["middle.mlp.up.weight"].layer is None
+
+
+@pytest.mark.parametrize("names", [("layer0", "layer1", "layer2"), ("h_1", "h_2", "h_3")])
+@pytest.mark.parametrize("listed", [False, True])
+def test_layers_that_are_numbered_attributes_are_counted_from_the_first(names, listed):
+    layers = {name: block() for name in names}
+    body = {"layers": nn.ModuleDict(layers)} if listed else layers
+    found = factors(named(embed=nn.Embedding(50, WIDTH), **body, norm=NORM(WIDTH)))
+    path = "layers." if listed else ""
+    assert [found[f"{path}{name}.mlp.up.weight"] for name in names] == [0.5**3, 0.5**2, 0.5]
+    assert (found["embed.weight"], found["norm.weight"]) == (0.5**4, 1)
+
+
+def test_stages_that_are_attributes_are_counted_through_with_the_stem_below():
+    def convolutions():
+        return named(conv1=nn.Conv2d(8, 8, 3), bn1=nn.BatchNorm2d(8), conv2=nn.Conv2d(8, 8, 3), bn2=nn.BatchNorm2d(8))
+
+    stages = {f"layer{i}": nn.Sequential(*[convolutions() for _ in range(2)]) for i in (1, 2)}
+    found = factors(named(conv1=nn.Conv2d(3, 8, 7), bn1=nn.BatchNorm2d(8), **stages, fc=linear(8, 10)))
+    assert [found[f"layer{i}.{j}.conv1.weight"] for i in (1, 2) for j in (0, 1)] == [0.5**4, 0.5**3, 0.5**2, 0.5]
+    assert (found["conv1.weight"], found["bn1.weight"], found["fc.weight"]) == (0.5**5, 0.5**5, 1)
+
+
+def test_the_layers_of_resnets_stages_are_counted_through():
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])
+    found = factors(made("ResNetForImageClassification", config))
+    layers = {factor for name, factor in found.items() if ".stages.1.layers.0" in name}
+    assert layers == {0.5**2}
+    assert found["resnet.embedder.embedder.convolution.weight"] == 0.5**4
+
+
+def test_segformers_first_patches_are_below_and_its_head_above():
+    sizes = {
+        "num_encoder_blocks": 2,
+        "depths": [1, 2],
+        "sr_ratios": [2, 1],
+        "hidden_sizes": [8, 16],
+        "mlp_ratios": [2, 2],
+    }
+    sizes |= {"patch_sizes": [7, 3], "strides": [4, 2], "num_attention_heads": [1, 2], "decoder_hidden_size": 8}
+    found = factors(made("SegformerForSemanticSegmentation", transformers.SegformerConfig(**sizes)))
+    assert {f for name, f in found.items() if ".0.patch_embeddings" in name} == {0.5**4}
+    assert {f for name, f in found.items() if ".1.patch_embeddings" in name} == {0.5**2}
+    assert {f for name, f in found.items() if name.startswith("decode_head")} == {1}
+
+
+def test_what_a_name_puts_last_is_above():
+    top = {"top_conv": nn.Conv1d(WIDTH, WIDTH, 3), "emb_layer_norm_after": NORM(WIDTH)}
+    found = factors(named(embed=nn.Embedding(50, WIDTH), conv_in=nn.Conv1d(4, WIDTH, 3), layers=blocks(2), **top))
+    assert found["top_conv.weight"] == found["emb_layer_norm_after.weight"] == 1
+    assert found["conv_in.weight"] == found["embed.weight"] == 0.5**3

@@ -270,6 +270,12 @@ def test_the_state_of_another_scheduler_is_refused():
         scheduler.load_state_dict(LambdaLR(optimizer, lambda t: 1.0).state_dict())
 
 
+@pytest.mark.parametrize(("given", "said"), [([], "an empty list"), (object(), "object"), ([None], "NoneType")])
+def test_what_is_no_optimizer_is_refused_by_its_type(given, said):
+    with pytest.raises(TypeError, match=rf"a torch.optim.Optimizer, or a list of them, not {said}$"):
+        rlrs.RelativeLR(given, {}, total_steps=10)
+
+
 def test_groups_that_cannot_be_told_apart_are_refused():
     with pytest.raises(ValueError, match=r"group 0 has no 'name': make the groups with rlrs.param_groups"):
         rlrs.RelativeLR(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1), UNIFORM, total_steps=5)

@@ -137,7 +137,7 @@ class DAdaptLion(torch.optim.Optimizer):
     """The group of D-Adaptation's Lion."""
 
     def __init__(self, params, lr=1.0):
-        super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "d": 1e-6, "k": 0, "d0": 1e-6})
+        super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "d": 1e-6, "k": 0, "numerator_weighted": 0.0})
 
 
 class MyAdafactor(torch.optim.Optimizer):

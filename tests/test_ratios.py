@@ -125,6 +125,15 @@ def test_a_file_written_by_hand_may_leave_the_schema_out(tmp_path):
 
 
 def test_a_preset_is_found_under_near_names():
+    assert rlrs.Ratios.named("paper-moe") == Ratios.preset("paper-moe")
+    with pytest.raises(RatiosError, match=r"^no preset or file 'paper-mo'; did you mean 'paper-moe'\?$"):
+        Ratios.named("paper-mo")
+    with pytest.raises(
+        RatiosError, match=r"^no preset or file 'mine'; the presets are paper-dense, paper-moe, uniform$"
+    ):
+        Ratios.named("mine")
+    with pytest.raises(RatiosError, match=r"^mine.yaml: cannot be read: No such file or directory$"):
+        Ratios.named("mine.yaml")
     with pytest.raises(RatiosError, match=r"no preset 'paper_dense'; did you mean 'paper-dense'\?"):
         Ratios.preset("paper_dense")
     with pytest.raises(RatiosError, match=r"cannot be read: .*preset of that name is Ratios.preset\('paper-moe'"):

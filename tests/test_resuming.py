@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -69,6 +70,14 @@ def moved(optimizer, closure=False):
         gradients()
         optimizer.step()
     return [(parameter[i] - before[i]).abs().max().item() for i in range(2)]
+
+
+def test_ratios_per_expert_of_a_flattened_tensor_are_refused():
+    _, optimizer, _ = experts()
+    group = next(group for group in optimizer.param_groups if group.get("slices"))
+    group["params"] = [nn.Parameter(parameter.detach().flatten()) for parameter in group["params"]]
+    with pytest.raises(RuntimeError, match=r"'experts' has ratios per expert, 'experts/expert.0' .* it was flattened"):
+        moved(optimizer)
 
 
 def pickled(parts):
@@ -231,6 +240,39 @@ def test_a_second_schedule_starts_from_the_rates_that_the_groups_were_given():
     second = rlrs.RelativeLR(optimizer, {"embedding": 2.0}, total_steps=10)
     assert (second.base_rate(), rates(optimizer)["embedding"]) == (1e-4, 2e-4)
     advance(optimizer, second)
+
+
+@pytest.mark.parametrize("how", ["float", "fill", "replace"])
+def test_a_second_schedule_may_start_where_the_first_ended(how):
+    optimizer, scheduler = made(lr=1e-2 if how == "float" else torch.tensor(1e-2), ratios={"embedding": (5.0, 1.0)})
+    advance(optimizer, scheduler, 90)
+    end = scheduler.rates()["unembedding"]
+    for group in optimizer.param_groups:
+        if how == "fill":
+            group["lr"].fill_(end)
+        else:
+            group["lr"] = end * 1.0 if how == "float" else torch.tensor(end)
+    second = rlrs.RelativeLR(optimizer, {}, total_steps=10)
+    assert list(rates(optimizer).values()) == pytest.approx([end, end], rel=1e-6)
+    advance(optimizer, second)
+
+
+def test_a_second_schedule_on_a_loaded_state_does_not_take_its_decayed_rates_for_peaks():
+    optimizer_state, _ = saved(50)
+    optimizer, _ = made()
+    optimizer.load_state_dict(optimizer_state)
+    second = rlrs.RelativeLR(optimizer, {"embedding": 5.0}, total_steps=100)
+    assert second.base_rate() == pytest.approx(1e-2)
+    with pytest.warns(UserWarning, match="state was loaded after 50 steps"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_second_schedule_on_a_copy_starts_from_the_first_ones_peak(copied):
+    optimizer, scheduler = made()
+    advance(optimizer, scheduler, 10)
+    optimizer, scheduler = copied((optimizer, scheduler))
+    assert rlrs.RelativeLR(optimizer, {"embedding": 5.0}, total_steps=10).base_rate() == pytest.approx(1e-2)
 
 
 @pytest.mark.parametrize("tensor", [False, True])

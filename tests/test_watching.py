@@ -83,7 +83,33 @@ def test_elsewhere_there_are_lines_alone_without_control_codes(dumb):
         said = file.getvalue()
     assert said.splitlines() == [
         "search ...",
-        "proxy/rlrs, run 1: best so far 4.0000 nats (start)",
+        "2 runs had ended before",
         "proxy/rlrs, run 3: best so far 3.9000 nats (embedding.start 5 -> 25)",
         "proxy/rlrs, run 5: given up after 2 attempts: it hung; the search goes on without it",
     ]
+
+
+def test_elsewhere_a_line_says_how_far_it_is_where_none_came_for_half_a_minute(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("rlrs.watching.time.monotonic", lambda: now[0])
+    file = io.StringIO()
+    with Watch(console=Console(file=file, width=80)) as watch:
+        watch.stage("search", 4000, searches={"proxy/rlrs": 20})
+        for second in range(1, 100):
+            now[0] = float(second)
+            if second == 50:  # a line of its own
+                watch.trial("proxy/rlrs", trial(3.9, "up"), 1e9, found=False)
+            watch.tick(10 * second)
+    assert [line.partition(", at most")[0] for line in file.getvalue().splitlines()] == [
+        "search ...",
+        "search: 300 of 4,000 steps, 0 runs ended",
+        "proxy/rlrs, run 1: best so far 3.9000 nats (up)",
+        "search: 800 of 4,000 steps, 1 run ended",
+    ]
+
+
+def test_whether_anything_was_begun_is_known():
+    with Watch(console=Console(file=io.StringIO())) as watch:
+        assert not watch.worked
+        watch.stage("report", 0)
+        assert watch.worked

@@ -67,6 +67,7 @@ def test_a_plain_word_is_what_yaml_1_2_says(text, value):
         ("a:\n\tb: 1", ", line 2: not valid YAML: found character '\\t'"),
         ("a: 1\nb: \x07", ", line 2: not valid YAML: there is the character '\\x07'"),
         (r'a: "\UFFFFFFFF"', "not valid YAML: an escape"),
+        (r'"cut off \ud83d": 1', r"line 1: 'cut off \ud83d' has half of a surrogate pair"),
         (r'a: "\U00110000"', "not valid YAML: an escape"),
         ("<<: 3", "<< should take over a mapping, or a list of mappings"),
         ("a: [", "not valid YAML"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rlrs.extras import install
 
@@ -16,16 +18,20 @@ try:
     from rich.table import Table
 
     from rlrs.audit.commands import app as audit_commands
-    from rlrs.messages import printable
+    from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
+    from rlrs.pages import plot, report
+    from rlrs.planning import plan, print_plan
     from rlrs.terminal import (
         end_quietly,
         err,
+        named_ratios,
         out,
         print_comparison,
         print_components,
+        print_ended,
         print_ladder,
-        print_plan,
+        print_places,
         print_searches,
         warnings_shown,
     )
@@ -37,6 +43,9 @@ if TYPE_CHECKING:
     from rlrs.ratios import Ratios
     from rlrs.records import Recipe, Results
     from rlrs.settings import StudyConfig
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for a command line that it cannot use; newer versions do not export it."""
 
 app = typer.Typer(
     help="Decoupled relative learning-rate schedules: found on a small model, proven on a larger one.",
@@ -84,9 +93,15 @@ def run(
         check_sources(settings)
         print_plan(settings)
         return
-    results, where = _study(study, folder, processes, "report", engine, address, storage)
+    results, where, worked = _study(study, folder, processes, "report", engine, address, storage)
+    if not worked:
+        print_ended(study, where)
+        return
     print_comparison(results)
-    out.print(f"report  {where / 'report.html'}\nratios  {where / 'ratios.yaml'}", highlight=False)
+    print_places(report=where / "report.html", ratios=where / "ratios.yaml")
+
+
+app.command(epilog="Example: `rlrs plan configs/demo.yaml --gain 0.05 --noise 0.025`")(plan)
 
 
 @app.command(epilog="Example: `rlrs search configs/demo.yaml`")
@@ -99,9 +114,9 @@ def search(
     storage: Storage = None,
 ) -> None:
     """Find the ratios on the proxy: the first stages of `rlrs run`, with the same files."""
-    results, where = _study(study, folder, processes, "search", engine, address, storage)
+    results, where, _ = _study(study, folder, processes, "search", engine, address, storage)
     print_searches(results)
-    out.print(f"ratios  {where / 'ratios.yaml'}", highlight=False)
+    print_places(ratios=where / "ratios.yaml")
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
@@ -114,9 +129,9 @@ def compare(
     storage: Storage = None,
 ) -> None:
     """Measure the arms on the target, on paired seeds: everything of `rlrs run` but the page."""
-    results, where = _study(study, folder, processes, "comparison", engine, address, storage)
+    results, where, _ = _study(study, folder, processes, "comparison", engine, address, storage)
     print_comparison(results)
-    out.print(f"results {where / 'results.json'}", highlight=False)
+    print_places(results=where / "results.json")
 
 
 @app.command(epilog="Example: `rlrs dashboard runs/demo`")
@@ -131,14 +146,7 @@ def dashboard(
     serve(folder, port, storage, lambda url: out.print(f"dashboard {url}  (Ctrl-C ends it)", highlight=False))
 
 
-@app.command(epilog="Example: `rlrs report runs/demo`")
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIRECTORY", help="A study's run directory.")],
-) -> None:
-    """Write report.html anew from a study's results."""
-    from rlrs.report import write_report
-
-    out.print(f"report  {write_report(folder)}", highlight=False)
+app.command(epilog="Example: `rlrs report runs/demo --lang ja`, `rlrs report runs/a runs/b`")(report)
 
 
 @app.command(epilog="Example: `rlrs train configs/demo.yaml --model target --ratios paper-moe --lr 8e-3`")
@@ -200,8 +208,10 @@ def train(
     if result.status == "diverged":
         err.print(f"diverged at step {result.diverged_at}: {result.reason}", style="red")
         raise typer.Exit(1)
-    out.print(f"validation loss {result.valid_loss:.4f} nats per token after {result.steps} steps", highlight=False)
-    out.print(f"files   {where / 'runs' / spec.id}", highlight=False)
+    out.print(
+        f"validation loss {result.valid_loss:.4f} nats per token after {plural(result.steps, 'step')}", highlight=False
+    )
+    print_places(files=where / "runs" / spec.id)
 
 
 @app.command(epilog="Example: `rlrs data configs/demo.yaml`")
@@ -212,7 +222,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = resolve(load_study(study))
     where = folder or Path("runs") / settings.name
-    with Watch() as bars, prepared(settings, where, bars) as tokens:
+    with _resumable(), Watch() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -222,7 +232,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
     out.print(table)
     for sentence in summary["skipped"]:
         out.print(f"left out  {sentence}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"files   {where / 'data'}", highlight=False)
+    print_places(files=where / "data")
 
 
 @app.command(epilog="Example: `rlrs inspect configs/demo.yaml`, `rlrs inspect mixtral --ratios paper-moe`")
@@ -240,7 +250,7 @@ def inspect(
     """Show the components of a model: every parameter once."""
     from rlrs.inspection import build_models
 
-    shown = _ratios(ratios) if ratios else None
+    shown = named_ratios(ratios) if ratios else None
     for title, module in build_models(model):
         print_components(title, module, shown, parameters)
 
@@ -256,20 +266,7 @@ def ladder(
     print_ladder(load_study(study), factors)
 
 
-@app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")
-def plot(
-    ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
-    html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
-) -> None:
-    """Draw the schedules of a ratios.yaml as a page that opens offline."""
-    from rlrs.records import RecordError
-    from rlrs.report import write_ratios_page
-
-    try:
-        write_ratios_page(_ratios(ratios), html)
-    except RecordError as error:
-        raise RecordError(f"{ratios}: {error}") from None
-    out.print(f"page    {html}", highlight=False)
+app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html`")(plot)
 
 
 @app.command(epilog="Example: `rlrs export runs/demo/ratios.yaml --to megatron --steps 10240 --lr 3e-3`")
@@ -297,7 +294,7 @@ def export(
     from rlrs.records import Recipe
     from rlrs.schedules import BaseSchedule
 
-    loaded = _ratios(ratios)
+    loaded = named_ratios(ratios)
     # What a ratios.yaml does not say has the library's own defaults; its base rate has none.
     recipe = _recipe(ratios, Recipe(lr=lr or 1.0), loaded)
     if lr is None and "lr" not in (loaded.provenance.get("base") or {}):
@@ -333,7 +330,7 @@ def export(
             end_quietly()
     else:
         write_atomic(file, exported.text)
-        out.print(f"file    {file}", highlight=False)
+        print_places(file=file)
 
 
 def _study(
@@ -344,16 +341,24 @@ def _study(
     engine: Literal["processes", "ray"] | None = None,
     address: str | None = None,
     storage: str | None = None,
-) -> tuple[Results, Path]:
-    from rlrs import study as studies
+) -> tuple[Results, Path, bool]:
+    """A study's results, its run directory, and whether any stage was begun for them."""
+    with _resumable():
+        from rlrs import study as studies
 
-    study = _settings(path, processes, engine, address, storage)
-    where = folder or Path("runs") / study.name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what schedulers of clusters send: as Ctrl-C
-    try:
+        study = _settings(path, processes, engine, address, storage)
+        where = folder or Path("runs") / study.name
         with Watch() as bars:
-            return studies.run(study, where, bars, until=until), where
-    except KeyboardInterrupt:  # typer would end without a word
+            return studies.run(study, where, bars, until=until), where, bars.worked
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say, where Ctrl-C or a scheduler's SIGTERM stops a command, that it goes on; typer would end without a word."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
 
@@ -377,24 +382,12 @@ def _settings(
     return study.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _ratios(text: str) -> Ratios:
-    from rlrs.ratios import PRESETS, Ratios
-
-    ratios = Ratios.preset(text) if text in PRESETS else Ratios.load(text)
-    arm = ratios.provenance.get("arm")
-    if not ratios and arm:
-        err.print(
-            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all", highlight=False
-        )
-    return ratios
-
-
 def _recipe(text: str, defaults: Recipe, ratios: Ratios | None = None) -> Recipe:
     """What a ratios.yaml or a preset says, and the defaults for what it does not."""
     from rlrs.records import Recipe, RecordError
 
     try:
-        return Recipe.from_ratios(_ratios(text) if ratios is None else ratios, defaults)
+        return Recipe.from_ratios(named_ratios(text) if ratios is None else ratios, defaults)
     except RecordError as error:
         raise RecordError(f"{text}: {error}") from None
 
@@ -408,9 +401,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app()
+            code = app(prog_name="rlrs", standalone_mode=False)
         finally:
             sys.stdout.flush()  # here a reader that is gone is no traceback
+        sys.exit(code if isinstance(code, int) else 0)
+    except _UsageError as error:
+        sys.exit(_misused(error))
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here")
         sys.exit(130)
@@ -442,6 +438,16 @@ def _stage_errors() -> tuple[type[Exception], ...]:
         *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
         *(RecordError, StorageError, StudyError),
     )
+
+
+def _misused(error: Any) -> int:
+    """A command line that cannot be used: one line, and where its options are listed."""
+    command = error.ctx.command_path if error.ctx else "rlrs"
+    message = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "").strip()
+    if not message:
+        return 2  # no arguments at all: typer has printed the help
+    message = message.removesuffix(".").replace(". Did you mean", "; did you mean")
+    return _fail(f"{command}: {message[0].lower()}{message[1:]} (see {command} --help)")
 
 
 def _fail(message: str) -> int:

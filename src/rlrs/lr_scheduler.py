@@ -49,6 +49,7 @@ class RelativeLR(LRScheduler):
         partial: the optimizer has one stage of a pipeline: ratios for a component that no group has are no error.
 
     Raises:
+        TypeError: something else than torch optimizers.
         ValueError: a group without name or component, two groups of one name, an optimizer that sets its own step, a
             group whose rate another scheduler has changed, or a schedule that cannot be.
         RatiosError: ratios for a component that no group has.
@@ -79,9 +80,10 @@ class RelativeLR(LRScheduler):
         last_epoch: int = -1,
         partial: bool = False,
     ) -> None:
-        self.optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        if not self.optimizers:
-            raise ValueError("optimizer should be an optimizer or a list of them, not an empty list")
+        self.optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        if not self.optimizers or not all(isinstance(each, Optimizer) for each in self.optimizers):
+            given = "an empty list" if not self.optimizers else type(self.optimizers[0]).__name__
+            raise TypeError(f"optimizer should be a torch.optim.Optimizer, or a list of them, not {given}")
         self.ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
         self.schedule = BaseSchedule(
             total_steps=total_steps,
@@ -137,9 +139,13 @@ class RelativeLR(LRScheduler):
         for optimizer in self.optimizers:
             earlier = getattr(named_groups.inner(optimizer), _ATTACHED, (None,))[0]
             other = hasattr(named_groups.inner(optimizer).step, "_wrapped_by_lr_sched") and earlier is None
+            if earlier and earlier._optimizer_loaded:
+                earlier = None  # what it wrote is gone: rates are those of the state that was loaded
+            known = [group for group in optimizer.param_groups if "initial_lr" in group]
+            new_phase = last_epoch == -1 and earlier and not all(map(earlier._wrote, known))
             for group in optimizer.param_groups:
                 rate, peak = group["lr"], group.get("initial_lr")
-                if peak is None or (last_epoch == -1 and earlier and not earlier._wrote(group)):
+                if peak is None or new_phase:
                     group["initial_lr"] = rate.clone() if isinstance(rate, Tensor) else rate
                 elif last_epoch == -1 and not earlier and not _close(float(rate), rate, float(peak)):
                     about = f"parameter group {group['name']!r} has lr={float(rate):g} and initial_lr={float(peak):g}"
@@ -165,12 +171,24 @@ class RelativeLR(LRScheduler):
         return None
 
     def _wrote(self, group: Mapping[str, Any]) -> bool:
-        """Whether a group has the rate that this scheduler wrote into it."""
-        try:
-            written = self._last_lr[list(self._base).index(group["name"])]
-        except (ValueError, IndexError):
-            return False
-        return _close(float(group["lr"]), group["lr"], float(written))
+        """Whether a group's rate is the very number that this scheduler wrote; the user may have set an equal one."""
+        rate = group["lr"]
+        if isinstance(rate, Tensor):
+            tensor, version = self._tensors.get(group["name"], (None, -1))
+            return rate is tensor and rate._version == version
+        return any(rate is own and name == group["name"] for name, own in zip(self._base, self._last_lr, strict=True))
+
+    def _write_anew(self) -> bool:
+        """Write the rates into a copied or loaded optimizer that has them already; False if it has others."""
+        groups, written = self._groups(), dict(zip(self._base, self._last_lr, strict=True))
+        same = all(
+            _close(float(group["lr"]), group["lr"], float(written[group["name"]]))
+            for group in groups
+            if group.get("name") in written
+        )
+        if same and self._is_bound(groups):
+            self._write(groups)
+        return same
 
     def _bind(self, groups: Sequence[dict[str, Any]]) -> None:
         """Take the groups as they are now: replaced ones by their names, new ones with their present rate as peak.
@@ -238,6 +256,7 @@ class RelativeLR(LRScheduler):
         """A copy, or one from a pickle, drives the optimizers that came with it."""
         self.__dict__.update(state)
         self._attach()
+        self._write_anew()
 
     def _before_optimizer_step(self, optimizer: Optimizer, *call: Any) -> None:
         if torch.compiler.is_compiling():
@@ -254,12 +273,7 @@ class RelativeLR(LRScheduler):
             self._bind(self._groups())
             self._write(self._groups())
         else:
-            written = dict(zip(self._base, self._last_lr, strict=True))
-            self._optimizer_loaded = any(
-                group.get("name") in written
-                and not _close(float(group["lr"]), group["lr"], float(written[group["name"]]))
-                for group in optimizer.param_groups
-            )
+            self._optimizer_loaded = not self._write_anew()
 
     def _say_doubt(self) -> None:
         doubt, self._doubt = self._doubt, None

@@ -52,6 +52,15 @@ def printable(text: str | os.PathLike[str], length: int | None = None) -> str:
     return text if length is None else shortened(text, length)
 
 
+def plural(n: int, word: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "run"), plural(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
+
+
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # what Python reads a byte as that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"

@@ -117,7 +117,7 @@ def check_follows_rates(optimizer: Optimizer) -> None:
                 "no effect on it"
             )
         # Prodigy and D-Adaptation: the rate is a multiple of an estimate `d` of the distance to the solution.
-        if "d" in group and ("d0" in group or "d_coef" in group or "growth_rate" in group):
+        if "d" in group and not {"d0", "d_coef", "growth_rate", "k"}.isdisjoint(group):
             raise ValueError(
                 f"{name} estimates its own step (d) from one rate for all groups, and takes no rate per component: "
                 "use the optimizer that it is made of, such as AdamW, with ratios"

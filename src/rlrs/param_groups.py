@@ -90,11 +90,11 @@ def param_groups(
         coarse = {name: ratio for name, ratio in ratios.items() if name not in finer_names}
         Ratios(coarse, ratios.provenance).check_used(parts, "the model")
         Ratios(own_decays).check_used([*parts, *parts.tied_components], "the model")
-    if finer.slices and decay == "independent":
+    parameters = dict(model.named_parameters())
+    if decay == "independent" and any(include_frozen or parameters[name].requires_grad for name in finer.slices):
         raise ValueError(
             "decay='independent' with a ratio per expert of a fused tensor: a tensor has one weight decay; use 'rate'"
         )
-    parameters = dict(model.named_parameters())
     groups: list[dict[str, Any]] = []
     for component, names in finer.parts.items():
         kept = [name for name in names if include_frozen or parameters[name].requires_grad]

@@ -178,6 +178,26 @@ class Ratios(Mapping[str, Ratio]):
         return cls(PRESETS[name], {"preset": name, **source})
 
     @classmethod
+    def named(cls, name: str) -> Ratios:
+        """A preset by its name, or else a ratios.yaml by its path.
+
+        Raises:
+            RatiosError: neither; see `preset` and `load`.
+
+        Examples:
+            >>> Ratios.named("paper-dense")["attention"].end
+            0.2
+        """
+        if name in PRESETS:
+            return cls.preset(name)
+        path = Path(name)
+        if path.suffix or len(path.parts) > 1 or path.exists():
+            return cls.load(path)
+        near = _preset_meant(name)
+        hint = f"did you mean {near!r}?" if near else f"the presets are {', '.join(sorted(PRESETS))}"
+        raise RatiosError(f"no preset or file {_shown(name)}; {hint}")
+
+    @classmethod
     def load(cls, path: str | Path) -> Ratios:
         """Read a ratios.yaml.
 

@@ -57,6 +57,12 @@ def scale_slices(optimizer: Optimizer, shares: Shares) -> None:
 
 def _share_of_rows(parameter: Tensor, shares: Mapping[str, float], group: Mapping[str, Any]) -> Tensor:
     """Shares along the first dimension, shaped to be broadcast over the others."""
+    if parameter.ndim < 2:
+        raise RuntimeError(
+            f"parameter group {group['name']!r} has ratios per expert, {group['slices'][0][0]!r} the first, and its "
+            f"tensor of shape {tuple(parameter.shape)} has no dimension of experts: it was flattened, as DeepSpeed's "
+            "ZeRO and FSDP1 do; leave these ratios out, or shard with FSDP2"
+        )
     rows = [shares[group["component"]]] * parameter.shape[0]
     for name, first, stop in group["slices"]:
         rows[first:stop] = [shares[name]] * (stop - first)

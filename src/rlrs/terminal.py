@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from rlrs.messages import plural, printable
 from rlrs.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rlrs.ratios import Ratios
     from rlrs.records import Results
-    from rlrs.settings import ComparisonConfig, StudyConfig
+    from rlrs.settings import StudyConfig
 
 out = Console(markup=False)  # a path may hold brackets
 err = Console(markup=False, stderr=True)
@@ -52,42 +56,35 @@ def warnings_shown() -> Iterator[None]:
         yield
 
 
-def print_plan(study: StudyConfig) -> None:
-    """What a study may cost at most, stage by stage; nothing is trained."""
-    from rlrs.study import growth, plan
+def named_ratios(text: str) -> Ratios:
+    """The ratios of a preset or a ratios.yaml that a user named; a note where there are none."""
+    from rlrs.ratios import Ratios
 
-    table = Table("stage", "runs, at most", "steps each", "tokens", "FLOPs", title=f"Plan of {study.name}")
-    total: list[float] = [0, 0, 0]
-    for row in plan(study):
-        table.add_row(
-            *(row.stage, str(row.runs), str(row.steps)),
-            *(f"{row.tokens:,}" if row.tokens else "-", f"{row.flops:.2e}" if row.flops else "-"),
+    ratios = Ratios.named(text)
+    arm = ratios.provenance.get("arm")
+    if not ratios and arm:
+        err.print(
+            f"note: {printable(text)} has no ratios: its study decided for {arm}, one rate for all",
+            highlight=False,
+            soft_wrap=True,
         )
-        total = [total[0] + row.runs, total[1] + row.tokens, total[2] + row.flops]
-    known = f"{total[1]:,.0f}" if total[1] else "-", f"{total[2]:.2e}" if total[2] else "-"
-    table.add_row("all", f"{total[0]:.0f}", "", *known, style="bold")
-    out.print(table)
-    if (times := growth(study)) is not None:
-        out.print(f"The target has {times:.3g} times the proxy's parameters, without embeddings.", highlight=False)
-    for line in _what_is_seen(study.comparison):
-        out.print(line, highlight=False)
-    out.print("Nothing was trained and nothing was written.")
+    return ratios
 
 
-def _what_is_seen(comparison: ComparisonConfig) -> Iterator[str]:
-    """What so many seeds can show, before any is run."""
-    from rlrs.comparison import POWER, smallest_difference
+def print_places(**places: Path) -> None:
+    """Where files are, each on a line of its own, never broken."""
+    for what, path in places.items():
+        out.print(f"{what:<7} {path}", highlight=False, soft_wrap=True)
 
-    size = smallest_difference(comparison.seeds)
-    yield (
-        f"With {comparison.seeds} paired seeds a difference of {size:.1f} times the noise from seed to seed is seen "
-        f"with a chance of {POWER:.0%}."
+
+def print_ended(study: Path, folder: Path) -> None:
+    """Of a study that had ended before it was started again: where its page is, and how it is extended."""
+    out.print(f"finished already, nothing to do: its page is {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    out.print(
+        f"to extend it, raise trials, seeds or arms in {study} and run it again (docs/search.md, Extend a search)",
+        highlight=False,
+        soft_wrap=True,
     )
-    if comparison.stop == "anytime":
-        yield (
-            f"The comparison stops between {comparison.seeds} and {comparison.most_seeds} seeds, when the arms are "
-            f"told apart or a gain of more than {comparison.margin:g} nats is ruled out."
-        )
 
 
 def print_searches(results: Results) -> None:
@@ -111,7 +108,7 @@ def print_comparison(results: Results) -> None:
     comparison = results.comparison
     assert comparison is not None
     seeds = comparison.seeds if out.width >= WIDE else ()
-    table = Table(title=f"Validation loss on the target, nats per token, {comparison.steps} steps")
+    table = Table(title=f"Validation loss on the target, nats per token, {plural(comparison.steps, 'step')}")
     for column in ("arm", "base rate", *(f"seed {seed}" for seed in seeds), "mean", "rlrs minus it", "95 % interval"):
         table.add_column(column, no_wrap=column in ("arm", "95 % interval"))
     for arm, losses in comparison.losses.items():
@@ -131,6 +128,8 @@ def print_comparison(results: Results) -> None:
     for note in comparison.decision.notes:
         out.print(f"note: {note}", highlight=False, markup=False)
     for arm, found in results.arms.items():
+        if found.search is not None and found.search.bounds_note:
+            out.print(f"note: the search of {arm} {found.search.bounds_note}", highlight=False, soft_wrap=True)
         if found.transfer is not None and "edge" in found.transfer.reason:
             out.print(f"note: base rate of {arm}: {found.transfer.reason}", highlight=False)
 
@@ -190,9 +189,9 @@ def print_ladder(study: StudyConfig, factors: list[float]) -> None:
     from rlrs.models import size_steps
 
     rows = list(ladder_rows(study, factors))
-    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings")
-    for column in ("asked", "reached", "width", "layers", "parameters", "a token's", "no embedding", "FLOPs/token"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(title=f"{study.name}: the proxy times what is asked, without embeddings", box=None)
+    for column in ("asked", "reached", "width", "layers", "parameters", "of a token", "no embedding", "FLOPs a token"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for rung, count, flops in rows:
         steps, step, layers = size_steps(rung.config)
         sizes = (f"{rung.asked:g}", f"{rung.reached:.3g}", str(steps * step), str(layers))

@@ -1,12 +1,13 @@
 """What the `rlrs` command shows of a study that is at work: a bar per stage, and the trials of its searches, live.
 
 On a terminal, bars and trials are drawn anew at the bottom while lines pass above them. Elsewhere (a file, a pipe, a
-dumb terminal) there are the lines alone, and no control codes.
+dumb terminal) there are the lines alone, one at least every half minute, and no control codes.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rlrs.messages import plural
 from rlrs.terminal import err
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 LAST = 4
 """Trials shown beneath the table of searches. Chosen here."""
+
+SILENCE = 30.0
+"""Seconds without a line after which one says how far a stage is, where no bar does. Chosen here."""
 
 WIDE = 80
 """Columns from which there is room for what led to a search's best, and for long bars."""
@@ -81,7 +86,7 @@ class Watch:
             console=self._console,
         )
         self._task: Any = None
-        self._before = 0
+        self._before, self._found, self._last_line = 0, 0, time.monotonic()
         self._searches: dict[str, _Course] = {}
         self._last: deque[tuple[str, str, str, str]] = deque(maxlen=LAST)
         live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
@@ -103,25 +108,32 @@ class Watch:
         self._close()
         self._searches = {search: _Course(budget) for search, budget in (searches or {}).items()}
         self._last.clear()
-        self._before = 0
+        self._before = self._found = 0
         self._task = self._bars.add_task(name, total=steps or 1, unit=unit)
         if self._live is None:
             self._say(f"{name} ...")
 
     def trial(self, search: str, trial: Trial, flops: float, *, found: bool) -> None:
-        """Note a trial that ended; one line for a new best of a search, and for a run that was given up."""
+        """Note a trial that ended; one line for a new best of a search, and for a run that was given up.
+
+        Trials that were found have no lines of their own: they had them when they ended.
+        """
         result = trial.result
         assert result is not None, "a trial that ended"
         seen = self._searches.setdefault(search, _Course())
         seen.ended, seen.steps, seen.flops = seen.ended + 1, seen.steps + result.steps, seen.flops + flops
         if found:
             self._before += result.steps
+            self._found += 1
+        else:
+            self._tell_found()
         # Against what has ended so far: within a batch the search itself waits for those before it.
         best = trial.whole and trial.score < seen.best
         number, move = seen.ended, trial.move
         if best:
             seen.best, seen.number, seen.where = trial.score, number, move
-            self._say(f"{search}, run {number}: best so far {trial.score:.4f} nats ({move})")
+            if not found:
+                self._say(f"{search}, run {number}: best so far {trial.score:.4f} nats ({move})")
         elif result.status == "failed":
             self._say(f"{search}, run {number}: {result.reason}; the search goes on without it")
         score = f"{trial.score:.4f}" if trial.measured else result.status
@@ -131,9 +143,32 @@ class Watch:
 
     def tick(self, steps: int) -> None:
         """Steps of the present stage that were done in this session."""
+        self._tell_found()
         self._bars.update(self._task, completed=self._before + steps)
+        if self._live is None and time.monotonic() - self._last_line >= SILENCE:
+            self._say(self._how_far())
+
+    @property
+    def worked(self) -> bool:
+        """Whether any stage was begun."""
+        return self._task is not None
+
+    def _tell_found(self) -> None:
+        """Say once for a stage how many of its runs need not be trained."""
+        if self._found:
+            self._say(f"{plural(self._found, 'run')} had ended before")
+            self._found = 0
+
+    def _how_far(self) -> str:
+        task = next(task for task in self._bars.tasks if task.id == self._task)
+        ended = sum(seen.ended for seen in self._searches.values())
+        runs = f", {plural(ended, 'run')} ended" if self._searches else ""
+        left = task.time_remaining
+        until = f", at most {math.ceil(left / 60)} min left" if left else ""
+        return f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} {task.fields['unit']}{runs}{until}"
 
     def _say(self, line: str) -> None:
+        self._last_line = time.monotonic()
         if not self._quiet:
             self._console.print(line, highlight=False, markup=False, soft_wrap=self._live is None)
 

@@ -204,6 +204,8 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         raise _Refused(f"the tag {shown(node.tag)}, where plain data should be", node)
     if kind in ("int", "float") and len(node.value) > DIGITS:
         raise _Refused(f"a number of {len(node.value):,} characters; should be at most {DIGITS}", node)
+    if not node.value.isascii() and any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise _Refused(f"{shown(node.value)} has half of a surrogate pair", node)
     try:
         return read(node.value)
     except (ValueError, OverflowError):

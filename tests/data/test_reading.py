@@ -3,12 +3,13 @@
 import bz2
 import json
 import lzma
+from pathlib import Path
 
 import pytest
 from corpora import write_jsonl, write_packed, write_parquet
 
 from rlrs.data import reading, unpacking
-from rlrs.data.reading import read_json, read_jsonl, read_parquet, read_text, split_pieces
+from rlrs.data.reading import guess_format, read_json, read_jsonl, read_parquet, read_text, split_pieces
 from rlrs.data.unpacking import DamagedError
 
 
@@ -33,6 +34,11 @@ def test_other_compressions_of_the_standard_library_are_read(tmp_path, suffix, p
 def test_jsonl_gives_a_document_a_line(tmp_path, stories, name):
     write_jsonl(tmp_path / name, stories, "content")
     assert list(read_jsonl(tmp_path / name, "content", refuse)) == stories
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.jsonlines", "a.JL.gz", "c4.jsonl-00001-of-00512"])
+def test_json_lines_are_known_by_every_usual_end_of_a_name(name):
+    assert guess_format(Path(name)) == "jsonl"
 
 
 def test_parquet_gives_a_document_a_row(tmp_path, stories):

@@ -355,6 +355,15 @@ def test_brackets_in_a_path_that_is_there_are_no_class_of_characters(tmp_path, f
         assert [part.name for part in find_files(DataConfig(source=f"files:{tmp_path}/{folder}/{pattern}"))] == names
 
 
+@pytest.mark.parametrize("folder", ["what?x", "a*x", "[w]hat-x"])
+def test_a_folder_that_is_there_is_no_pattern_for_its_neighbours(tmp_path, folder):
+    write(tmp_path / folder, one="one\n")
+    write(tmp_path / "what-x", other="other\n")
+    write(tmp_path / "a-x", other="other\n")
+    parts = find_files(DataConfig(source=f"files:{tmp_path}/{folder}/*.txt"))
+    assert [part.name for part in parts] == ["one.txt"]
+
+
 def test_a_class_of_characters_is_one_where_no_such_file_is(tmp_path):
     write(tmp_path, t1="one\n", t2="two\n", t3="three\n")
     parts = find_files(DataConfig(source=f"files:{tmp_path}/t[12].txt"))
@@ -397,6 +406,7 @@ def test_a_corpus_in_a_folder_that_is_not_utf_8_is_read(tmp_path, monkeypatch):
         ("a.tar.gz", "an archive: unpack it"),
         ("a.zip", "an archive: unpack it"),
         ("a.txt.lz4", "compressed in a way that is not read; .gz, .zst, .bz2 and .xz are"),
+        ("a.geojson", "a kind of JSON that is not read: write its text as .jsonl; or say data.format: text"),
         ("a.csv", "a table: write its text as .jsonl or .parquet; or say data.format: text"),
         ("a.TSV.gz", "a table: write its text as .jsonl or .parquet; or say data.format: text"),
         ("a.arrow", "a table: write it as .parquet, or name its folder as data.source: hf:FOLDER"),

@@ -23,3 +23,13 @@ def test_a_link_to_a_file_leads_to_one(page):
 def test_every_page_of_the_site_is_in_its_navigation():
     text = (ROOT / "mkdocs.yml").read_text()
     assert [page.name for page in ROOT.glob("docs/*.md") if f": {page.name}\n" not in text] == []
+
+
+def test_both_readmes_have_the_same_code_and_figures():
+    """The Japanese page has commands of its own after those of the English one."""
+    english, japanese = ((ROOT / name).read_text() for name in ("README.md", "README.ja.md"))
+    blocks = [re.findall(r"```\w*\n.*?```", text, flags=re.DOTALL) for text in (english, japanese)]
+    assert [block for block in blocks[0] if block not in blocks[1]] == []
+    shares = [re.findall(r"\*{0,2}(\d+ %)\*{0,2} \| (\d+)(?: to |〜)(\d+) %", text) for text in (english, japanese)]
+    assert shares[0] == shares[1]
+    assert len(shares[0]) == 2

@@ -394,3 +394,14 @@ def test_boxes_around_arrays_are_looked_through():
     expected = component_labels(shapes(FLAX))
     assert jax.tree.leaves(labels) == jax.tree.leaves(expected)
     assert "params.wte.weight" in component_partition(boxed)["embedding"]
+
+
+def test_layers_stacked_in_arrays_beside_the_ends_are_no_experts():
+    norms = {"ln1_scale": (3, 8), "lnf": (8,)}
+    halves = {"mlp_in": (3, 8, 32), "mlp_out": (3, 32, 8)}
+    ends = {"wte": (50, 8), "cls": (1, 1, 8), "w_head": (8, 50)}
+    assert component_labels(shapes({**ends, "attn_qkv": (3, 8, 24), **norms, **halves})) == {
+        **{"wte": "embedding", "cls": "embedding", "w_head": "unembedding", "attn_qkv": "attention"},
+        **dict.fromkeys(norms, "norm"),
+        **dict.fromkeys(halves, "feed_forward"),
+    }

@@ -114,6 +114,12 @@ def test_a_model_without_memory_for_its_weights_has_the_same_counts():
     assert describe(HubConfig(**OLMOE), V)["parameters"] == vars(count_parameters(build(OLMOE)))
 
 
+def test_sizes_that_do_not_go_together_are_one_line():
+    overrides = {**LLAMA["overrides"], "num_attention_heads": 4, "num_key_value_heads": 3}
+    with pytest.raises(ConfigError, match=r"hub='llama': does not run with overrides=.*'num_key_value_heads': 3"):
+        build({"hub": "llama", "overrides": overrides})
+
+
 def test_a_config_json_is_a_start_for_overrides(tmp_path):
     build(LLAMA).model.config.save_pretrained(tmp_path)
     for place in ({"hub": str(tmp_path), "weights": "random"}, {"hub": str(tmp_path / "config.json")}):

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from rlrs.comparison import read_results
-from rlrs.records import write_results
+from rlrs.comparison import measure, read_results
+from rlrs.records import RunResult, write_results
 
 STEPS = 1000
 SEEDS = (101, 102, 103)
@@ -293,4 +293,45 @@ def write_committed(results: Path, folder: Path) -> Path:
     (folder / "results.json").write_text(json.dumps(found))
     for run in found["comparison"]["runs"]:
         _write_metrics(folder / "runs" / run["id"], run)
+    return folder
+
+
+class _Spec:
+    def __init__(self, run: dict[str, Any]) -> None:
+        self.id, self.steps, self.lr = run["id"], run["steps"], run["lr"]
+
+
+Scenario = Literal["gain", "no_gain", "diverged", "unlike_seed", "two_seeds", "bound", "embedding"]
+
+
+def write_scenario(folder: Path, scenario: Scenario) -> Path:
+    """A sample study of today whose comparison is measured anew, from final losses that tell one story."""
+    kind: Kind = {"no_gain": "no_transferable_gain", "embedding": "gain_is_embedding"}.get(scenario, "gain")
+    write_sample(folder, kind, name=f"sample-{scenario.replace('_', '-')}", schema=2)
+    found = read_results(folder / "results.json")
+    seeds = SEEDS[:2] if scenario == "two_seeds" else SEEDS
+    plain = _runs(kind)
+    if scenario == "embedding":  # shorter runs of the arm that wins
+        shorter = [dict(run) for run in plain if run["arm"] == "rlrs" and run["horizon"] < 1]
+        plain += [{**run, "id": run["id"].replace("rlrs", "embedding"), "arm": "embedding_only"} for run in shorter]
+    runs = {}
+    for run in plain:
+        if run["seed"] not in seeds:
+            continue
+        loss = run["valid_loss"]
+        if scenario == "diverged" and (run["arm"], run["seed"]) == ("embedding_only", SEEDS[0]):
+            loss = None
+        if scenario == "unlike_seed" and (run["arm"], run["seed"]) == ("rlrs", SEEDS[1]):
+            loss += 0.4
+        if scenario == "bound" and run["arm"] == "rlrs" and run["horizon"] < 1:
+            loss = _loss("rlrs", run["seed"], STEPS, kind) + 0.01
+        _write_metrics(folder / "runs" / run["id"], {**run, "valid_loss": loss if loss is not None else 6.0})
+        status: Literal["finished", "diverged"] = "diverged" if loss is None else "finished"
+        score = None if loss is None else loss - 0.02
+        result = RunResult(
+            status=status, steps=run["steps"], score=score, valid_loss=loss, tokens=2048 * run["steps"], seconds=30.0
+        )
+        runs[run["arm"], run["seed"], run["horizon"]] = (_Spec(run), result)
+    comparison = measure(runs, list(RATIOS), seeds, STEPS, STEPS * 2048)
+    write_results(folder / "results.json", found.model_copy(update={"comparison": comparison}))
     return folder

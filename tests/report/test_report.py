@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 from sample import RATIOS, SEEDS, WINNERS, write_committed, write_sample
 
+from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
+from rlrs.records import AtBound, RecordError, write_results
 from rlrs.records.results import checksum
 from rlrs.report import ReportError, figures, palette, text, write_ratios_page, write_report
+from rlrs.report.sources import look_up
+from rlrs.report.wording import Wording
 from rlrs.schedules import BaseSchedule
+
+EN, JA = Wording("en"), Wording("ja")
 
 
 class Page(HTMLParser):
@@ -72,15 +78,18 @@ def words(folder: Path) -> str:
 
 def test_verdict_and_saved_steps_come_first_and_sections_keep_their_order(page: Page) -> None:
     landmarks = (
+        "12% fewer steps than a tuned embedding multiplier: give every component a learning-rate schedule of its own",
         "the strongest simpler way, with 12% fewer steps (95% interval",  # the decision in one sentence
-        "Decision Give every component a learning-rate schedule of its own.",
-        "What is saved 41% of the steps",
+        "fewer steps than a tuned embedding multiplier, the strongest simpler way: the fair comparison",
+        "fewer steps than one tuned learning rate",
+        "What is saved 12% of the steps",
         "How sure 3 paired seeds",
-        "What it costs",
+        "What it cost to find",
+        "When it pays off",
         "What could go wrong",
         "Next step Copy ratios.yaml",
-        "fewer steps than one rate for the whole model",
-        "fewer steps than a rate of its own for the embedding only",
+        "What it cost, and what a run saves",
+        "In three sentences, for a meeting",
         "How fast each component should learn",
         "Loss on the target",
         "How the rates were found",
@@ -96,37 +105,49 @@ def test_verdict_and_saved_steps_come_first_and_sections_keep_their_order(page: 
 def test_head_shows_saving_interval_and_steps_against_both_controls(folder: Path) -> None:
     # per seed 40.2, 41.2, 42.2 %: mean 41.2, half width 4.303 * 1 / sqrt(3) = 2.5
     head = words(folder).partition("How fast")[0]
-    assert (
-        "41% fewer steps than one rate for the whole model, tuned with the same budget 95% interval 39 to 44%" in head
-    )
-    assert "12% fewer steps than a rate of its own for the embedding only" in head
+    assert "41% fewer steps than one tuned learning rate 95% interval 39 to 44%" in head
+    assert "12% fewer steps than a tuned embedding multiplier, the strongest simpler way" in head
     assert "interval 10 to 15% 879 of 1,000 steps" in head
     assert "final loss -0.185 nats (-0.197 to -0.174)".replace("-", text.MINUS) in head  # 0.45 nats times the shares
 
 
 def test_no_gain_is_not_headlined_as_a_saving(tmp_path: Path) -> None:
     source = write_report(write_sample(tmp_path, "no_transferable_gain")).read_text(encoding="utf-8")
-    head = source[source.index("<main>") : source.index('id="schedules"')]
+    head = source[source.index("<main>") : source.index('id="savings"')]
+    assert "No gain shown: keep one learning rate for the whole model" in head
     assert head.count("No saving shown") == 2
     assert "fewer steps than" not in head
     assert not re.search(r'class="saving[^"]*\b(gain|shown)\b', head)
-    assert re.findall(r'class="big">([^<]*)<', head) == ["No saving shown"] * 2
+    assert re.findall(r'class="big"[^>]*>([^<]*)<', head) == ["No saving shown"] * 2
 
 
-def test_gain_that_is_the_embeddings_is_shown_without_the_colour_of_a_gain(tmp_path: Path) -> None:
+def test_what_the_embedding_gains_is_not_shown_as_a_gain_of_relative_schedules(tmp_path: Path) -> None:
     source = write_report(write_sample(tmp_path, "gain_is_embedding")).read_text(encoding="utf-8")
-    assert re.findall(r'class="big">([^<]*)<', source) == ["34%", "No saving shown"]
-    assert not re.search(r'class="saving[^"]*\bgain\b', source)
+    assert "34%" not in source[: source.index('id="schedules"')]
+    assert "less loss than one tuned learning rate: give the embedding a learning rate of its own" in source
+    assert not re.search(r'class="saving[ "]', source)  # shorter runs of the embedding-only arm were not made
+
+
+def test_steps_that_a_simpler_winner_saves_are_shown_as_its_own(tmp_path: Path) -> None:
+    def measured(results) -> None:
+        comparison = results["comparison"]
+        comparison["winner_speed_up"] = {"uniform": comparison["speed_up"]["uniform"]}
+        results["checksum"] = checksum(results)
+
+    write_sample(tmp_path, "gain_is_embedding", schema=2)
+    edit(tmp_path, measured)
+    said = words(tmp_path)
+    assert "34% fewer steps than one tuned learning rate: give the embedding a learning rate of its own" in said
+    assert "It reaches the final loss of one tuned learning rate with 34% fewer steps" in said
+    assert "Steps that a tuned embedding multiplier save to the same final loss" in said
 
 
 def test_where_the_embedding_is_better_the_page_says_worse(tmp_path: Path) -> None:
     source = write_report(write_sample(tmp_path, "worse_than_embedding")).read_text(encoding="utf-8")
-    assert re.findall(r'class="big">([^<]*)<', source) == ["34%", "Worse"]
     said = " ".join(Page(source).text.split())
     assert (
         "relative schedules are measurably worse than a tuned embedding multiplier (+0.090 nats; 95% interval" in said
     )
-    assert "Worse than a rate of its own for the embedding only" in said
 
 
 @pytest.mark.parametrize("kind", WINNERS)
@@ -134,7 +155,7 @@ def test_rates_lines_and_head_are_the_winners(tmp_path: Path, kind: Any) -> None
     source = write_report(write_sample(tmp_path, kind, schema=2)).read_text(encoding="utf-8")
     winner, page = WINNERS[kind], Page(source)
     assert re.findall(r'data-decision="(\w+)"', source) == [winner]
-    shown = re.findall(r'<tr data-component="(\w+)">', source[: source.index('id="loss"')])
+    shown = re.findall(r'<tr data-component="(\w+)"', source[: source.index('id="loss"')])
     assert shown == list(RATIOS[winner])
     rate, fraction = {"uniform": (0.004, 0.0444), "embedding_only": (0.008, 0.0444), "rlrs": (0.008, 0.0296)}[winner]
     assert f"lr={rate}, weight_decay=0.1), betas=(0.9, 0.95))" in page.by_id["snippet"]
@@ -145,11 +166,15 @@ def test_what_it_costs_counts_search_and_transfer(folder: Path) -> None:
     # Tokens times active parameters: search 77.8 M on the proxy, transfer 24.6 M on the target, a run 2.05 M.
     # proxy: 64 wide, 278,720 active; target: 192 wide, 1,922,880 active: (77.824 x 0.2787 / 1.9229 + 24.576) / 2.048
     proxy, target = (2 * 1024 * d + 4 * 4 * d * d + 4 * 8 * d * d + 4 * 8 * d + 9 * d for d in (64, 192))
-    runs = (77.824 * proxy / target + 24.576) / 2.048
+    searched, compared = 77.824 * proxy / target / 2.048, 27.0336 / 2.048
+    runs = searched + 24.576 / 2.048
     said = words(folder)
     assert (
-        f"as much arithmetic as {runs:.2g} runs of the target. It pays off after {math.ceil(runs / 0.412)} runs" in said
+        f"As much arithmetic as {runs + compared:.2g} runs of the target: {searched:.2g} for the searches on the proxy"
+        in said
     )
+    assert f"After {math.ceil((runs + compared) / 0.121)} runs of the target" in said
+    assert f"{math.ceil((runs + compared) / 0.412)} runs of the target" in said
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_other_processor", "demo_smaller_budget"])
@@ -183,7 +208,7 @@ def test_study_without_embedding_control_says_so(tmp_path: Path) -> None:
     edit(tmp_path, drop)
     said = words(tmp_path)
     assert "There is no embedding-only control" in said
-    assert "a rate of its own for the embedding only" not in said
+    assert "fewer steps than a tuned embedding multiplier" not in said
 
 
 def test_page_refers_to_nothing_but_itself_and_the_ratios_beside_it(page: Page) -> None:
@@ -209,10 +234,10 @@ def test_plotly_is_inlined_once(page: Page) -> None:
 
 def test_every_component_arm_and_seed_is_on_the_page(page: Page) -> None:
     for component in RATIOS["rlrs"]:
-        assert page.source.count(f'<tr data-component="{component}">') == 3  # ratios, proxy, target
-    assert page.source.count('<tr data-component="norm">') == 2
+        assert page.source.count(f'<tr data-component="{component}"') == 3  # ratios, proxy, target
+    assert page.source.count('<tr data-component="norm"') == 2
     for arm in RATIOS:
-        assert palette.arm_name(arm) in page.text
+        assert EN.arm(arm) in page.text
     assert all(f"Seed {seed}" in page.text for seed in SEEDS)
 
 
@@ -264,7 +289,7 @@ def test_history_is_against_the_steps_spent_cheap_runs_counted_and_not_drawn(tmp
     source = write_report(tmp_path).read_text(encoding="utf-8")
     dots = next(t for t in traces(source, "search") if t["name"] == "relative schedules")
     assert dots["x"][:3] == [1000, 2250, 3250]
-    assert "1 trial of another length, width or seed do not compare" in words(tmp_path)
+    assert "Of another length, width or seed, which do not compare: 1 trial;" in words(tmp_path)
 
 
 def test_u_plots_have_multiples_of_the_best_point_with_the_trials_that_moved_nothing_else_joined(page: Page) -> None:
@@ -342,22 +367,19 @@ def test_markup_in_a_studys_text_stays_text(tmp_path: Path) -> None:
     edit(tmp_path, spread)
     source = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<script>alert" not in source
-    assert "<img" not in source[: source.index("plotly.js (basic")]
+    assert "<img" not in source
     assert evil in Page(source).text
 
 
-def test_the_four_lines_run(page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
-    import rlrs
-
+def test_the_lines_to_copy_run_as_they_stand(page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = page.by_id["snippet"].splitlines()
-    assert len(lines) == 4
+    assert lines[:4] == ["import torch", "", "import rlrs", ""]
     monkeypatch.chdir(folder)
-    names = {"rlrs": rlrs, "torch": torch, "model": _moe()}
-    exec("\n".join(lines[:3]), names)
+    names: dict[str, Any] = {"model": _moe()}
+    exec("\n".join(lines[:-1]), names)
     scheduler = names["scheduler"]
     names["optimizer"].step()
-    exec(lines[3], names)
+    exec(lines[-1], names)
     rates = {g["name"].split("/")[0]: float(g["lr"]) for g in names["optimizer"].param_groups}
     # second step of ten warm-up steps: 2 / 10 of lr 0.008 times the start ratio
     assert scheduler.last_epoch == 1
@@ -487,11 +509,26 @@ def test_a_comparison_that_stopped_by_itself_says_why_and_after_how_many_seeds(t
 
     edit(tmp_path, stop)
     said = words(tmp_path)
-    assert "each a whole run of every arm. Stopped after 3 paired seeds: every simpler arm is passed over." in said
-    assert "(p < 0.001)" in said
-    assert "(p = 0.021)" in said
+    assert "each a whole run of every arm. Stopped after 3 paired seeds" in said
+    assert "than one tuned learning rate (p = 0." in said or "from one tuned learning rate (p = 0." in said
     assert "intervals are confidence sequences, valid at every look" in said
     assert "no fair control" not in said
+
+
+def test_a_search_that_ended_at_a_bound_is_a_limit(tmp_path: Path) -> None:
+    path = write_sample(tmp_path, schema=2) / "results.json"
+    results = read_results(path)
+    search = results.arms["rlrs"].search
+    assert search is not None
+    at = AtBound(name="final_fraction", value=0.0014, bound="low", wider=0.00014)
+    arm = results.arms["rlrs"].model_copy(update={"search": search.model_copy(update={"at_bounds": (at,)})})
+    write_results(path, results.model_copy(update={"arms": {**results.arms, "rlrs": arm}}))
+    said = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    note = "ended at a bound: final fraction=0.0014 (lowest). A better value may lie beyond; widen search.space to look"
+    assert said.count(note) == 2  # among the risks of the arm that was decided for, and in the limits
+    assert "final_fraction: {low: 0.00014}" in said
+    japanese = Page(write_report(tmp_path, "ja").read_text(encoding="utf-8")).text
+    assert "最終学習率の割合=0.0014" in japanese
 
 
 def test_plot_page_shows_each_component_and_stands_alone(tmp_path: Path) -> None:
@@ -512,13 +549,40 @@ def test_plot_page_takes_schedule_and_rate_from_the_ratios_provenance(tmp_path: 
     path = write_ratios_page(Ratios({"embedding": (5.0, 1.0)}, provenance), tmp_path / "plot.html")
     said = " ".join(Page(path.read_text(encoding="utf-8")).text.split())
     assert "<b>demo</b>" in said
-    assert "linear, 400 steps, 8 of them warm-up, final fraction 0.05, base peak rate 0.008" in said
+    assert "s proxy: linear, 400 steps, 8 of them warm-up" in said
+    assert "final fraction 0.05, base peak rate 0.008" in said
     assert "embedding 5x 1x 0.04 0.0004".replace("x", text.TIMES) in said
+
+
+def test_plot_page_is_of_the_target_where_its_rate_is_known(tmp_path: Path) -> None:
+    base, target = {"lr": 0.008, "final_fraction": 0.05}, {"lr": 0.004, "steps": 900}
+    ratios = Ratios({"embedding": (5.0, 1.0)}, {"base": base, "horizon": {"steps": 400}, "target": target})
+
+    def said(**options: Any) -> str:
+        page = write_ratios_page(ratios, tmp_path / "plot.html", **options)
+        return " ".join(Page(page.read_text(encoding="utf-8")).text.split())
+
+    for options in ({}, {"model": "target"}):
+        assert "s target: cosine, 900 steps, 9 of them warm-up, final fraction 0.05, base peak rate 0.004" in said(
+            **options
+        )
+    assert "s proxy: cosine, 400 steps, 4 of them warm-up, final fraction 0.05, base peak rate 0.008" in said(
+        model="proxy"
+    )
+    ratios = Ratios.preset("paper-moe")
+    with pytest.raises(RecordError, match=r"^provenance: has nothing of the proxy; only a study's ratios.yaml has"):
+        said(model="proxy")
+
+
+def test_plot_page_without_ratios_speaks_of_none(tmp_path: Path) -> None:
+    page = Page(write_ratios_page(Ratios({}), tmp_path / "plot.html").read_text(encoding="utf-8"))
+    assert "There are no ratios: all components follow the base schedule." in page.text
+    assert "its own ratio" not in page.text
 
 
 def test_plotted_rates_follow_the_formula() -> None:
     schedule = BaseSchedule(total_steps=100, warmup_steps=10, final_fraction=0.1)
-    panels = figures.schedule_panels(Ratios({"embedding": (5.0, 0.5)}), schedule, 0.01)
+    panels = figures.schedule_panels(Ratios({"embedding": (5.0, 0.5)}), schedule, 0.01, EN)
     rate, relative = (t for panel in panels for t in panel.figure.data if t.name == "embedding")
     assert rate.x[0] == pytest.approx(1.0)  # percent: one of 100 steps done
     assert rate.y[0] == pytest.approx(0.01 * 5 / 10)  # first of ten warm-up steps
@@ -530,7 +594,7 @@ def test_plotted_rates_follow_the_formula() -> None:
 
 def test_zero_ratios_leave_a_gap_on_the_log_axis() -> None:
     schedule = BaseSchedule(total_steps=10, final_fraction=0.1)
-    panels = figures.schedule_panels(Ratios({"embedding": 0.0}), schedule, None)
+    panels = figures.schedule_panels(Ratios({"embedding": 0.0}), schedule, None, EN)
     drawn = [t for panel in panels for t in panel.figure.data if t.name == "embedding"]
     assert len(drawn) == 2
     assert all(y is None for t in drawn for y in t.y)
@@ -551,7 +615,6 @@ def test_light_colours_are_unique_so_that_each_has_one_dark_twin() -> None:
         (text.difference(-0.01724), f"{text.MINUS}0.0172"),
         (text.percent(0.412, 0), "41%"),
         (text.percent(-0.0001, 1), "0.0%"),
-        (text.between(0.0963, 0.1458, 1), "9.6 to 14.6%"),
         (text.share(0.0004), "<0.1%"),
         (text.compact(2_048_000), "2.05\N{NO-BREAK SPACE}M"),
         (text.compact(9_996_000), "10.0\N{NO-BREAK SPACE}M"),
@@ -559,11 +622,135 @@ def test_light_colours_are_unique_so_that_each_has_one_dark_twin() -> None:
         (text.rate(0.0056), "0.0056"),
         (text.rate(0.0000123), f"1.23e{text.MINUS}5"),
         (text.ratio(1.125), "1.125"),
-        (text.duration(341.2), "5 min 41 s"),
-        (text.plural(1, "trial"), "1 trial"),
+        (EN.between(0.0963, 0.1458, 1), "9.6 to 14.6%"),
+        (EN.between(0.5, 1.2, 0), "50 to 100%"),
+        (JA.between(0.0963, 0.1458, 1), "9.6〜14.6%"),
+        (EN.duration(341.2), "5 min 41 s"),
+        (JA.duration(12_000), "3時間20分"),
+        (EN.duration(0.42), "0.42 s"),
+        (EN.money(1234.5, "EUR"), "1,234\N{NO-BREAK SPACE}EUR"),
+        (EN.money(0.0023, "USD"), "< 0.01\N{NO-BREAK SPACE}USD"),
+        (EN.n(1, "trial"), "1 trial"),
+        (EN.component("experts/expert.2"), "experts/expert.2"),
+        (JA.component("experts/expert.2"), "エキスパート/expert.2"),
         (text.digits_for(0.39, 0.44), 0),
         (text.digits_for(0.39, 0.42), 1),
     ],
 )
 def test_numbers_read_well(shown: object, expected: object) -> None:
     assert shown == expected
+
+
+def places_of(source: str) -> list[tuple[str, str]]:
+    """Places in results.json that a page names, with the text of the cell."""
+    return re.findall(r'data-from="results\.json(?::\d+)? ([^"]+)"[^>]*>([^<]*)<', source)
+
+
+def test_every_number_names_its_place_and_the_place_holds_that_number(tmp_path: Path) -> None:
+    write_sample(tmp_path, schema=2)
+    source = write_report(tmp_path).read_text(encoding="utf-8")
+    results = json.loads((tmp_path / "results.json").read_text())
+    found = places_of(source)
+    assert len(found) > 100
+    compared = 0
+    for place, shown in found:
+        value = look_up(results, place)
+        losses = place.startswith(("comparison.losses", "comparison.differences"))
+        if losses and isinstance(value, float) and not place.endswith(".low"):
+            digits = 3 if ".losses." in place else 4
+            assert float(shown.replace(text.MINUS, "-")) == pytest.approx(value, abs=0.6 * 10**-digits)
+            compared += 1
+    assert compared == 3 * 4 + 2 * 4
+    rows = re.findall(
+        rf"<td[^>]*>[{text.MINUS}+]?\d\.\d{{3,4}}</td>", source[source.index('id="loss"') : source.index('id="tuning"')]
+    )
+    assert all("data-from" in row for row in rows)
+
+
+def test_a_place_has_the_line_at_which_it_stands(tmp_path: Path) -> None:
+    write_sample(tmp_path, schema=2)
+    source = write_report(tmp_path).read_text(encoding="utf-8")
+    lines = (tmp_path / "results.json").read_text().splitlines()
+    for line, place in re.findall(r'data-from="results\.json:(\d+) ([^"]+)"', source):
+        name = re.split(r"[.\[]", place)[-1].rstrip("]")
+        assert place.endswith("]") or lines[int(line) - 1].lstrip().startswith(f'"{name}":'), place
+
+
+def test_each_technical_word_is_explained_where_it_first_occurs(tmp_path: Path) -> None:
+    said = words(write_sample(tmp_path, schema=2)).partition("What it cost, and what a run saves")[0]
+    for term, sign in (
+        ("nat", "nats"),
+        ("seed", "paired seed"),
+        ("arm", " arm"),
+        ("proxy", "proxy"),
+        ("target", "target"),
+    ):
+        explanation = f"{EN(f'term.{term}.word')} : {EN(f'term.{term}.means')}".replace(" : ", ": ")
+        assert said.count(explanation) == 1
+        assert 0 <= said.index(explanation) - said.index(sign) < 900
+
+
+def test_the_page_says_when_it_pays_off_and_names_no_money_without_a_machine(tmp_path: Path) -> None:
+    said = words(write_sample(tmp_path, schema=2))
+    assert "A larger model pays off sooner" in said
+    assert not re.search(r"USD|EUR|Money", said)
+
+
+def test_with_a_described_machine_time_and_money_are_named(tmp_path: Path) -> None:
+    def describe(results) -> None:
+        results["study"]["config"]["machine"] = {
+            "name": "8 x H100",
+            "price_per_hour": 20.0,
+            "currency": "EUR",
+            "flops_per_second": 1e10,
+        }
+        results["checksum"] = checksum(results)
+
+    edit(write_sample(tmp_path, schema=2), describe)
+    said = words(tmp_path)
+    assert re.search(r"On 8 x H100: \d+ (h|min) \d+ (min|s), [\d,.]+ EUR\.", said)
+    assert "Time on 8 x H100 Money" in said
+
+
+ASCII_RUN = re.compile(r"[A-Za-z]{3,}(?:[ ,]+[A-Za-z]{2,})+")
+NAMES = re.compile(
+    r"J\. Ludziejewski et al\.|Decoupled Relative Learning Rate Schedules|Example CPU|Student|Holm|fANOVA|"
+    r"arXiv|results\.json[^<]*|runs/[^<]*"
+)
+
+
+@pytest.mark.parametrize("kind", WINNERS)
+def test_the_japanese_page_has_no_english_but_names(tmp_path: Path, kind: Any) -> None:
+    path = write_report(write_sample(tmp_path, kind, schema=2), "ja")
+    assert path.name == "report.ja.html"
+    source = path.read_text(encoding="utf-8")
+    assert '<html lang="ja">' in source
+    visible = re.sub(
+        r"<(pre|code)\b.*?</\1>", " ", source[source.index("<main>") : source.index("</main>")], flags=re.S
+    )
+    drawn = re.findall(r'"(?:text|name|hovertext|hovertemplate)":\s?"([^"]*)"', visible)
+    alts = re.findall(r'aria-label="([^"]*)"', visible)
+    page = Page(source[: source.index("<main>")] + visible + "</main></body></html>")
+    for said in (page.text, *drawn, *alts):
+        assert ASCII_RUN.findall(NAMES.sub("", said)) == []
+
+
+def test_both_languages_say_the_same_numbers(tmp_path: Path) -> None:
+    write_sample(tmp_path, schema=2)
+    english, japanese = (write_report(tmp_path, language).read_text(encoding="utf-8") for language in ("en", "ja"))
+    assert places_of(english)[0][1] == places_of(japanese)[0][1] == "12%"
+    assert [place for place, _ in places_of(english)] == [place for place, _ in places_of(japanese)]
+    cells = [
+        re.findall(rf"<td[^>]*>([{text.MINUS}{text.TIMES}+\d.,%]+)</td>", source) for source in (english, japanese)
+    ]
+    assert cells[0] == cells[1]
+
+
+def test_three_sentences_for_a_meeting(tmp_path: Path) -> None:
+    source = write_report(write_sample(tmp_path, schema=2)).read_text(encoding="utf-8")
+    meeting = source[source.index('id="meeting"') : source.index("</blockquote>")]
+    sentences = re.findall(r"<p>(.*?)</p>", meeting, re.S)
+    assert len(sentences) == 3
+    assert "12% fewer steps" in sentences[0]
+    assert "runs of the target" in sentences[1]
+    assert "a model of a size between" in sentences[2]

@@ -175,7 +175,7 @@ def test_several_workers_share_a_gpu_or_each_has_some(monkeypatch):
     assert devices_by_slot(4, 0.5) == ["4", "4", "5", "5"]
     assert devices_by_slot(2, 2) == ["4,5", "6,7"]
     assert devices_by_slot(2, 0) == [None, None]
-    with pytest.raises(EngineError, match=r"3 processes at engine.gpus=2 each need more than the 4 GPUs"):
+    with pytest.raises(EngineError, match=r"this machine has 4 GPUs, too few for 3 workers with engine.gpus=2"):
         devices_by_slot(3, 2)
 
 

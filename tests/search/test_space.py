@@ -175,3 +175,25 @@ def test_mistakes_are_one_line_that_names_the_key_and_what_would_be_right(settin
         read(settings)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound", "wider"),
+    [
+        ("final_fraction", 0.05 / 32, "low", 0.05 / 320),
+        ("router.end", 2 * 64.0, "high", 2 * 640.0),
+        ("final_fraction", 1.0, "high", None),  # more cannot be
+        ("embedding.start", 5 / 64 * 1.05, "low", 5 / 640),  # within a hundredth of the range
+        ("embedding.start", 5 / 64 * 1.2, None, None),
+    ],
+)
+def test_a_point_at_a_bound_is_told_from_one_inside(name, value, bound, wider):
+    space = read({})
+    found = space.at_bounds({**space.start(), name: value})
+    assert [(at.name, at.bound) for at in found] == ([] if bound is None else [(name, bound)])
+    assert [at.wider for at in found] == ([] if bound is None else [wider and pytest.approx(wider, rel=1e-5)])
+
+
+def test_what_is_fixed_or_tied_is_at_no_bound():
+    space = read({"lr": "fixed", "router.end": "= router.start"})
+    assert {at.name for at in space.at_bounds({**space.start(), "lr": 1e-7, "router.end": 1e4})} == set()

@@ -13,6 +13,7 @@ import yaml
 
 from rlrs.cli import main
 from rlrs.search import TrialStore
+from rlrs.search.store import optuna_url
 
 STUDY = """
 name: tiny
@@ -83,7 +84,7 @@ def runs_of_all_arms(folder):
 def test_a_clusters_sigterm_does_the_same_and_no_run_is_lost_or_counted_twice(stopped):
     folder, _ = stopped
     before = runs_of_all_arms(folder)
-    said = stopped_by(signal.SIGTERM, folder, "proxy/rlrs, run 1: best so far")
+    said = stopped_by(signal.SIGTERM, folder, "had ended before")
     assert "stopped; the same command goes on from here" in said
     assert "Traceback" not in said
     after = runs_of_all_arms(folder)
@@ -118,6 +119,16 @@ def slow(environ, respond):
 optuna_dashboard.wsgi = lambda trials: slow
 serve(Path(sys.argv[1]), 0, None, lambda url: print(url, flush=True))
 """
+
+
+@pytest.mark.parametrize("name", ["what?x=1", "{b}*", "a#b%20&c={d}", "it's"])
+def test_a_folders_name_is_no_part_of_the_databases_url(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    TrialStore(folder / "trials.db")
+    optuna.storages.RDBStorage(optuna_url(folder / "trials.db"))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert "trials.db" in {path.name for path in folder.iterdir()}
 
 
 def test_ctrl_c_ends_the_dashboard_while_it_answers_a_request(tmp_path):

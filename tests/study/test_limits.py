@@ -85,6 +85,15 @@ def test_a_search_ends_before_the_batch_that_would_pass_its_budget(searched, set
         assert search.reason == reason
 
 
+def test_a_search_that_ends_at_a_bound_says_which_and_what_to_do(searched, caplog):
+    # The start is the highest value there is, and a move of the local search would leave so narrow a range.
+    found = searched("max_steps: 10, space: {final_fraction: {low: 0.044, high: 0.0444}}")
+    [note] = [line for line in caplog.messages if "the search of rlrs" in line]
+    advice = "widen search.space in a new study: {final_fraction: {high: 0.444}}"
+    assert note == f"the search of rlrs ended at a bound: final_fraction=0.0444 (highest); to look beyond, {advice}"
+    assert note.endswith(found["rlrs"].search.bounds_note)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own with little room, and what makes it larger."""

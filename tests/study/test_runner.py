@@ -104,9 +104,29 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny
     path, folder, _ = tiny
     before = (folder / "ratios.yaml").read_bytes(), results(folder).comparison
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
-    assert command("run", path, "--out", folder).returncode == 0
+    done = command("run", path, "--out", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"finished already, nothing to do: its page is {folder / 'report.html'}",
+        f"to extend it, raise trials, seeds or arms in {path} and run it again (docs/search.md, Extend a search)",
+    ]
     assert ((folder / "ratios.yaml").read_bytes(), results(folder).comparison) == before
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
+
+
+@pytest.mark.parametrize("name", ["ratios.yaml", "results.json", "report.html"])
+def test_a_finished_study_makes_again_what_was_lost_or_changed(command, tiny, tmp_path, name):
+    path, folder, _ = tiny
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).unlink()
+    done = command("run", path, "--out", copy)
+    assert done.returncode == 0, done.stderr
+    assert "finished already" not in done.stdout
+    assert ("comparison" in done.stderr) == (name != "report.html")
+    assert same_end(folder, copy)
+    assert (copy / "report.html").exists()
+    assert "finished already" in command("run", path, "--out", copy).stdout
 
 
 def test_neither_ray_nor_the_number_of_processes_changes_what_is_found(tiny, tmp_path):
@@ -163,6 +183,7 @@ def test_a_database_that_is_none_and_a_damaged_one_are_refused(command, tiny, tm
     copy = tmp_path / "copy"
     shutil.copytree(tiny[1], copy)
     (copy / "trials.db").write_text("not a database, but more than sixteen bytes")
+    (copy / "results.json").unlink()  # a study that has ended needs no database
     assert "trials.db: not a SQLite database" in one_line_error(command("run", tiny[0], "--out", copy))
     whole = (tiny[1] / "trials.db").read_bytes()
     (copy / "trials.db").write_bytes(whole[:3000])
@@ -202,8 +223,7 @@ def test_a_rate_that_cannot_be_is_one_line(command, tiny, tmp_path):
     assert "lr should be a number above 0, not 0.0" in one_line_error(done)
     for rate in ("nan", "-1", "fast"):
         done = command("train", tiny[0], "--lr", rate, "--out", tmp_path / "run")
-        assert done.returncode == 2
-        assert "Invalid value for '--lr'" in done.stderr
+        assert "error: rlrs train: invalid value for '--lr'" in one_line_error(done)
 
 
 @pytest.mark.parametrize(

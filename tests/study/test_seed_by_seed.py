@@ -141,4 +141,4 @@ def test_the_plan_counts_all_seeds_that_may_be_run_and_a_search_for_every_arm():
         row.stage: row.runs
         for row in plan(StudyConfig.model_validate({**study.model_dump(mode="json"), "data": small}))
     }
-    assert rows == {"search": 4 * 48, "transfer": 4 * 5, "comparison": 8 * 5}
+    assert rows == {"search": 4 * 48, "transfer": 4 * 5, "comparison": 8 * (4 + 2)}

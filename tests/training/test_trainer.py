@@ -114,6 +114,17 @@ def test_validation_can_be_left_out(spec, data):
     assert result.score == train(spec(), data).score
 
 
+def test_a_search_trial_that_is_to_be_validated_is_trained_again(spec, data, tmp_path):
+    """`rlrs train` may ask for the very run that a search trained for its score."""
+    trial = train(spec(), data, tmp_path / "run", validate=False, keep_weights=False)
+    assert trial.valid_loss is None
+    assert train(spec(), data, tmp_path / "run", validate=False) == trial
+    whole = train(spec(), data, tmp_path / "run")
+    assert (whole.valid_loss, whole.score) == (train(spec(), data).valid_loss, trial.score)
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+    assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 5, 10, 15, 20]
+
+
 def test_progress_is_called_at_logged_steps_with_the_mean_loss(spec, data, tmp_path):
     calls = []
     train(spec(), data, tmp_path, progress=lambda step, loss: calls.append((step, loss)))

@@ -42,6 +42,12 @@ class Verdict:
         self.judged, self.words, self.general = judged, words, general
         self.speed_ups = (speed_ups if judged.winner in ("rlrs", "uniform") else winner_speed_ups) or {}
 
+    @property
+    def decided(self) -> bool:
+        """Whether an arm and one rate for all, which savings are measured against, ended on every seed."""
+        judged = self.judged
+        return all(map(math.isfinite, (*judged.losses[judged.winner], *judged.losses["uniform"])))
+
     def sentence(self) -> str:
         """Which arm is handed out, and why; first what it saves against the strongest simpler way."""
         judged, words, winner = self.judged, self.words, self.judged.winner
@@ -167,24 +173,23 @@ class Verdict:
         """What relative schedules save against the strongest control, and against one rate for all."""
         judged, words, fair = self.judged, self.words, self.judged.fair_control
         assert fair is not None, "uniform is one"
-        said = [self._against(fair, "verdict.reach_fair" if fair != "uniform" else "verdict.reach")]
+        said = [self._against(fair, "fair" if fair != "uniform" else "one")]
         if fair != "uniform":
-            said.append(self._against("uniform", "verdict.reach_also"))
+            said.append(self._against("uniform", "also"))
         if "embedding_only" not in judged.losses:
             said.append(words("verdict.no_embedding_control"))
         elif ("rlrs", "embedding_only") not in judged.against:
             said.append(words("verdict.embedding_control_diverged"))
         return words("verdict.joined", said=words("verdict.and").join(said))
 
-    def _against(self, control: Arm, key: str) -> str:
+    def _against(self, control: Arm, place: str) -> str:
         pair: Pair = ("rlrs", control)
-        saved = self.speed_ups.get(control)
+        saved, values = self.speed_ups.get(control), {"arm": self.arm(control), "seeds": self.seeds()}
         if saved is not None and saving_shown(saved, self.judged.standings[pair]):
-            what = self.saved(saved)
-        else:
-            difference, key = self.judged.against[pair], key.replace("reach", "below")
-            what = self.words("verdict.gap", gap=f"{-difference.mean:.3f}", interval=self.range(difference))
-        return self.words(key, arm=self.arm(control), saved=what, seeds=self.seeds())
+            return self.words(f"verdict.reach.{place}", saved=self.saved(saved), **values)
+        difference = self.judged.against[pair]
+        gap = self.words("verdict.gap", gap=f"{-difference.mean:.3f}", interval=self.range(difference))
+        return self.words(f"verdict.below.{place}", gap=gap, **values)
 
     def _gain_of_simpler(self, winner: Arm) -> str:
         pair: Pair = (winner, "uniform")

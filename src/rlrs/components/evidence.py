@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from torch import nn
@@ -34,7 +34,7 @@ _HEAD = re.compile(
     r"|proj_out|output_projection)$|(?:head|classifier|pooler|unembed|unembedding)$"
 )
 _PARAMETER = re.compile(r"_(?:weight|matrix|kernel|bias|w|b)$")
-_BANK = re.compile(r"_(?:banks?|weights?|params?|stack(?:ed)?|all)$")
+_BANK = re.compile(r"_(?:banks?|weights?|params?|stack(?:ed)?|all|w)$")
 _Q_K_V_OUT = {"qkv", "qkvo", "qk", "vo", "kv", "ov"}
 _LEAF_HEAD = re.compile(r"^(?:output|decoder|vocab\w*|out|fc_out|to_out)$")
 _SHARED = re.compile(r"(?:^|_)shared|shared(?:expert|mlp)", re.I)
@@ -77,7 +77,7 @@ def names_position(text: str) -> bool:
 @lru_cache(maxsize=4096)
 def names_embedding(text: str) -> bool:
     """Whether a name says that the module or tensor is an input embedding."""
-    return bool(_EMBEDDING.search(text.lower()))
+    return bool(_EMBEDDING.search(text.lower()) and not _ROUTER.search(text.lower())) or text == "W_E"
 
 
 def names_head(text: str, *, leaf: bool) -> bool:
@@ -87,33 +87,42 @@ def names_head(text: str, *, leaf: bool) -> bool:
 
 
 def names_head_parameter(text: str) -> bool:
-    """Whether a bare parameter's own name says output head (`lm_head`, `head_weight`, `W_U`)."""
-    return bool(_HEAD.search(_trimmed(_PARAMETER.sub("", text))) or text == "W_U")
+    """Whether a bare parameter's own name says output head (`lm_head`, `output_weight`, `W_U`)."""
+    plain = _PARAMETER.sub("", text)
+    return bool(names_head(plain, leaf=plain != text) or text in ("W_U", "b_U")) and text != "cls"
 
 
 def bank_role(text: str, *, beside: list[str]) -> str | None:
-    """Role of a bare parameter of three and more dimensions that holds the weights of many layers (`mlp_bank`).
+    """Role of a bare parameter that holds the weights of a layer (`mlp_up_w`) or of many (`mlp_bank`).
 
     Args:
         text: the parameter's name.
         beside: names of all such parameters of its module: `up` is a feed-forward's beside queries, keys and values.
     """
-    plain = _BANK.sub("", text.lower())
+    plain, *others = (_BANK.sub("", name.lower()) for name in (text, *beside))
     if _EXPERTS.search(plain) and not _ROUTER.search(plain):
         return "experts"
+    if (plain == "gate" or _WORDS["router"].search(plain)) and any(map(_EXPERTS.search, others)):
+        return "router"
     words = [word for word in re.split(r"[_\d]+", plain) if word]
     if any(_WORDS["attention"].search(word) or word in _Q_K_V_OUT for word in words):
         return "attention"
     if any(_WORDS["feed_forward"].search(word) for word in words):
         return "feed_forward"
-    if has_query_key_value([_BANK.sub("", name) for name in beside]):
-        return "attention" if is_attention_weight(plain) else "feed_forward" if is_feed_forward_weight(plain) else None
+    if has_query_key_value(others):
+        return (
+            "attention"
+            if plain in attention_weights(others)
+            else "feed_forward"
+            if is_feed_forward_weight(plain)
+            else None
+        )
     return None
 
 
 def names_norm_parameter(text: str) -> bool:
     """Whether a parameter's own name says norm, as in a layer fused with the norm before it."""
-    return bool(_NAMED_NORM.search(re.sub(r"_(?:weight|bias|scale)$", "", text)))
+    return bool(_NAMED_NORM.search(re.sub(r"(?<=norm)s$|_(?:bias|scales?)$", "", _BANK.sub("", text))))
 
 
 def names_scale(text: str) -> bool:
@@ -200,9 +209,11 @@ def _attention_word(name: str) -> str:
     return word[1:] if word[:1] == "w" and word[1:] in _Q | _K | _V | _KV | _QKV | _OUT else word
 
 
-def is_attention_weight(name: str) -> bool:
-    """Whether a layer's name is that of a query, key, value or output projection."""
-    return _attention_word(name) in _Q | _K | _V | _KV | _QKV | _OUT
+def attention_weights(names: Iterable[str]) -> set[str]:
+    """Those names that are of query, key, value and output projections; beside an `o`, `out` is the feed-forward's."""
+    words = {name: _attention_word(name) for name in names}
+    outputs = {"o"} if "o" in words.values() else _OUT
+    return {name for name, word in words.items() if word in _Q | _K | _V | _KV | _QKV | outputs}
 
 
 def has_attention_inputs(name: str) -> bool:

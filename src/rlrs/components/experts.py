@@ -50,7 +50,7 @@ def _repeated(node: Node) -> int:
 
 def _routes(node: Node, count: int) -> bool:
     """Whether a node scores `count` experts: one matrix, one of whose sides is that long."""
-    if node.role not in (None, "router") or node.below or count < 2:
+    if node.role not in (None, "router") or node.below or count < 2 or evidence.names_norm(node):
         return False
     shapes = [s for n in node.walk() for s in n.matrices().values()]
     return any(len(s) == 2 and s[0] != s[1] and count in s for s in shapes)

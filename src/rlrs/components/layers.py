@@ -23,9 +23,11 @@ from rlrs.components.module_tree import Node, path_steps
 _MIXING = frozenset({"attention", "ssm", "feed_forward", "experts", "shared_experts", "router", "moe"})
 _PARTS = frozenset({"attention", "ssm", "feed_forward"})
 _INPUT = re.compile(r"(?:^|_)(?:in|input|inputs|features?|frontend|front_end)(?:_|$)", re.I)
+_OUTPUT = re.compile(r"(?:^|_)(?:top|head|last|final|post|after|out|output)(?:_|\d|$)", re.I)
 _LOWEST_NORM = re.compile(
     r"emb|(?:^|_)pre_?(?:ln|norm|layer_?norm|layrnorm)$|(?:ln|norm)_pre$|^(?:in|input)_(?:ln|norm)$"
 )
+_FIRST_NORM = re.compile(r"^(?:bn|norm|ln)_?[01]$")
 _TRAILING = re.compile(r"(\d+)$")
 
 
@@ -68,8 +70,9 @@ def find_depths(root: Node) -> dict[str, Depth]:
     stacks = _stacks(root)
     if not stacks:
         return {}
+    taken = {id(list_) for stack in stacks for list_ in stack.lists}
     for stack in stacks:
-        _number(stack)
+        _number(stack, taken)
     _name_towers(root, stacks)
     found: dict[str, Depth] = {}
     deepest = max(stack.depth for stack in stacks)
@@ -105,18 +108,40 @@ def _find(node: Node, is_layer: Callable[[Node], bool]) -> Iterator[_Stack]:
     if _is_stack(node, is_layer):  # the model itself, or a list of lists
         yield _Stack(node, [node])
         return
-    if node.role is not None and is_layer is not _convolves:
+    if (node.role is not None and is_layer is not _convolves) or evidence.names_head(node.name, leaf=False):
         return
-    lists = sorted((child for child in node.children if _is_stack(child, is_layer)), key=lambda list_: list_.name)
+    numbered = _numbered_attributes(node, is_layer)
+    yield from (_Stack(node, [list_]) for list_ in numbered)
+    own = {id(child) for list_ in numbered for child in list_.children}
+    children = [child for child in node.children if id(child) not in own]
+    lists = sorted((child for child in children if _is_stack(child, is_layer)), key=lambda list_: list_.name)
     while lists:
         first, *rest = lists
         # Lists that hold different parts of the same layers, such as `attentions` beside `ffns`, are one stack.
         parts = [c for c in rest if _keys(c) == _keys(first) and not _roles(c) & _roles(first)]
         yield _Stack(node, [first, *parts])
         lists = [c for c in rest if all(c is not part for part in parts)]
-    for child in node.children:
+    for child in children:
         if not _is_stack(child, is_layer):
             yield from _find(child, is_layer)
+
+
+def _numbered_attributes(node: Node, is_layer: Callable[[Node], bool]) -> list[Node]:
+    """Lists that stand for layers, or stages of layers, which are attributes of one module: `layer1`, `layer2`."""
+    found: dict[str, list[Node]] = {}
+    for child in () if node.is_container else node.children:
+        match = _TRAILING.search(child.name)
+        if (
+            match
+            and child.role is None
+            and (_is_stack(child, is_layer) or (is_layer(child) and not child.is_container))
+        ):
+            found.setdefault(child.name[: match.start()], []).append(child)
+    return [
+        Node(node.path, stem, nn.ModuleList(), set(), False, children=layers)
+        for stem, layers in found.items()
+        if len(layers) > 1
+    ]
 
 
 def _is_stack(node: Node, is_layer: Callable[[Node], bool]) -> bool:
@@ -139,27 +164,27 @@ def _roles(node: Node) -> set[str]:
     return {role for child in node.children for role in ({child.role} if child.role else child.below)}
 
 
-def _number(stack: _Stack) -> None:
-    """Give the stack's elements, and the lists beside it that go with them, their numbers."""
+def _number(stack: _Stack, taken: set[int]) -> None:
+    """Give the stack's elements, and the lists beside it that go with them, their numbers; `taken` are all stacks'."""
     main = stack.lists[0]
     inner = [_stage(element) for element in main.children]
     if all(list_ is not None for list_ in inner):
-        _number_stages(stack, main.children, [list_ for list_ in inner if list_ is not None])
+        _number_stages(stack, main.children, [list_ for list_ in inner if list_ is not None], taken)
         return
     for list_ in stack.lists:
         stack.numbers |= {id(e): n for e, n in _numbered(list_, stack.below)}
     by_key = {e.name: stack.numbers[id(e)] for e in main.children if id(e) in stack.numbers}
-    for beside in _beside(stack):
+    for beside in _beside(stack, taken):
         if not _holds_inputs(beside):
             stack.numbers |= {id(e): by_key[e.name] for e in beside.children if e.name in by_key}
 
 
-def _beside(stack: _Stack) -> list[Node]:
+def _beside(stack: _Stack, taken: set[int]) -> list[Node]:
     main = stack.lists[0]
     return [
         child
         for child in stack.parent.children
-        if child.is_container and all(child is not own for own in stack.lists) and _keys(child) == _keys(main)
+        if child.is_container and id(child) not in taken and _keys(child) == _keys(main)
     ]
 
 
@@ -182,8 +207,10 @@ def _numbered(list_: Node, below: set[int]) -> Iterator[tuple[Node, int]]:
     keys = [_TRAILING.search(element.name) for element in list_.children]
     numbers = [int(key[1]) for key in keys if key]
     counted = len(set(numbers)) == len(list_.children)
+    # `layer1` is the first layer; in a list, 1 is the second, which may be the first of a stage of a pipeline.
+    first = 1 if min(numbers, default=0) == 1 and not list_.children[0].name.isdigit() else 0
     for index, element in enumerate(list_.children):
-        yield element, numbers[index] if counted else index
+        yield element, numbers[index] - first if counted else index
 
 
 def _stage(element: Node) -> Node | None:
@@ -192,10 +219,14 @@ def _stage(element: Node) -> Node | None:
         return None
     lists = [n for n in _topmost_lists(element) if n.children]
     blocks = [n for n in element.children if n.role is None or n.role in _MIXING]
-    if element.is_container and any(_mixes(child) for child in element.children):
+    if element.is_container and any(
+        _mixes(child) or (_convolves(child) and child.stacked) for child in element.children
+    ):
         lists = [element]
     mixing = [n for n in lists if any(_mixes(child) for child in n.children)]
-    mixing = mixing or [n for n in lists if all(_convolves(c) and c.stacked for c in n.children) and not element.below]
+    mixing = mixing or [
+        n for n in lists if all(_convolves(c) and c.stacked for c in n.children) and not element.below & _MIXING
+    ]
     if len(mixing) != 1:
         return None
     (inner,) = mixing
@@ -217,7 +248,7 @@ def _contains(node: Node, other: Node) -> bool:
     return any(inner is other for inner in node.walk())
 
 
-def _number_stages(stack: _Stack, stages: list[Node], lists: list[Node]) -> None:
+def _number_stages(stack: _Stack, stages: list[Node], lists: list[Node], taken: set[int]) -> None:
     """Layers counted through all stages. What stands between stages goes with the layer after or before it."""
     starts: list[int] = []
     count = 0
@@ -229,9 +260,11 @@ def _number_stages(stack: _Stack, stages: list[Node], lists: list[Node]) -> None
     extra = [_extras(stage, list_) for stage, list_ in zip(stages, lists, strict=True)]
     # Swin's first stage ends in a downsampling and its last has none; in ConvNeXt the first alone does not begin so.
     at_end = bool(extra[0]) and not extra[-1]
+    if not at_end:  # what the first stage begins with
+        extra[0] = [node for node in extra[0] if not _holds_inputs(node)]
     for index, nodes in enumerate(extra):
         stack.numbers |= dict.fromkeys(map(id, nodes), ends[index] if at_end else starts[index])
-    for beside in _beside(stack):  # patch embeddings and norms of Segformer's stages
+    for beside in _beside(stack, taken):  # patch embeddings and norms of Segformer's stages
         inputs = _holds_inputs(beside)
         for index, element in enumerate(sorted(beside.children, key=lambda e: [s.name for s in stages].index(e.name))):
             if not (inputs and index == 0):
@@ -295,7 +328,8 @@ def _outside(node: Node, stacks: list[_Stack], tower: _Stack | None, deepest: in
             return
     name, layers = (tower.name, tower.depth) if tower is not None else ("shared", deepest)
     holds = [stack for stack in stacks if any(_contains(node, part) for part in (stack.parent, *stack.lists))]
-    if not holds:
+    whole = node.role is not None or not node.below & _MIXING or evidence.names_head(node.name, leaf=False)
+    if not holds and whole:
         below = _is_below(node) or any(id(node) in stack.below for stack in stacks)
         if not any(id(inner) in stack.numbers for inner in node.walk() for stack in stacks):
             found |= dict.fromkeys(_names(node), Depth(name, layers, None, below))
@@ -310,8 +344,9 @@ def _outside(node: Node, stacks: list[_Stack], tower: _Stack | None, deepest: in
     found |= {full: Depth(name, layers, None, False) for full in node.extras}
     # wav2vec 2.0 normalises the sum of features and positions, but in its variant for stable training.
     summed = any(c.role == "position" and _convolves(c) for c in node.children) and "Stable" not in node.kind
+    convolves = any(_is_below(child) and _convolves(child) for child in node.children)
     for child in node.children:
-        if summed and child.role == "norm":
+        if child.role == "norm" and (summed or (convolves and _FIRST_NORM.search(child.name))):
             found |= dict.fromkeys(_names(child), Depth(name, layers, None, True))
         else:
             _outside(child, stacks, tower, deepest, found)
@@ -334,7 +369,9 @@ def _names(node: Node) -> list[str]:
 
 def _is_below(branch: Node) -> bool:
     """Whether a module beside the layers, which holds none of them, comes before them."""
-    if branch.role == "unembedding":
+    if branch.role == "unembedding" or evidence.names_head(branch.name, leaf=False):
+        return False
+    if branch.role in ("conv", "norm") and _OUTPUT.search(branch.name):
         return False
     if _holds_inputs(branch) or evidence.names_embedding(branch.name):
         return branch.role != "norm" or _is_lowest_norm(branch)

@@ -36,7 +36,7 @@ class Node:
     ids: set[int]
     """Identities of the module and of its wrappers."""
     stacked: bool
-    """Inside a repeated layer: an element of a list, dict or sequence of modules with children of their own."""
+    """Inside a repeated layer: an element of a list, dict or sequence of modules that hold more than one matrix."""
     params: dict[str, tuple[str, nn.Parameter]] = field(default_factory=dict)
     """Local name -> (full name, parameter), for the parameters that the module itself owns; of a parametrized tensor,
     the largest of those that it is computed from."""
@@ -165,7 +165,7 @@ def build(module: nn.Module, path: str = "", name: str = "", stacked: bool = Fal
     is_list = isinstance(module, _CONTAINERS)
     for step, child in held.items():
         if child is not None and not (step == "parametrizations" and is_parametrized(module)):
-            layer = is_list and any(m is not None for m in child._modules.values())
+            layer = is_list and (any(m is not None for m in child._modules.values()) or _owns_matrices(child))
             layer = layer or isinstance(child, StackedLayers)
             nodes = build(child, _join(path, step), step, stacked or layer)
             node.children += [n for n in nodes if n.params or n.extras or n.children]
@@ -201,6 +201,11 @@ def _look_through(module: nn.Module) -> tuple[str, nn.Module] | None:
     # Fully sharded parameters of FSDP1 hang on the wrapper itself: it is then a node of its own.
     own = any(p is not None for p in module._parameters.values())
     return (step, inner) if step in _WRAPPERS and not own else None
+
+
+def _owns_matrices(module: nn.Module) -> bool:
+    """Whether a module is a layer written without submodules: its own parameters are several matrices."""
+    return sum(p is not None and p.ndim >= 2 for p in module._parameters.values()) > 2
 
 
 def _join(path: str, step: str) -> str:

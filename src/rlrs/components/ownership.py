@@ -130,7 +130,7 @@ def _is_flat_layer(node: Node) -> bool:
     """Whether queries, keys, values and a feed-forward stand in one module, as a layer written without submodules."""
     shapes = node.matrices()
     decided = {child.name for child in node.children if child.role is not None}
-    rest = {n: s for n, s in shapes.items() if n not in decided and not evidence.is_attention_weight(n)}
+    rest = {n: s for n, s in shapes.items() if n not in decided | evidence.attention_weights(shapes)}
     both = evidence.expanding_pair(rest, node.widths) or evidence.has_up_and_down(list(rest))
     return bool(both) and evidence.has_query_key_value(list(shapes))
 
@@ -196,7 +196,8 @@ def _judge_layer(node: Node) -> None:
         return
     open_leaves = [leaf for child in node.children for leaf in _open_leaves(child, node.stacked)]
     shapes = {leaf.path: shape for leaf in open_leaves if (shape := leaf.matrix()) is not None}
-    attends = {leaf.path for leaf in open_leaves if flat and evidence.is_attention_weight(leaf.name)}
+    names = evidence.attention_weights(leaf.name for leaf in open_leaves) if flat else set()
+    attends = {leaf.path for leaf in open_leaves if leaf.name in names}
     pair = evidence.expanding_pair({p: s for p, s in shapes.items() if p not in attends}, node.widths)
     named = [leaf.name for leaf in open_leaves if leaf.path in shapes and evidence.is_feed_forward_weight(leaf.name)]
     halves = mixed and evidence.has_up_and_down(named)
@@ -233,10 +234,17 @@ def _judge_heads(root: Node, model: nn.Module) -> None:
             node.decide("unembedding", "owner: the model's declared")
         elif node.ids & declared["embedding"] and not node.below:
             node.decide("embedding", "owner: the model's declared")
-        elif node.role is None and not node.stacked and shape[0] in rows and shape[1] in root.widths:
+        elif _reads_out(node, root) and shape[0] in rows:
             node.decide("unembedding", "structure: as many outputs as the embedding has rows,")
     if not any(node.role == "unembedding" for node in root.walk()):
         _judge_only_head(root, rows)
+
+
+def _reads_out(node: Node, root: Node) -> bool:
+    """Whether an open layer beside the blocks reads the model's width, and is called no gate."""
+    shape = node.matrix()
+    open_end = node.role is None and not node.stacked and not evidence.names_router(node.name)
+    return open_end and shape is not None and shape[1] in root.widths
 
 
 def _vocabularies(rows: list[int]) -> set[int]:
@@ -258,14 +266,14 @@ def _judge_only_head(root: Node, rows: set[int]) -> None:
         for child in top
         if child.role is None and not child.below and not child.children and (shape := child.matrix()) is not None
     ]
+    padded = {-(-count // multiple) * multiple for count in rows for multiple in (1, 2, 4, 8, 16, 32, 64, 128)}
     likely = [
         child
         for child, shape in open_ends
-        if shape[1] in root.widths
+        if _reads_out(child, root)
         and shape[0] != shape[1]
-        and not evidence.names_router(child.name)
         and _modality(child, frozenset()) is None
-        and (not rows or any(count <= shape[0] < count + 128 for count in rows))
+        and (not rows or shape[0] in padded)
     ]
     if len(likely) == 1:
         likely[0].decide("unembedding", "structure: the one linear that reads the model's width,")
@@ -411,15 +419,14 @@ def _by_own_name(node: Node, local: str, parameter: nn.Parameter) -> Placement |
             return Placement(role, f"name: {_WHAT[role]} of all layers in {local}")
         if parameter.ndim == 2 and evidence.names_norm_parameter(local):
             return Placement("norm", f"name: norms of all layers in {local}")
-    if evidence.names_embedding(local):
+    if evidence.names_embedding(local) or local == "cls":
         return Placement("embedding", f"name: learned input {local}")
     if node.stacked and evidence.names_scale(local) and is_vector(parameter) and parameter.ndim > 0:
         return Placement("norm", f"name: scale per channel {local}")
-    if node.stacked and parameter.ndim >= 2 and evidence.has_query_key_value(list(node.matrices())):
-        if evidence.is_attention_weight(local):
-            return Placement("attention", f"name: {local} beside queries, keys and values")
-        if evidence.is_feed_forward_weight(local):
-            return Placement("feed_forward", f"name: {local} beside queries, keys and values")
+    beside = list(node.matrices())
+    if node.stacked and parameter.ndim >= 2 and evidence.has_query_key_value(beside):
+        role = evidence.bank_role(local, beside=beside)
+        return Placement(role, f"name: {local} beside queries, keys and values") if role else None
     return None
 
 

@@ -63,8 +63,8 @@ _COARSE = {
     "router": "router",
 }
 
-# Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`.
-_MAGNITUDE = re.compile(r"\.parametrizations\.[^.]+\.original\d+$|weight\w*_g$")
+# Of torch's weight norm: `parametrizations.weight.original0`, in its old form `weight_g`; a user's `...weight.0.gain`.
+_MAGNITUDE = re.compile(r"\.parametrizations\.[^.]+\.(?:original0|\d+\..+)$|weight\w*_g$")
 
 
 class PartitionError(ValueError):
@@ -252,8 +252,10 @@ def _tie_across_stages(model: nn.Module, placements: dict[str, Placement]) -> No
     """On a stage of a pipeline that has the head and not the table, the head's matrix is the table's copy."""
     matrices = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False) if not is_vector(p)}
     tables = {shape for name, shape in matrices.items() if placements[name].component == "embedding"}
-    for name, shape in matrices.items():
-        if placements[name].component == "unembedding" and shape not in tables:
+    heads = {name: shape for name, shape in matrices.items() if placements[name].component == "unembedding"}
+    rows = max((shape[0] for shape in heads.values()), default=0)
+    for name, shape in heads.items():
+        if shape[0] == rows and shape not in tables:  # not the transform before a head, nor a pooler
             placements[name] = Placement("embedding", f"{_ACROSS}: tied to the first stage's")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ Format = Literal["text", "jsonl", "json", "parquet", "chat"]
 BadRecord = Callable[[str, str], None]
 """Is told of a record that holds no document (where, such as `line 3`; why); raises `DamagedError` or not."""
 
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _NOT_READ = {
     (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"): "an archive: unpack it and name the files in it",
     (".lz4", ".lz", ".lzma", ".lzo", ".br", ".z", ".sz", ".snappy", ".zstd"): (
@@ -37,6 +39,9 @@ _NOT_READ = {
     (".xls", ".xlsx", ".ods"): "a table: write its text as .jsonl or .parquet",
     (".arrow", ".feather", ".orc", ".avro", ".h5", ".hdf5", ".sqlite", ".db"): (
         "a table: write it as .parquet, or name its folder as data.source: hf:FOLDER"
+    ),
+    (".geojson", ".topojson", ".json5", ".jsonc", ".bson"): (
+        "a kind of JSON that is not read: write its text as .jsonl; or say data.format: text"
     ),
     (".html", ".htm", ".xhtml", ".xml", ".ipynb", ".rtf"): (
         "markup around text: take the text out of it; or say data.format: text"
@@ -56,7 +61,7 @@ class Piece(NamedTuple):
 def guess_format(path: Path) -> Format:
     """Kind of a file by the end of its name; text, if it says nothing."""
     name = _bare(path)
-    if name.endswith((".jsonl", ".ndjson")):
+    if name.endswith((".jsonl", ".ndjson", ".jsonlines", ".jl")):
         return "jsonl"
     if name.endswith(".json"):
         return "json"
@@ -380,8 +385,8 @@ def _unmarked(line: bytes) -> bytes:
 
 
 def _bare(path: Path) -> str:
-    """The name without the end that says how it is compressed."""
-    name = path.name.lower()
+    """The name without the end that says how it is compressed, or which shard of how many it is."""
+    name = _SHARD.sub("", path.name.lower())
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
     return name

@@ -147,11 +147,12 @@ def _find(patterns: Sequence[str]) -> dict[str, Path]:
     paths: set[Path] = set()
     for pattern in patterns:
         asked = os.path.expanduser(pattern.removeprefix(FILES))
-        matches = glob.glob(_without_classes_that_exist(asked), recursive=True)
+        matches = glob.glob(_as_it_stands(asked), recursive=True)
         found = {Path(os.path.abspath(match)) for match in matches if os.path.isfile(match)}
         if not found:
             if os.path.isdir(asked):
-                hint = f"is a folder; name its files, such as '{FILES}{os.path.join(asked, '**', '*.txt')}'"
+                example = FILES + os.path.join(asked, "**", "*.txt")
+                hint = f"is a folder; name its files, such as {example!r}"
             else:
                 hint = f"matches no file, looked for from {printable(Path.cwd())}"
                 hint += "; [...] is a class of characters there, [[] a bracket" if "[" in asked else ""
@@ -162,13 +163,13 @@ def _find(patterns: Sequence[str]) -> dict[str, Path]:
     return _named(paths, root)
 
 
-def _without_classes_that_exist(pattern: str) -> str:
-    """A glob in which `[D] 1/x.txt`, where that is there, is that and no class of characters."""
+def _as_it_stands(pattern: str) -> str:
+    """A glob in which what is there by that name, such as a folder `[D] 1` or `what?x=1`, is that and no pattern."""
     literal, asked = "", []
     for name in pattern.split("/"):
         here = literal + name
         literal = here + "/"
-        asked.append(glob.escape(name) if not {"*", "?"} & set(name) and os.path.lexists(here) else name)
+        asked.append(glob.escape(name) if os.path.lexists(here) else name)
     return "/".join(asked)
 
 

@@ -18,7 +18,7 @@ from rlrs.data.reading import BadRecord, border
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.sources import STDLIB, FilePart, Part, hash_order
 from rlrs.data.unpacking import DamagedError, is_compressed
-from rlrs.messages import printable
+from rlrs.messages import plural, printable
 from rlrs.records import Record, RecordError
 from rlrs.settings import ConfigError, DataConfig
 
@@ -247,7 +247,8 @@ class _Stocktaking:
             if self.config.max_bytes is not None and not self.bad:
                 raise ConfigError(f"data.max_bytes={self.config.max_bytes} is less than any character of data.source")
             raise ConfigError(
-                f"data.source={_shown(self.config.source)}: the corpus is empty: {len(parts)} files without usable text"
+                f"data.source={_shown(self.config.source)}: the corpus is empty: {plural(len(parts), 'file')} without "
+                "usable text"
             )
         digest = hashlib.sha256((version or "").encode())
         for entry in entries:

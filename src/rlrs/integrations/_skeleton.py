@@ -82,7 +82,8 @@ def _module(tree: dict[str, Any], prefix: str, names: list[str], name: str = "")
         if isinstance(value, dict):
             module._modules[key] = _module(value, f"{prefix}{key}.", names, key)
         elif _is_bare(key, value, module):
-            kind = {"embedding": value} if _TABLE.search(key) else {"kernel": value}
+            inner = "embedding" if _TABLE.search(key) else "scale" if _NORM.search(key) else "kernel"
+            kind = {inner: value}
             module._modules[key] = _module(kind, f"{prefix}{key}.", names, key)
         else:
             local = _WEIGHTS.get(key, key)

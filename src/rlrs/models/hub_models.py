@@ -129,7 +129,13 @@ class HubTransformer(LanguageModel):
     def _check_causal(self) -> None:
         """Try on three tokens that no position sees a later one: some types are encoders unless told otherwise."""
         self.model.eval()
-        one, other = (self.model(torch.tensor([[0, 1, last]]), use_cache=False).logits[:, :2] for last in (2, 3))
+        tokens = [torch.tensor([[0, 1, last]]) for last in (2, 3)]
+        try:
+            one, other = (self.model(each, use_cache=False).logits[:, :2] for each in tokens)
+        except (RuntimeError, ValueError) as error:  # sizes that can be built and do not go together
+            raise ConfigError(
+                f"hub={shown(self.config.hub)}: does not run with {_values(self.config)}: {_line(error)}"
+            ) from None
         self.model.train()
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-4):
             raise ConfigError(f"hub={self.config.hub!r}: a position sees the tokens after it: not a causal model")

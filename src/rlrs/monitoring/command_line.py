@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rlrs.messages import plural
+
 app = typer.Typer(
     help="Is this run healthy? Thresholds from your own healthy runs, alarms with component and cause.",
     no_args_is_help=True,
@@ -27,7 +29,8 @@ def calibrate(
     found = calibrate_from(runs)
     found.save(out)
     typer.echo(
-        f"thresholds {out}: from {len(found.runs)} runs, {found.observations} observations every {found.every} steps; "
+        f"thresholds {out}: from {plural(len(found.runs), 'run')}, {plural(found.observations, 'observation')} "
+        f"every {found.every} steps; "
         f"the thresholds of the others raise an alarm in {found.held_out_alarms} of these runs"
     )
 

@@ -1,6 +1,6 @@
 """What rlrs writes down of runs, searches and studies: typed, validated, one shape, reader and writer for each."""
 
-from rlrs.records.arm import ArmResult, ArmSearch
+from rlrs.records.arm import ArmResult, ArmSearch, AtBound, bounds_note
 from rlrs.records.base import Record, RecordError, read_record, write_record
 from rlrs.records.measured import (
     ArmLosses,
@@ -25,6 +25,7 @@ __all__ = [
     "ArmLosses",
     "ArmResult",
     "ArmSearch",
+    "AtBound",
     "Comparison",
     "ComparisonRun",
     "ComponentMetrics",
@@ -53,6 +54,7 @@ __all__ = [
     "Stopping",
     "StudyIdentity",
     "Trial",
+    "bounds_note",
     "read_metrics",
     "read_record",
     "write_record",

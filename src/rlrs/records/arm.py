@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -13,9 +14,33 @@ from rlrs.records.trial import SearchResult, Trial
 from rlrs.settings import Arm
 
 
+class AtBound(Record):
+    """A setting that a search ended with at a bound of its space, so that a better value may lie beyond."""
+
+    name: str
+    value: float
+    bound: Literal["low", "high"]
+    wider: float | None
+    """A bound to search to instead; None where no value beyond is allowed at all."""
+
+
+def bounds_note(found: Sequence[AtBound]) -> str:
+    """Which settings a search ended with at a bound, and what to do, to follow the name of the search.
+
+    >>> bounds_note([AtBound(name="final_fraction", value=1.0, bound="high", wider=None)])
+    'ended at a bound: final_fraction=1 (highest)'
+    """
+    where = ", ".join(f"{at.name}={at.value:g} ({at.bound}est)" for at in found)
+    wider = ", ".join(f"{at.name}: {{{at.bound}: {at.wider:g}}}" for at in found if at.wider is not None)
+    advice = f"; to look beyond, widen search.space in a new study: {{{wider}}}" if wider else ""
+    return f"ended at a bound: {where}{advice}"
+
+
 class ArmSearch(SearchResult):
     """An arm's search on one size of model."""
 
+    at_bounds: tuple[AtBound, ...] = ()
+    """Settings of `best` that lie at a bound of what was searched; none is known of older studies."""
     budget: int = Field(ge=1)
     """Runs' worth of training steps that it might take."""
     importance: dict[str, float] = Field(default_factory=dict)
@@ -30,16 +55,28 @@ class ArmSearch(SearchResult):
         return self
 
     @classmethod
-    def from_result(cls, result: SearchResult, budget: int, importance: Mapping[str, float] | None = None) -> ArmSearch:
+    def from_result(
+        cls,
+        result: SearchResult,
+        budget: int,
+        importance: Mapping[str, float] | None = None,
+        at_bounds: Sequence[AtBound] = (),
+    ) -> ArmSearch:
         """What a search ended with, and what it was allowed.
 
         Args:
             result: of the search.
             budget: runs' worth of training steps that it might take.
             importance: of the parameters, `rlrs.search.importance`.
+            at_bounds: `rlrs.search.Space.at_bounds` of its best point.
         """
         fields = {name: getattr(result, name) for name in SearchResult.model_fields}
-        return cls(**fields, budget=budget, importance=dict(importance or {}))
+        return cls(**fields, budget=budget, importance=dict(importance or {}), at_bounds=tuple(at_bounds))
+
+    @property
+    def bounds_note(self) -> str:
+        """`bounds_note` of `at_bounds`; empty if there are none."""
+        return bounds_note(self.at_bounds) if self.at_bounds else ""
 
     @property
     def steps(self) -> int:

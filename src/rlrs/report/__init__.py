@@ -8,7 +8,9 @@ for _package in ("plotly", "jinja2", "pydantic"):
     if find_spec(_package) is None:
         raise ModuleNotFoundError(f"rlrs.report needs {_package}: {install('report')}", name=_package)
 
+from rlrs.report.across import write_across  # noqa: E402
 from rlrs.report.curves import ReportError  # noqa: E402
 from rlrs.report.page import write_ratios_page, write_report  # noqa: E402
+from rlrs.report.plain import write_summary  # noqa: E402
 
-__all__ = ["ReportError", "write_ratios_page", "write_report"]
+__all__ = ["ReportError", "write_across", "write_ratios_page", "write_report", "write_summary"]

@@ -24,6 +24,7 @@ class LossCurve:
         horizon: length of the run as a share of the full steps.
         steps: finished optimizer steps at each evaluation.
         losses: nats per token at each evaluation.
+        run: id, and name of its folder.
     """
 
     arm: str
@@ -31,6 +32,7 @@ class LossCurve:
     horizon: float
     steps: tuple[int, ...]
     losses: tuple[float, ...]
+    run: str
 
 
 def read_curves(folder: Path, runs: Sequence[ComparisonRun]) -> list[LossCurve]:
@@ -62,4 +64,4 @@ def _read_curve(path: Path, run: ComparisonRun) -> LossCurve:
     except RecordError as error:
         raise ReportError(f"{error}; remove the run's folder and run the study again") from None
     steps = sorted(points)
-    return LossCurve(run.arm, run.seed, run.horizon, tuple(steps), tuple(points[step] for step in steps))
+    return LossCurve(run.arm, run.seed, run.horizon, tuple(steps), tuple(points[step] for step in steps), run.id)

@@ -10,21 +10,20 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 
 from rlrs.records import Trial
 from rlrs.report.palette import GRID, INK, MUTED, Look
+from rlrs.report.wording import Wording
 
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-KINDS = (
-    "A triangle lies above the frame, a cross diverged, an empty square was ended early, a bar could not be trained."
+FONT = (
+    'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Hiragino Sans", "Noto Sans JP", '
+    '"Noto Sans CJK JP", "Yu Gothic UI", Meiryo, sans-serif'
 )
-"""What the markers of `draw_trials` that are no dots stand for."""
 _SYMBOLS = {"diverged": "x", "pruned": "square-open", "failed": "line-ns-open"}
-_STATES = {"pruned": "ended early", "failed": "could not be trained"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,8 @@ class Panel:
         legend: name and look of each kind of line.
         note: how to read it, one sentence.
         height: pixels; None for that of the page's other figures.
+        source: files and places that the figure was made from.
+        logs: axes that can be switched between a linear and a logarithmic scale.
     """
 
     id: str
@@ -50,6 +51,8 @@ class Panel:
     legend: list[tuple[str, Look]] = field(default_factory=list)
     note: str = ""
     height: int | None = None
+    source: str = ""
+    logs: tuple[Literal["x", "y"], ...] = ()
 
 
 def plot(x_title: str) -> go.Figure:
@@ -88,14 +91,16 @@ def line(
     opacity: float = 1.0,
     hover: str | None = "%{y:.3g}",
     shape: str = "linear",
+    source: str | None = None,
 ) -> None:
-    """A line; None in `y` is a gap, and `hover` None leaves it silent."""
+    """A line; None in `y` is a gap, `hover` None leaves it silent, and `source` names the file for its table."""
     figure.add_trace(
         go.Scatter(
             x=list(x),
             y=list(y),
             mode="lines",
             name=name,
+            meta=source,
             opacity=opacity,
             line={"color": look.light, "dash": look.dash, "width": width, "shape": shape},
             hoverinfo="skip" if hover is None else None,
@@ -111,9 +116,10 @@ def markers(
     name: str,
     look: Look,
     *,
-    hover: str | Sequence[str] = "%{y:.3f} nats",
+    hover: str | Sequence[str] = "%{y:.3f}",
     opacity: float = 1.0,
     style: Mapping[str, Any] | None = None,
+    source: str | None = None,
 ) -> None:
     """Markers, with one text for all or one for each; `style` is plotly's, its `line_width` that of the outline."""
     marker = {"color": look.light, "size": 7, **(style or {})}
@@ -125,6 +131,7 @@ def markers(
             y=list(y),
             mode="markers",
             name=name,
+            meta=source,
             opacity=opacity,
             marker=marker,
             hovertext=None if one else list(hover),
@@ -140,17 +147,21 @@ def draw_trials(
     name: str,
     look: Look,
     top: float,
+    words: Wording,
     *,
     style: Mapping[str, Any] | None = None,
+    source: str | None = None,
 ) -> None:
-    """One marker per trial, as `KINDS` says; those without a score, and those above `top`, stand there."""
+    """One marker per trial, as the note `figure.kinds` says; those without a score, or above `top`, stand there."""
     y, symbols, hover = [], [], []
     for trial in trials:
         score, state = trial.score if trial.measured else None, ended(trial)
         y.append(top if score is None else min(score, top))
         symbols.append(_SYMBOLS.get(state, "x") if score is None else "triangle-up" if score > top else "circle")
-        hover.append(html.escape(f"{name}, trial {trial.number}: {outcome(trial)}; {trial.move}"))
-    markers(figure, x, y, name, look, hover=hover, opacity=0.6, style={"symbol": symbols, **(style or {})})
+        said = words("figure.trial", name=name, number=trial.number, outcome=outcome(trial, words))
+        hover.append(html.escape(words("figure.moved", trial=said, move=words.recorded(trial.move))))
+    style = {"symbol": symbols, **(style or {})}
+    markers(figure, x, y, name, look, hover=hover, opacity=0.6, style=style, source=source)
 
 
 def ended(trial: Trial) -> str:
@@ -158,10 +169,9 @@ def ended(trial: Trial) -> str:
     return "failed" if trial.result is None else trial.result.status
 
 
-def outcome(trial: Trial) -> str:
+def outcome(trial: Trial, words: Wording) -> str:
     """A trial's measured score, or how its run ended, in words."""
-    state = ended(trial)
-    return f"{trial.score:.3f} nats" if trial.measured else _STATES.get(state, state)
+    return words("figure.score", score=f"{trial.score:.3f}") if trial.measured else words(f"ended.{ended(trial)}")
 
 
 def frame(figure: go.Figure, scores: Sequence[float], top: float) -> None:

@@ -9,37 +9,44 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rlrs.ratios import BASE, Ratio
-from rlrs.records import Comparison
+from rlrs.records import Comparison, SpeedUp
 from rlrs.report.curves import LossCurve
 from rlrs.report.drawing import Panel, line, markers, plot, positive
-from rlrs.report.palette import MUTED, Look, arm_look, arm_name, component_look, component_name
+from rlrs.report.palette import MUTED, Look, arm_look, component_look
 from rlrs.report.text import TIMES
+from rlrs.report.wording import Wording
 from rlrs.schedules import BaseSchedule, relative_factor
+from rlrs.settings import Arm
 
 SAMPLES = 240  # points per schedule line; enough for a smooth cosine, chosen here
 
 
-def schedule_panels(ratios: Mapping[str, Ratio], schedule: BaseSchedule, lr: float | None) -> list[Panel]:
+def schedule_panels(
+    ratios: Mapping[str, Ratio], schedule: BaseSchedule, lr: float | None, words: Wording, source: str = ""
+) -> list[Panel]:
     """Learning rate of each component over training, absolute and relative to the base rate.
 
     Args:
         ratios: component -> ratio; the base rate is drawn beside them.
         schedule: the base schedule.
         lr: base peak rate `eta`; if None the rates are drawn in units of it.
+        words: of the page's language.
+        source: that the ratios are from.
     """
     steps = np.unique(np.linspace(0, schedule.total_steps - 1, SAMPLES).round().astype(int))
     progress = (100 * (steps + 1) / schedule.total_steps).tolist()
     base = relative_factor(schedule, BASE.knots, steps)
-    rate, relative = plot("% of training"), plot("% of training")
-    legend = [("base rate", MUTED)]
-    line(rate, progress, positive(base * (lr or 1.0)), "base rate", MUTED, width=1.5)
-    line(relative, progress, [1.0] * len(progress), "base rate", MUTED, width=1.5)
+    rate, relative = plot(words("schedules.x")), plot(words("schedules.x"))
+    base_rate = words("parameter.lr")
+    legend = [(base_rate, MUTED)]
+    line(rate, progress, positive(base * (lr or 1.0)), base_rate, MUTED, width=1.5, source=source)
+    line(relative, progress, [1.0] * len(progress), base_rate, MUTED, width=1.5, source=source)
     for component, ratio in ratios.items():
         factor = relative_factor(schedule, ratio.knots, steps)
-        name, look = component_name(component), component_look(component)
+        name, look = words.component(component), component_look(component.partition("/")[0])
         share = np.divide(factor, base, out=np.full_like(factor, np.nan), where=base > 0)
-        line(rate, progress, positive(factor * (lr or 1.0)), name, look)
-        line(relative, progress, positive(share), name, look, hover=f"%{{y:.3g}} {TIMES} base")
+        line(rate, progress, positive(factor * (lr or 1.0)), name, look, source=source)
+        line(relative, progress, positive(share), name, look, hover=words("schedules.hover"), source=source)
         legend.append((name, look))
     for figure in (rate, relative):
         figure.update_xaxes(range=[0, 100], tickvals=[0, 25, 50, 75, 100])
@@ -50,98 +57,129 @@ def schedule_panels(ratios: Mapping[str, Ratio], schedule: BaseSchedule, lr: flo
     relative.update_yaxes(range=_log_span([1.0, *(level for r in ratios.values() for _, level in r.knots)]))
     ticks = [m * 10**e for e in range(-3, 4) for m in (1, 2, 5)]
     relative.update_yaxes(tickvals=ticks, ticktext=[f"{t:g}{TIMES}" for t in ticks])
-    words = "; ".join(f"{component_name(c)} from {r.start:.3g} to {r.end:.3g}" for c, r in ratios.items())
-    unit = "log scale" if lr else "in units of the base peak rate, log scale"
+    course = words("list.parts").join(
+        words("schedules.course", component=words.component(c), start=f"{r.start:.3g}", end=f"{r.end:.3g}")
+        for c, r in ratios.items()
+    )
+    course = course or words("schedules.none")
     return [
         Panel(
             id="rates",
-            title="Learning rate",
-            unit=unit,
-            alt=f"Learning rate of each component over training. Times the base rate: {words}.",
+            title=words("schedules.rate.title"),
+            unit=words("schedules.rate.unit" if lr else "schedules.rate.unit_relative"),
+            alt=words("schedules.rate.alt", course=course),
             figure=rate,
             legend=legend,
+            source=source,
+            logs=("y",),
         ),
         Panel(
             id="relative-rates",
-            title="Relative to the base rate",
-            unit=f"1{TIMES} is the base rate, log scale",
-            alt=f"Each component's rate over the base rate, from start to end of training: {words}.",
+            title=words("schedules.relative.title"),
+            unit=words("schedules.relative.unit"),
+            alt=words("schedules.relative.alt", course=course),
             figure=relative,
             legend=legend,
+            source=source,
+            logs=("y",),
         ),
     ]
 
 
-def loss_panel(curves: Sequence[LossCurve], arms: Sequence[str]) -> Panel:
+def loss_panel(curves: Sequence[LossCurve], arms: Sequence[str], words: Wording) -> Panel:
     """Validation loss against steps for the full-length runs: thin lines per seed, thick mean."""
-    figure = plot("steps")
+    figure = plot(words("losses.x"))
     figure.update_xaxes(tickformat=",d")
     full = [curve for curve in curves if curve.horizon == 1.0 and curve.steps]
     means = {arm: _mean([c for c in full if c.arm == arm]) for arm in arms}
     for curve in full:
         look = arm_look(curve.arm)
-        line(figure, curve.steps, curve.losses, "", Look(look.light, look.dark), width=1, opacity=0.4, hover=None)
+        name, thin = words("limits.run", arm=words.arm(curve.arm), seed=curve.seed), Look(look.light, look.dark)
+        line(
+            *(figure, curve.steps, curve.losses, name, thin),
+            width=1,
+            opacity=0.4,
+            hover=None,
+            source=f"runs/{curve.run}/metrics.jsonl",
+        )
     for arm, (steps, losses) in means.items():
         if steps:
-            name = f"{arm_name(arm)}, mean"
-            line(figure, steps, losses, name, arm_look(arm), width=2.5, hover="%{y:.3f} nats at step %{x:,}")
-    note = "Thin lines are single seeds, thick lines their mean."
+            name = words("losses.mean", arm=words.arm(arm))
+            line(figure, steps, losses, name, arm_look(arm), width=2.5, hover=words("losses.hover"))
+    note = words("losses.note")
     early = [_early(c) for c in full]
     if early:
         low, high = min(min(c.losses) for c in full), max(early)
         pad = 0.05 * (high - low) or 0.05
         figure.update_yaxes(range=[low - pad, high + pad], tickformat=".2f")
-        note += " The first fifth of training may lie above the frame; double-click for all of it."
-    ends = [f"{arm_name(arm)} {losses[-1]:.3f}" for arm, (_, losses) in means.items() if losses]
+        note = words.sentences(note, words("losses.frame"))
+    ends = [f"{words.arm(arm)} {losses[-1]:.3f}" for arm, (_, losses) in means.items() if losses]
     return Panel(
         id="losses",
-        title="Validation loss during training",
-        unit="nats per token",
-        alt=f"Validation loss falls with the steps; mean over seeds at the end: {', '.join(ends) or 'none'}.",
+        title=words("losses.title"),
+        unit=words("figure.unit"),
+        alt=words("losses.alt", ends=words.list(ends) or words("figure.none")),
         figure=figure,
-        legend=[(arm_name(arm), arm_look(arm)) for arm, (steps, _) in means.items() if steps],
+        legend=[(words.arm(arm), arm_look(arm)) for arm, (steps, _) in means.items() if steps],
         note=note,
+        source="runs/*/metrics.jsonl valid_loss",
+        logs=("x", "y"),
     )
 
 
-def horizon_panel(comparison: Comparison) -> Panel:
-    """Final loss of the rlrs arm against the length of its run, and where it meets the controls' final losses."""
-    figure = plot("steps of the whole run")
-    runs = [r for r in comparison.runs if r.arm == "rlrs" and r.valid_loss is not None]
+def horizon_panel(comparison: Comparison, arm: Arm, saved: Mapping[Arm, SpeedUp], words: Wording) -> Panel:
+    """Final loss of an arm against the length of its run, and where it meets the controls' final losses.
+
+    Args:
+        comparison: of the study.
+        arm: whose savings are shown.
+        saved: control -> steps that it saves.
+        words: of the page's language.
+    """
+    figure = plot(words("horizons.x"))
+    runs = [r for r in comparison.runs if r.arm == arm and r.valid_loss is not None]
     lengths = sorted({r.steps for r in runs})
     losses = [(r.steps, r.valid_loss) for r in runs if r.valid_loss is not None]
     means = [float(np.mean([loss for steps, loss in losses if steps == n])) for n in lengths]
     reach = [0.94 * (lengths[0] if lengths else comparison.steps), 1.02 * comparison.steps]
-    rlrs = arm_look("rlrs")
-    legend = [(arm_name("rlrs"), rlrs)]
+    own = arm_look(arm)
+    legend = [(words.arm(arm), own)]
     crossings = []
-    for control, speed_up in comparison.speed_up.items():
+    for control, speed_up in saved.items():
         loss = comparison.losses[control].mean
         if loss is None:  # it diverged
             continue
-        look, name = arm_look(control), arm_name(control)
-        legend.append((f"{name}, full length", look))
-        line(figure, reach, [loss, loss], f"{name}, full length", look, width=1.5, hover="%{y:.3f} nats")
+        look, name = arm_look(control), words.arm(control)
+        whole = words("horizons.whole", arm=name)
+        legend.append((whole, look))
+        place = f"results.json comparison.losses.{control}.mean"
+        line(figure, reach, [loss, loss], whole, look, width=1.5, hover=words("figure.nats"), source=place)
         if speed_up.bound == "none":
             needed = float(np.mean(speed_up.steps_needed))
-            crossings.append(f"the {name} control's after {needed:,.0f} steps")
+            crossings.append(words("horizons.crossing", arm=name, steps=f"{needed:,.0f}"))
             style = {"symbol": "circle-open", "size": 13, "line_width": 2.5}
-            hover = f"meets {html.escape(name)} after {needed:,.0f} steps"
-            markers(figure, [needed], [loss], name, look, hover=hover, style=style)
-    markers(figure, [steps for steps, _ in losses], [loss for _, loss in losses], "seed", rlrs, opacity=0.45)
-    line(figure, lengths, means, arm_name("rlrs"), rlrs, width=2.5, hover="%{y:.3f} nats after %{x:,} steps")
+            hover = html.escape(words("horizons.meets", arm=name, steps=f"{needed:,.0f}"))
+            place = f"results.json comparison.{'speed_up' if arm == 'rlrs' else 'winner_speed_up'}.{control}"
+            markers(
+                figure, [needed], [loss], words("horizons.ring", arm=name), look, hover=hover, style=style, source=place
+            )
+    x, y = [steps for steps, _ in losses], [loss for _, loss in losses]
+    runs_of = "results.json comparison.runs"
+    markers(figure, x, y, words("horizons.seed"), own, hover=words("figure.nats"), opacity=0.45, source=runs_of)
+    line(figure, lengths, means, words.arm(arm), own, width=2.5, hover=words("horizons.hover"), source=runs_of)
     figure.update_xaxes(range=reach, tickformat=",d")
     figure.update_yaxes(tickformat=".2f")
-    met = f"It reaches {' and '.join(crossings)}." if crossings else "It meets none within these lengths."
+    met = words("horizons.reaches", crossings=words.list(crossings)) if crossings else words("horizons.none")
     return Panel(
         id="horizons",
-        title="Final loss of shorter runs",
-        unit="nats per token",
-        alt=f"Final loss of {arm_name('rlrs')} against the length of the run. {met}",
+        title=words("horizons.title"),
+        unit=words("figure.unit"),
+        alt=words("horizons.alt", arm=words.arm(arm), met=met),
         figure=figure,
         legend=legend,
-        note="Each dot is one run with its own complete schedule. Rings mark where relative schedules "
-        "reach a control's final loss; what lies right of a ring is saved.",
+        note=words("horizons.note", arm=words.way(arm)),
+        source="results.json comparison.runs",
+        logs=("x", "y"),
     )
 
 

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import jinja2
-from markupsafe import Markup
+from typing import Any, Literal
 
 from rlrs.comparison import read_results
 from rlrs.files import write_atomic
 from rlrs.messages import shown
 from rlrs.ratios import Ratio, Ratios
 from rlrs.records import ArmSearch, Recipe, RecordError, Results
-from rlrs.report import figures, palette, summary, text, trial_figures, tuning
+from rlrs.report import figures, trial_figures, tuning
 from rlrs.report.curves import LossCurve, ReportError, read_curves
-from rlrs.report.drawing import KINDS, ended, plain
+from rlrs.report.drawing import ended
+from rlrs.report.limits import budgets, limits
+from rlrs.report.rendering import render
 from rlrs.report.snippet import snippet
+from rlrs.report.sources import Sources
+from rlrs.report.summary import Head
+from rlrs.report.units import unit_rows
+from rlrs.report.wording import Wording
 from rlrs.schedules import BaseSchedule
 from rlrs.settings import Arm
+from rlrs.words import Language
 from rlrs.yaml_files import dump_yaml
 
 PLAIN = Recipe(lr=1.0)
 """What ratios are drawn with whose provenance says nothing; rates are then in units of the base rate."""
 
 
-def write_report(study_folder: str | Path) -> Path:
-    """Write `report.html` from a study's `results.json` and the metrics of its comparison runs.
+def write_report(study_folder: str | Path, language: Language = "en", path: str | Path | None = None) -> Path:
+    """Write a study's page from its `results.json` and the metrics of its comparison runs.
 
     The page is one file without any reference to the network. It is replaced in one step.
+
+    Args:
+        study_folder: the run directory.
+        language: `en` or `ja`.
+        path: of the page; `report.html`, or `report.ja.html`, in the run directory if None.
 
     Returns:
         Path of the page.
@@ -37,16 +46,23 @@ def write_report(study_folder: str | Path) -> Path:
     Raises:
         ReportError: results.json or a run's metrics are missing or cannot be used.
     """
-    folder = Path(study_folder)
-    results = _read(folder / "results.json")
+    folder, words = Path(study_folder), Wording(language)
+    results = read_compared(folder)
     assert results.comparison is not None
     curves = read_curves(folder, results.comparison.runs)
-    path = folder / "report.html"
-    write_atomic(path, _render("report.html.j2", **_report(results, curves)))
+    page = render("report.html.j2", words, Sources(folder / "results.json"), **_report(results, curves, words))
+    path = folder / ("report.html" if language == "en" else f"report.{language}.html") if path is None else Path(path)
+    write_atomic(path, page)
     return path
 
 
-def _read(path: Path) -> Results:
+def read_compared(folder: Path) -> Results:
+    """The results of a study that has a comparison.
+
+    Raises:
+        ReportError: there is no results.json, or it cannot be used.
+    """
+    path = folder / "results.json"
     if not path.is_file():
         raise ReportError(
             f"{path}: there is none yet; finish the study first (rlrs run STUDY.yaml), or name its folder"
@@ -61,7 +77,13 @@ def _read(path: Path) -> Results:
 
 
 def write_ratios_page(
-    ratios: Ratios, path: str | Path, *, schedule: BaseSchedule | None = None, lr: float | None = None
+    ratios: Ratios,
+    path: str | Path,
+    *,
+    schedule: BaseSchedule | None = None,
+    lr: float | None = None,
+    model: Literal["proxy", "target"] | None = None,
+    language: Language = "en",
 ) -> Path:
     """Write a page with the schedules that ratios give: what `rlrs plot` makes.
 
@@ -71,55 +93,74 @@ def write_ratios_page(
         schedule: the base schedule; if None, the one that the ratios were found with, as their provenance has
             it, or else a cosine over 1,000 steps.
         lr: base peak rate; if None, likewise, or else rates are in units of it.
+        model: of the study that found them, whose steps and base rate are meant where these are None; the target
+            if None, where its base rate is known.
+        language: `en` or `ja`.
 
     Returns:
         Path of the page.
 
     Raises:
-        RecordError: the provenance has a value that cannot be used.
+        RecordError: the provenance has a value that cannot be used, or lacks the model that is named.
 
     >>> import tempfile
     >>> page = write_ratios_page(Ratios({"embedding": (5.0, 0.5)}), Path(tempfile.mkdtemp()) / "ratios.html")
     >>> "embedding" in page.read_text(encoding="utf-8")
     True
     """
-    found, rate = _found_with(ratios)
-    schedule, lr = schedule or found, lr or rate
-    page = _render(
+    size = _size(ratios, model) if schedule is None and lr is None else None
+    found, rate = _found_with(ratios, size)
+    schedule, lr, words = schedule or found, lr or rate, Wording(language)
+    page = render(
         "ratios.html.j2",
-        title=str(ratios.provenance.get("study") or ratios.provenance.get("preset") or "Ratios"),
-        panels=figures.schedule_panels(ratios, schedule, lr),
+        words,
+        title=str(ratios.provenance.get("study") or ratios.provenance.get("preset") or words("ratios.title")),
+        panels=figures.schedule_panels(ratios, schedule, lr, words),
         ratios=_ratio_rows(ratios, schedule, lr),
         schedule=schedule,
         lr=lr,
+        size=size,
         provenance=dump_yaml(ratios.provenance) if ratios.provenance else "",
     )
     write_atomic(path, page)
     return Path(path)
 
 
-def _found_with(ratios: Ratios) -> tuple[BaseSchedule, float | None]:
+def _size(ratios: Ratios, model: Literal["proxy", "target"] | None) -> Literal["proxy", "target"] | None:
+    """The model whose rates are drawn; None for ratios that say nothing of a study."""
+    known = {
+        "target": isinstance(ratios.provenance.get("target"), Mapping),
+        "proxy": isinstance(ratios.provenance.get("base"), Mapping),
+    }
+    if model is not None and not known[model]:
+        raise RecordError(f"provenance: has nothing of the {model}; only a study's ratios.yaml has")
+    return model or ("target" if known["target"] else "proxy" if known["proxy"] else None)
+
+
+def _found_with(ratios: Ratios, size: Literal["proxy", "target"] | None) -> tuple[BaseSchedule, float | None]:
     """Base schedule and base peak rate of a study's ratios; a plain cosine for ratios without that provenance."""
-    recipe, horizon = Recipe.from_ratios(ratios, PLAIN), ratios.provenance.get("horizon")
-    steps = horizon.get("steps", 1000) if isinstance(horizon, Mapping) else 1000
+    recipe, key = Recipe.from_ratios(ratios, PLAIN), "target" if size == "target" else "horizon"
+    part = ratios.provenance.get(key)
+    steps = part.get("steps", 1000) if isinstance(part, Mapping) else 1000
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
-        raise RecordError(f"provenance.horizon.steps: should be a whole number from 1, not {shown(steps)}")
+        raise RecordError(f"provenance.{key}.steps: should be a whole number from 1, not {shown(steps)}")
     stated = isinstance(ratios.provenance.get("base"), Mapping) and "lr" in ratios.provenance["base"]
-    return recipe.base_schedule(steps), recipe.lr if stated else None
+    rate = (recipe.target_lr if size == "target" else None) or (recipe.lr if stated else None)
+    return recipe.base_schedule(steps), rate
 
 
-def _report(results: Results, curves: Sequence[LossCurve]) -> dict[str, Any]:
+def _report(results: Results, curves: Sequence[LossCurve], words: Wording) -> dict[str, Any]:
     """Everything that the page's template names."""
-    config, comparison, winner = results.study.config, results.comparison, results.winner
-    assert comparison is not None
-    arms = list(comparison.losses)
-    recipe = winner.recipe
+    head = Head(results, words)
+    config, comparison, winner = results.study.config, head.comparison, results.winner
+    arms, recipe = list(comparison.losses), winner.recipe
     rate = recipe.target_lr or recipe.lr
     schedule, ratios = recipe.base_schedule(comparison.steps), recipe.relative_rates()
     searches: dict[Arm, ArmSearch] = {arm: a.search for arm, a in results.arms.items() if a.search}
     transfers: dict[Arm, ArmSearch] = {arm: a.transfer for arm, a in results.arms.items() if a.transfer}
     search, training = config.get("search"), config.get("training")
     method = search.get("method", "") if isinstance(search, dict) else ""
+    made_from = f"results.json arms.{winner.arm}.recipe"
     return {
         "title": results.study.name,
         "study": results.study,
@@ -128,48 +169,60 @@ def _report(results: Results, curves: Sequence[LossCurve]) -> dict[str, Any]:
         "data": results.data,
         "comparison": comparison,
         "decision": comparison.decision,
-        "facts": summary.facts(results, comparison),
-        "glossary": summary.GLOSSARY,
-        "savings": [summary.saving(control, comparison) for control in comparison.speed_up],
+        **_top(head),
+        "units": unit_rows(head),
         "seeds": comparison.seeds,
+        "saved": head.saved,
+        "saved_place": "speed_up" if head.arm == "rlrs" else "winner_speed_up",
+        "saving_arm": head.arm,
         "arms": arms,
         "winner": winner.arm,
         "rate": rate,
         "final_fraction": schedule.alpha,
-        "schedule_panels": figures.schedule_panels(ratios, schedule, rate),
+        "schedule_panels": figures.schedule_panels(ratios, schedule, rate, words, made_from),
         "ratio_rows": _ratio_rows(ratios, schedule, rate),
-        "loss_panels": [figures.loss_panel(curves, arms), figures.horizon_panel(comparison)],
-        "search_panels": [tuning.history_panel(searches, str(method)), tuning.transfer_panel(transfers)],
-        **_trial_panels(searches["rlrs"]),
-        "tuning_rows": _tuning_rows(results),
-        "budget": summary.budgets(list(searches.values()), list(transfers.values())),
-        "growth": summary.growth(results),
+        "loss_panels": [
+            figures.loss_panel(curves, arms, words),
+            figures.horizon_panel(comparison, head.arm, head.saved, words),
+        ],
+        "search_panels": [tuning.history_panel(searches, str(method), words), tuning.transfer_panel(transfers, words)],
+        **_trial_panels(searches["rlrs"], words),
+        "tuning_rows": _tuning_rows(results, words),
+        "budget": budgets(head),
+        "growth": head.growth(),
         "snippet": snippet(recipe, comparison.steps, training if isinstance(training, dict) else None),
         "level": next((d.level for d in comparison.differences.values()), 0.95),
         "config_yaml": dump_yaml(config),
-        "stages": dict(results.cost) if results.cost else {},
-        "limits": summary.limits(results, comparison),
+        "limits": limits(head),
     }
 
 
-def _trial_panels(search: ArmSearch) -> dict[str, Any]:
+def _top(head: Head) -> dict[str, Any]:
+    """The part above the fold; made in the order in which it is read, so that words are explained where they come."""
+    headline, verdict, savings = head.headline(), head.verdict.sentence(), head.savings()
+    on_cards = [part for card in savings for part in (card.against, *card.details)]
+    terms = head.explained(headline, verdict, *on_cards)
+    return {
+        "headline": headline,
+        "verdict": verdict,
+        "savings": savings,
+        "lead_terms": terms,
+        "facts": head.facts(),
+        "meeting": head.meeting(),
+    }
+
+
+def _trial_panels(search: ArmSearch, words: Wording) -> dict[str, Any]:
     """The pictures of the rlrs arm's trials, parameter by parameter; empty where there are too few."""
-    drawn = trial_figures.drawn(search)
+    drawn = trial_figures.drawn(search, words)
     if drawn is None:
-        return {
-            "trial_panels": [],
-            "u_panels": [],
-            "trial_notes": ["There are too few whole trials for pictures of each parameter."],
-        }
+        return {"trial_panels": [], "u_panels": [], "trial_notes": [words("trials.too_few")]}
     importance = trial_figures.importance_panel(drawn)
-    notes = (
-        drawn.notes if importance else [*drawn.notes, "Importance was not computed: there were too few whole trials."]
-    )
+    notes = drawn.notes if importance else [*drawn.notes, words("trials.no_importance")]
     return {
         "trial_panels": [panel for panel in (importance, trial_figures.parallel_panel(drawn)) if panel],
         "u_panels": trial_figures.u_panels(drawn),
         "trial_notes": notes,
-        "kinds": KINDS,
     }
 
 
@@ -187,7 +240,7 @@ def _ratio_rows(ratios: Mapping[str, Ratio], schedule: BaseSchedule, lr: float |
     ]
 
 
-def _tuning_rows(results: Results) -> list[dict[str, Any]]:
+def _tuning_rows(results: Results, words: Wording) -> list[dict[str, Any]]:
     """One row per arm: what it was allowed, what it spent, what it found."""
     rows = []
     for arm, found in results.arms.items():
@@ -207,44 +260,9 @@ def _tuning_rows(results: Results) -> list[dict[str, Any]]:
                 "lr": recipe.target_lr,
                 "final_fraction": recipe.final_fraction,
                 "ratios": recipe.relative_rates(),
-                "stopped": search.reason if found.search else f"shares the search of {palette.arm_name('rlrs')}",
+                "stopped": words.recorded(search.reason)
+                if found.search
+                else words("tuning.shared", arm=words.way("rlrs")),
             }
         )
     return rows
-
-
-def _render(template: str, **context: Any) -> str:
-    loader = jinja2.PackageLoader("rlrs.report")
-    environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        nats=text.nats,
-        difference=text.difference,
-        percent=text.percent,
-        share=text.share,
-        count=text.count,
-        compact=text.compact,
-        rate=text.rate,
-        ratio=text.ratio,
-        duration=text.duration,
-        plural=text.plural,
-        arm_name=palette.arm_name,
-        component_name=palette.component_name,
-        control_name=palette.control_name,
-        arm_look=palette.arm_look,
-        component_look=palette.component_look,
-        figure_json=plain,
-    )
-    return environment.get_template(template).render(
-        # Our own and plotly's text, not a study's: the only parts that are not escaped.
-        style=Markup(loader.get_source(environment, "style.css")[0]),
-        script=Markup(loader.get_source(environment, "page.js")[0]),
-        plotly=Markup(loader.get_source(environment, "plotly-basic.min.js")[0]),
-        dark_twins=palette.dark_twins(),
-        **context,
-    )

@@ -38,20 +38,13 @@ COMPONENTS = {
 }
 ARMS = {
     "uniform": Look("#747d89", "#b4bcc6", "dash"),
+    "head_only": Look("#8a5a3c", "#d0a58a", "longdash"),
+    "frozen_embedding": Look("#2f6f9f", "#86b7dc", "longdash"),
+    "layer_decay": Look("#9a2f6a", "#e08bbb", "dot"),
+    "lora_plus": Look("#4f6b1e", "#b5cf7a", "dashdot"),
     "embedding_only": Look("#6d28a8", "#9d86f5", "dot"),
     "constant": Look("#b07000", "#f0c04a", "dashdot"),
     "rlrs": Look("#0a6b42", "#2fc587"),
-}
-ARM_NAMES = {
-    "uniform": "uniform rate",
-    "embedding_only": "embedding only",
-    "constant": "constant ratios",
-    "rlrs": "relative schedules",
-}
-CONTROL_NAMES = {
-    "uniform": "one rate for the whole model",
-    "embedding_only": "a rate of its own for the embedding only",
-    "constant": "ratios held constant over training",
 }
 RANKS = (
     Look("#0b5d7d", "#86d7f7"),
@@ -77,28 +70,6 @@ def component_look(name: str) -> Look:
 def arm_look(name: str) -> Look:
     """The look of an arm; an unknown one is drawn in plain ink."""
     return ARMS.get(name, INK)
-
-
-def arm_name(name: str) -> str:
-    """An arm's name as read by people."""
-    return ARM_NAMES.get(name, name.replace("_", " "))
-
-
-def control_name(name: str) -> str:
-    """What an arm is, as the end of "fewer steps than ..."."""
-    return CONTROL_NAMES.get(name, arm_name(name))
-
-
-def component_name(name: str) -> str:
-    """A component's name as read by people."""
-    return name.replace("_", " ")
-
-
-def parameter_name(name: str) -> str:
-    """A searched parameter's name as read by people: `embedding.start` is "embedding, start"."""
-    component, _, part = name.rpartition(".")
-    plain = {"lr": "base rate", "beta1": "1 - beta 1", "beta2": "1 - beta 2"}.get(part, part.replace("_", " "))
-    return f"{component_name(component)}, {plain}" if component else plain
 
 
 def parameter_look(name: str) -> Look:

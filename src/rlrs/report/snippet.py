@@ -9,7 +9,7 @@ from rlrs.records import Recipe
 
 
 def snippet(recipe: Recipe, steps: int, training: Mapping[str, Any] | None = None) -> str:
-    """Four lines for a training script, with everything that was found for the target filled in.
+    """Lines for a training script, imports included, with everything that was found for the target filled in.
 
     Args:
         recipe: of the arm that was decided for.
@@ -26,6 +26,10 @@ def snippet(recipe: Recipe, steps: int, training: Mapping[str, Any] | None = Non
     shape = "" if schedule.shape == "cosine" else f', schedule="{schedule.shape}"'
     final = "" if schedule.shape == "constant" else f", final_fraction={schedule.alpha:.4g}"
     lines = [
+        "import torch",
+        "",
+        "import rlrs",
+        "",
         'ratios = rlrs.Ratios.load("ratios.yaml")',
         f"optimizer = {_optimizer(made, recipe, training)}",
         f"scheduler = rlrs.RelativeLR(optimizer, ratios, {lengths}{final}{shape})",

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from rlrs.records import ArmSearch, Comparison, Results
-from rlrs.report import palette, text
+from rlrs.comparison import Account, PaysOff, Verdict, account, judged_again, saving_shown
+from rlrs.comparison.savings import saved_by_winner
+from rlrs.comparison.stopping import stopping
+from rlrs.records import Interval, Results, SpeedUp, Standing
+from rlrs.report import text
+from rlrs.report.wording import Wording
 from rlrs.settings import Arm
 
-WORDS = {
-    "better": "measurably better than",
-    "not_different": "not measurably different from",
-    "worse": "measurably worse than",
-}
-ACTIONS: dict[Arm, str] = {
-    "uniform": "Keep one learning rate for the whole model.",
-    "head_only": "Train the head alone, and freeze everything else.",
-    "frozen_embedding": "Freeze the embedding, and train everything else at one learning rate.",
-    "layer_decay": "Give lower layers lower learning rates, by one factor from layer to layer.",
-    "lora_plus": "Give the second matrix of every adapter a higher learning rate than the first.",
-    "embedding_only": "Give the embedding a learning rate of its own, and nothing else.",
-    "constant": "Give every component a learning rate of its own, in a ratio that stays the same.",
-    "rlrs": "Give every component a learning-rate schedule of its own.",
-}
-NEXT: dict[Arm, str] = {
-    "uniform": "Leave the training script as it is. A larger search, another start or a larger proxy may find more.",
-    "head_only": "Copy ratios.yaml, whose ratios are 0 for all but the head, and add the four lines below.",
-    "frozen_embedding": "Copy ratios.yaml, whose ratio is 0 for the embedding, and add the four lines below.",
-    "layer_decay": "Copy ratios.yaml, which holds a ratio for every layer, and add the four lines below.",
-    "lora_plus": "Copy ratios.yaml, which holds the ratios of the adapters, and add the four lines below.",
-    "embedding_only": "Copy ratios.yaml, which holds the embedding's ratios, and add the four lines below.",
-    "constant": "Copy ratios.yaml, which holds the constant ratios, and add the four lines below.",
-    "rlrs": "Copy ratios.yaml and add the four lines below; before a much larger run, confirm on a size between.",
-}
-GLOSSARY = (
-    ("nat", "unit of the loss per token; 0.01 nats less is about 1% less perplexity"),
-    ("arm", "one way of setting learning rates; all arms were tuned and compared alike"),
-    ("proxy", "the small model that ratios are searched on, since runs of it are cheap"),
-    ("target", "the larger model that they are carried over to, and that the numbers are about"),
-)
+TERMS = ("nat", "proxy", "target", "arm", "seed")
+"""Words that the head explains where they first occur."""
 
 
 @dataclass(frozen=True)
@@ -50,191 +24,317 @@ class Saving:
     Args:
         big: the number in large type, or words where no saving is shown.
         shown: whether the results show a saving.
-        control: the arm it is against.
+        control: the arm that it is against.
+        against: the line below the number.
         details: bound, interval, steps and loss, a few words each.
+        source: place in results.json.
     """
 
     big: str
     shown: bool
     control: str
+    against: str
     details: list[str]
+    source: str
 
 
-def saving(control: Arm, comparison: Comparison) -> Saving:
-    """What relative schedules save against one control: a number only where the whole interval shows a gain."""
-    speed_up, loss = comparison.speed_up[control], comparison.differences[control]
-    stands = comparison.decision.standings.get(control, loss.standing)
-    digits = text.digits_for(speed_up.low, speed_up.high)
-    mean = text.percent(speed_up.mean, digits)
-    # No share is above 1; Student's interval of a few seeds may be.
-    ends = text.between(speed_up.low, min(speed_up.high, 1.0), digits)
-    interval = f"{text.percent(speed_up.level, 0)} interval {ends}"
-    lower = speed_up.bound == "lower"  # even the shortest runs were better: how far beyond is not known
-    shown = (
-        comparison.decision.winner != "uniform"
-        and stands == "better"
-        and (speed_up.low > 0 or speed_up.bound == "lower")
-    )
-    gap, least, most = (text.difference(value, 3) for value in (loss.mean, loss.low, loss.high))
-    difference = f"final loss {gap} nats ({least} to {most})"
-    if not shown:
-        never = speed_up.bound == "upper" and not any(speed_up.per_seed)
-        known = f"estimate at least {mean}" if lower else f"estimate {mean}, {interval}"
-        estimate = "its loss is not reached in as many steps" if never else known
-        big = "Worse" if stands == "worse" else "No saving shown"
-        return Saving(big, False, control, [f"{WORDS[stands]} it", estimate, difference])
-    needed = sum(speed_up.steps_needed) / len(speed_up.steps_needed)
-    steps = f"{text.count(needed)} of {text.count(comparison.steps)} steps, mean over seeds"
-    notes = {
-        "none": [],
-        "lower": ["lower bound: in some seed even the shortest run was already better"],
-        "upper": ["upper bound: in some seed the full run was not better, which counts as 0"],
-    }[speed_up.bound]
-    sign = {"none": "", "lower": "\N{GREATER-THAN OR EQUAL TO} ", "upper": "\N{LESS-THAN OR EQUAL TO} "}[speed_up.bound]
-    return Saving(sign + mean, True, control, [*notes, *([] if lower else [interval]), steps, difference])
+@dataclass(frozen=True)
+class Fact:
+    """A question of those who decide, with its answer, and the places in results.json that it was made from."""
+
+    name: str
+    question: str
+    answer: str
+    sources: list[str]
+    terms: list[tuple[str, str]] = field(default_factory=list)
+    """Words that stand here for the first time, each with its meaning."""
 
 
-def facts(results: Results, comparison: Comparison) -> list[tuple[str, str]]:
-    """Questions of those who decide, each with its answer in a sentence or two."""
-    decision = comparison.decision
-    return [
-        ("Decision", ACTIONS[decision.winner]),
-        ("What is saved", _saved(comparison)),
-        ("How sure", _sure(comparison)),
-        ("What it costs", _costs(results, comparison)),
-        ("What could go wrong", _risk(results, comparison)),
-        ("Next step", NEXT[decision.winner]),
-    ]
+class Head:
+    """The head of one study's page.
 
+    Args:
+        results: of the study, with a comparison.
+        words: of the page's language.
+    """
 
-def _saved(comparison: Comparison) -> str:
-    decision, speed_up = comparison.decision, comparison.speed_up.get("uniform")
-    gain = decision.against_uniform
-    if decision.winner == "uniform" or gain is None:
-        return "Nothing that this study could measure."
-    lower = f"the final loss is {-gain.mean:.3f} nats lower at the same length"
-    if decision.winner != "rlrs" or speed_up is None or not saving("uniform", comparison).shown:
-        lower = lower if gain.standing == "better" else "nothing that this study could measure"
-        return f"{lower[0].upper()}{lower[1:]}; steps saved were measured for relative schedules only."
-    at_least = "At least " if speed_up.bound == "lower" else ""
-    share = text.percent(speed_up.mean, text.digits_for(speed_up.low, speed_up.high))
-    return f"{at_least}{share} of the steps of a run of this size, to the same loss; or {lower}."
-
-
-def _sure(comparison: Comparison) -> str:
-    decision = comparison.decision
-    seeds = f"{text.plural(len(comparison.seeds), 'paired seed')}, each a whole run of every arm."
-    if comparison.stopping is not None:
-        seeds += f" {comparison.stopping.sentence}"
-    standings = [
-        f"{WORDS[standing]} {palette.control_name(control)}{_p_value(decision.p_values.get(control))}"
-        for control, standing in decision.standings.items()
-    ]
-    stand = f" There, relative schedules are {'; '.join(standings)}." if standings else ""
-    notes = "".join(f" {note}" for note in decision.notes)
-    return f"{seeds}{stand}{notes}"
-
-
-def _p_value(value: float | None) -> str:
-    return "" if value is None else " (p < 0.001)" if value < 0.001 else f" (p = {value:.2g})"
-
-
-def _costs(results: Results, comparison: Comparison) -> str:
-    cost = results.cost
-    if cost is None:
-        return "Not known."
-    spent = (
-        f"{text.count(cost.search.steps)} steps of the proxy for the searches and {text.count(cost.transfer.steps)} of "
-        "the target for base rates, all arms together"
-    )
-    proxy, target = results.models.proxy.parameters, results.models.target.parameters
-    if proxy is None or target is None or not comparison.tokens or not cost.search.tokens:
-        return f"{spent}."  # a trainer of the user's own, which has not said what a step takes
-    # As much arithmetic as tokens times the parameters that a token uses.
-    run, transfer = comparison.tokens * target.active, cost.transfer.tokens * target.active
-    tuning = (cost.search.tokens * proxy.active + transfer) / run if run else math.inf
-    spent = f"{spent}: as much arithmetic as {tuning:.2g} runs of the target."
-    speed_up = comparison.speed_up.get("uniform")
-    if comparison.decision.winner != "rlrs" or speed_up is None or not saving("uniform", comparison).shown:
-        return spent
-    runs = math.ceil(tuning / speed_up.mean)
-    return f"{spent} It pays off after {text.plural(runs, 'run')} of the target; a larger model, sooner."
-
-
-def _risk(results: Results, comparison: Comparison) -> str:
-    if comparison.decision.winner == "uniform":
-        return "A gain that this search, this proxy or so few seeds did not find."
-    return (
-        f"Shown at {_times(results)}, on one data set: ratios that help at one size "
-        "can hurt at another, and their base rate has to be tuned again."
-    )
-
-
-def growth(results: Results) -> float | None:
-    """The target's parameters over the proxy's; None where they are not known."""
-    proxy, target = results.models.proxy.parameters, results.models.target.parameters
-    return target.total / proxy.total if proxy and target else None
-
-
-def _times(results: Results) -> str:
-    times = growth(results)
-    return "one size" if times is None else f"{times:.3g} times the proxy's parameters"
-
-
-def limits(results: Results, comparison: Comparison) -> list[str]:
-    """What the evidence does not show, from the study's own numbers."""
-    horizons = sorted({run.horizon for run in comparison.runs if run.arm == "rlrs"})
-    lengths = ", ".join(text.percent(h, 0) for h in horizons)
-    found = [
-        _intervals(comparison),
-        f"Saved steps are read between runs of {lengths} of the full length, each with its own schedule.",
-        f"One data set, one target{'' if growth(results) is None else f' {_times(results)}'}: nothing is shown beyond "
-        "that size, that number of tokens, or other data.",
-        "The base rate was tuned on the target for every arm, on seeds that the comparison does not use.",
-        *comparison.decision.notes,
-    ]
-    edge = [palette.arm_name(arm) for arm, a in results.arms.items() if a.transfer and _at_edge(a.transfer)]
-    if edge:
-        found.append(
-            f"The best base rate of {', '.join(edge)} on the target is the lowest or highest that its budget tried, so "
-            "a better one may lie beyond: give transfer.trials more."
+    def __init__(self, results: Results, words: Wording) -> None:
+        assert results.comparison is not None
+        self.results, self.comparison, self.words = results, results.comparison, words
+        self.judged = judged_again(results.comparison)
+        self.winner: Arm = results.comparison.decision.winner
+        self.arm: Arm = "rlrs" if self.winner == "uniform" else self.winner
+        """Whose savings are shown."""
+        against = self.judged.against
+        saved = saved_by_winner(results.comparison)
+        self.saved: Mapping[Arm, SpeedUp] = {c: found for c, found in saved.items() if (self.arm, c) in against}
+        self.verdict = Verdict(
+            self.judged,
+            self.comparison.speed_up,
+            self.comparison.winner_speed_up,
+            words,
+            self.comparison.general,
         )
-    if any(s.bound == "lower" for s in comparison.speed_up.values()):
-        found.append("A lower bound means that even the shortest run beat the control: add shorter horizons.")
-    if comparison.decision.winner == "uniform":
-        found.append("No gain shown is not no gain possible: another budget, start or size may find one.")
-    if results.arms.get("constant") is not None and results.arms["constant"].search is None:
-        found.append(
-            "The constant ratios are no fair control here: they are the start ratios that the search of relative "
-            "schedules found, not searched by themselves, so the difference overstates what change over time is worth."
+        found = account(results)
+        assert found is not None
+        self.account: Account = found
+        self.fair: Arm | None = self.judged.fair_control
+        self._explained: set[str] = set()
+
+    @property
+    def controls(self) -> list[Arm]:
+        """Controls whose saving was measured: the strongest, then the others, the simplest last."""
+        others: list[Arm] = [control for control in reversed(list(self.saved)) if control != self.fair]
+        return [self.fair, *others] if self.fair is not None and self.fair in self.saved else others
+
+    @property
+    def fair_saved(self) -> SpeedUp | None:
+        """Against the strongest control; None where that was not measured, or is no gain."""
+        return self.saved[self.fair] if self.fair is not None and self.shown(self.fair) else None
+
+    def headline(self) -> str:
+        """Decision and saving in one line."""
+        words, fair = self.words, self.fair
+        action = words(f"action.{self.winner}")
+        if fair is None or not self.verdict.decided:
+            return words("head.bought" if self.judged.bought else "head.diverged")
+        if self.judged.undecided:
+            return words("head.undecided", action=action)
+        if self.winner == "uniform":
+            return words("head.none", action=action)
+        if self.shown(fair):
+            return words("head.saves", saved=self.share(self.saved[fair]), control=words.way(fair), action=action)
+        gap = self.judged.against[self.arm, fair].mean
+        return words("head.lower", gap=f"{-gap:.3f}", control=words.way(fair), action=action)
+
+    def shown(self, control: Arm) -> bool:
+        """Whether steps saved against a control may be called a gain."""
+        return self.winner != "uniform" and saving_shown(self.saved.get(control), self.standing(control))
+
+    def standing(self, control: Arm) -> Standing | None:
+        """Of the arm whose savings are shown, against a control."""
+        return self.judged.standings.get((self.arm, control))
+
+    def share(self, saved: SpeedUp) -> str:
+        """A saved share in percent, with the sign of its bound."""
+        signs = {"none": "", "lower": "\N{GREATER-THAN OR EQUAL TO} ", "upper": "\N{LESS-THAN OR EQUAL TO} "}
+        digits = 0 if saved.bound == "lower" else text.digits_for(saved.low, saved.high)
+        return signs[saved.bound] + text.percent(saved.mean, digits)
+
+    def interval(self, saved: SpeedUp) -> str:
+        """Of a saved share."""
+        ends = self.words.between(saved.low, saved.high, text.digits_for(saved.low, saved.high))
+        return self.words("saving.interval", level=text.percent(saved.level, 0), ends=ends)
+
+    def savings(self) -> list[Saving]:
+        """One card for each control, the fair one first: a number only where the whole interval shows a gain."""
+        return [self._card(control) for control in self.controls]
+
+    def _card(self, control: Arm) -> Saving:
+        words, saved = self.words, self.saved[control]
+        loss: Interval = self.judged.against[self.arm, control]
+        gap, least, most = (text.difference(value, 3) for value in (loss.mean, loss.low, loss.high))
+        difference = words("saving.difference", gap=gap, range=words.span(least, most))
+        place = "speed_up" if self.arm == "rlrs" else "winner_speed_up"
+        source, fair = f"comparison.{place}.{control}", control == self.fair and control != "uniform"
+        if not self.shown(control):
+            never = saved.bound == "upper" and not any(saved.per_seed)
+            key = "saving.never" if never else "saving.at_least" if saved.bound == "lower" else "saving.estimate"
+            mean = text.percent(saved.mean, text.digits_for(saved.low, saved.high))
+            estimate = words(key, mean=mean, interval=self.interval(saved))
+            standing = self.standing(control)
+            big = words("saving.worse" if standing == "worse" else "saving.none")
+            against = words("saving.than" if standing == "worse" else "saving.against", control=words.way(control))
+            said = words(f"standing.short.{standing}")
+            return Saving(big, False, control, against, [said, estimate, difference], source)
+        needed = sum(saved.steps_needed) / len(saved.steps_needed)
+        steps = words("saving.steps", needed=text.count(needed), steps=text.count(self.comparison.steps))
+        notes = [] if saved.bound == "none" else [words(f"saving.bound.{saved.bound}")]
+        interval = [] if saved.bound == "lower" else [self.interval(saved)]
+        against = words("saving.fewer_fair" if fair else "saving.fewer", control=words.way(control))
+        return Saving(self.share(saved), True, control, against, [*notes, *interval, steps, difference], source)
+
+    def facts(self) -> list[Fact]:
+        """Questions of those who decide, each with its answer in a sentence or two."""
+        place = "comparison.speed_up" if self.arm == "rlrs" else "comparison.winner_speed_up"
+        decision = "comparison.decision.winner"
+        parts = [
+            (
+                "saved",
+                self._saved(),
+                [*(f"{place}.{c}.mean" for c in self.controls if c in self.saved), "models.target"],
+            ),
+            ("sure", self._sure(), ["comparison.seeds", "comparison.decision.p_values", "comparison.losses"]),
+            ("costs", self._costs(), ["cost", "models.proxy", "models.target", "comparison.runs"]),
+            ("pays", self._pays(), ["cost", *(f"{place}.{control}" for control in self.controls)]),
+            ("risk", self._risk(), ["models.target.parameters", "comparison.decision.notes"]),
+            ("next", self.words(f"next.{'undecided' if self.judged.undecided else self.winner}"), [decision]),
+        ]
+        return [
+            Fact(name, self.words(f"question.{name}"), answer, sources, self.explained(answer))
+            for name, answer, sources in parts
+        ]
+
+    def explained(self, *sentences: str) -> list[tuple[str, str]]:
+        """Terms that occur in these sentences and in none before, each with its meaning."""
+        said = " ".join(sentences)
+        new = [term for term in TERMS if term not in self._explained and self.words(f"term.{term}.sign") in said]
+        self._explained.update(new)
+        return [(self.words(f"term.{term}.word"), self.words(f"term.{term}.means")) for term in new]
+
+    def meeting(self) -> list[str]:
+        """Three sentences for a meeting: what was found, what it costs, what to do."""
+        words = self.words
+        times = self.times()
+        found = words("meeting.found", verdict=self.verdict.sentence(), times=times)
+        return [found, words.sentences(self._costs(), self._pays()), words(f"meeting.next.{self._next_kind()}")]
+
+    def _next_kind(self) -> str:
+        return "none" if self.winner == "uniform" or not self.verdict.decided or self.judged.undecided else "gain"
+
+    def _saved(self) -> str:
+        words, fair = self.words, self.fair
+        gain = self.judged.against.get((self.winner, "uniform"))
+        if self.winner == "uniform" or fair is None:
+            return words("facts.saved.none")
+        if gain is None:  # one rate diverged
+            return words("facts.saved.unknown")
+        if not self.shown(fair):
+            lower = words("facts.saved.lower", gap=f"{-gain.mean:.3f}") if gain.standing == "better" else ""
+            return lower or words("facts.saved.none")
+        saved = self.saved[fair]
+        key = "facts.saved.fair" if fair != "uniform" else "facts.saved.one"
+        interval = "" if saved.bound == "lower" else words("facts.saved.interval", interval=self.interval(saved))
+        said = [words(key, share=self.share(saved), interval=interval, control=words.way(fair))]
+        if fair != "uniform" and self.shown("uniform"):
+            said.append(
+                words("facts.saved.also", share=self.share(self.saved["uniform"]), control=words.way("uniform"))
+            )
+        said.append(words("facts.saved.run", amounts=self._amounts(saved.mean)))
+        return words.sentences(*said)
+
+    def _amounts(self, share: float) -> str:
+        """A share of one run of the target, in every unit that is known."""
+        words, whole = self.words, self.account.run
+        part = whole * share
+        assert part.steps is not None
+        assert whole.steps is not None
+        said = [words("amount.steps", part=text.count(part.steps), whole=text.count(whole.steps))]
+        if part.tokens is not None:
+            said.append(words("amount.tokens", part=text.compact(round(part.tokens))))
+        if part.hours is not None:
+            said.append(words("amount.hours", part=words.duration(3600 * part.hours)))
+        if self.account.machine is not None and part.machine_hours is not None and part.money is not None:
+            machine = self.account.machine
+            money = words.money(part.money, machine.currency)
+            hours = words.duration(3600 * part.machine_hours)
+            said.append(words("amount.machine", hours=hours, money=money, machine=machine.name))
+        return words.list(said)
+
+    def _sure(self) -> str:
+        words, comparison = self.words, self.comparison
+        said = [words("facts.sure.seeds", seeds=words.n(len(comparison.seeds), "seed"))]
+        if comparison.stopping is not None:
+            limits = (comparison.stopping.margin, comparison.stopping.max_seeds)
+            said.append(stopping(self.judged.losses, comparison.decision, *limits, words).sentence)
+        standings = [
+            words(
+                "facts.sure.standing",
+                standing=words(f"standing.{standing}", arm=words.way(control)),
+                p=words("number.p", p="< 0.001" if p < 0.001 else f"= {p:.2g}"),
+            )
+            for (arm, control), standing in self.judged.standings.items()
+            if arm == self.arm and (p := self.judged.p_values[arm, control]) is not None
+        ]
+        if standings:
+            arm = words.way(self.arm)
+            said.append(words("facts.sure.standings", arm=arm, standings=words("list.parts").join(standings)))
+        saved = self.fair_saved
+        if saved is not None and saved.bootstrap is not None and saved.bound != "lower":
+            ends = words.between(*saved.bootstrap, text.digits_for(*saved.bootstrap))
+            said.append(words(f"facts.sure.bootstrap.{'agrees' if saved.agrees else 'differs'}", ends=ends))
+        return words.sentences(*said)
+
+    def _costs(self) -> str:
+        words, stages, total = self.words, self.account.stages, self.account.total
+        runs = {name: self.account.in_runs(spent) for name, spent in stages.items()}
+        whole = self.account.in_runs(total)
+        if whole is None or any(value is None for value in runs.values()):
+            steps = {name: text.count(spent.steps) for name, spent in stages.items()}
+            said = [words("facts.costs.steps", **steps)]
+        else:
+            said = [words("facts.costs.runs", whole=f"{whole:.2g}", **{n: f"{value:.2g}" for n, value in runs.items()})]
+        if total.hours is not None:
+            processes = self.results.environment.get("processes")
+            beside = processes if isinstance(processes, int) and processes > 0 else 1
+            said.append(words("facts.costs.hours", hours=words.duration(3600 * total.hours), n=beside))
+        machine = self.account.machine
+        if machine is not None and total.machine_hours is not None and total.money is not None:
+            money, hours = words.money(total.money, machine.currency), words.duration(3600 * total.machine_hours)
+            said.append(words("facts.costs.machine", money=money, hours=hours, machine=machine.name))
+        return words.sentences(*said)
+
+    def _pays(self) -> str:
+        words = self.words
+        shown: list[Arm] = [control for control in self.controls if self.shown(control)]
+        found: dict[Arm, PaysOff | None] = {one: self.account.pays_off(self.saved[one]) for one in shown}
+        said = [
+            words(
+                "facts.pays.first" if place == 0 else "facts.pays.then",
+                when=self._when(when, self.saved[one].bound),
+                control=words.way(one),
+            )
+            for place, (one, when) in enumerate(found.items())
+            if when is not None
+        ]
+        if self.judged.undecided:
+            return words("facts.pays.undecided")
+        if not said:
+            unknown = "unknown" if shown else "never" if self.saved or self.winner == "uniform" else "unmeasured"
+            return words(f"facts.pays.{unknown}")
+        return words.sentences(
+            words("facts.pays.joined", said=words("list.parts").join(said)), words("facts.pays.larger")
         )
-    if "embedding_only" not in comparison.losses:
-        found.append("There is no embedding-only control: part of a gain may come from the embedding alone.")
-    diverged = [run for run in comparison.runs if run.status == "diverged"]
-    if diverged:
-        names = ", ".join(f"{palette.arm_name(r.arm)} seed {r.seed}" for r in diverged)
-        found.append(f"Diverged in the comparison: {names}.")
-    return found
 
+    def _when(self, found: PaysOff, bound: str) -> str:
+        words = self.words
+        if bound == "lower":
+            return words("facts.pays.at_most", runs=words.n(found.runs, "run"))
+        if found.latest is None:
+            return words("facts.pays.or_never", runs=words.n(found.runs, "run"), soonest=found.soonest)
+        if found.latest == found.soonest:
+            return words("facts.pays.plain", runs=words.n(found.runs, "run"))
+        span = words.span(text.count(found.soonest), text.count(found.latest))
+        return words("facts.pays.range", runs=words.n(found.runs, "run"), range=span)
 
-def _intervals(comparison: Comparison) -> str:
-    kind = "Student's t" if comparison.stopping is None else "confidence sequences, valid at every look,"
-    return (
-        f"{text.plural(len(comparison.seeds), 'seed')}: intervals are {kind} over paired seeds, which set both the "
-        "weights and the order of the data; with so few, they rest on the assumption of normal differences. Verdicts "
-        "and p-values are corrected for the number of arms (Holm), intervals are not."
-    )
+    def _risk(self) -> str:
+        words, notes = self.words, self.verdict.notes()
+        if self.winner == "uniform":
+            return words.sentences(words("facts.risk.none"), *notes)
+        saved = self.fair_saved
+        notes += self.bounds(self.winner)
+        bound = [words("facts.risk.bound")] if saved is not None and saved.bound == "upper" else []
+        return words.sentences(*notes, *bound, words("facts.risk.carry", times=self.times()), words("facts.risk.scale"))
 
+    def bounds(self, arm: Arm) -> list[str]:
+        """A sentence if an arm's search ended at a bound of its space."""
+        words, search = self.words, self.results.arms[arm].search
+        found = search.at_bounds if search is not None else ()
+        if not found:
+            return []
+        where = [
+            words(f"limits.at_bound.{at.bound}", name=words.parameter(at.name), value=f"{at.value:g}") for at in found
+        ]
+        wider = [f"{at.name}: {{{at.bound}: {at.wider:g}}}" for at in found if at.wider is not None]
+        then = words("limits.widen", wider=", ".join(wider)) if wider else words("limits.fixed")
+        return [words("limits.bounds", arm=words.way(arm), where=words("list.between").join(where)) + then]
 
-def budgets(searches: Sequence[ArmSearch], transfers: Sequence[ArmSearch]) -> str:
-    """The budget that all arms had, in words; empty if they did not all have the same."""
-    proxy, target = ({part.budget for part in stage} for stage in (searches, transfers))
-    if len(proxy) != 1 or len(target) != 1:
-        return ""
-    return f"up to {text.plural(proxy.pop(), 'trial')} on the proxy, then up to {target.pop()} on the target"
+    def growth(self) -> float | None:
+        """The target's parameters over the proxy's; None where they are not known."""
+        proxy, target = self.results.models.proxy.parameters, self.results.models.target.parameters
+        return target.total / proxy.total if proxy and target else None
 
-
-def _at_edge(transfer: ArmSearch) -> bool:
-    """Whether the best base rate has no worse one beyond it on some side."""
-    rates = [trial.params["lr"] for trial in transfer.trials if "lr" in trial.params]
-    return bool(rates) and transfer.best["lr"] in (min(rates), max(rates))
+    def times(self) -> str:
+        """How much larger the target is, in words."""
+        times = self.growth()
+        return self.words("times.unknown") if times is None else self.words("times.known", times=f"{times:.3g}")

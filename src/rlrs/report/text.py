@@ -42,13 +42,6 @@ def digits_for(low: float | None, high: float | None) -> int:
     return 1 if low is not None and high is not None and high - low < 0.04 else 0
 
 
-def between(low: float | None, high: float | None, digits: int) -> str:
-    """An interval of shares in percent."""
-    if low is None or high is None:
-        return NONE
-    return f"{number(100 * low, f'.{digits}f')} to {percent(high, digits)}"
-
-
 def count(value: float | None) -> str:
     """A whole number with thousands separated."""
     return NONE if value is None else number(value, ",.0f")
@@ -73,18 +66,3 @@ def rate(value: float | None) -> str:
 def ratio(value: float) -> str:
     """A relative rate, four digits: 1.125."""
     return number(value, ".4g")
-
-
-def duration(seconds: float) -> str:
-    """A time span: 48 s, 5 min 41 s, 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def plural(n: int, word: str) -> str:
-    """A count with its noun: 1 trial, 4 trials."""
-    return f"{n:,} {word}" + ("" if n == 1 else "s")

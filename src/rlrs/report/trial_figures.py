@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 
 from rlrs.records import ArmSearch, Trial
 from rlrs.report.drawing import Panel, ceiling, draw_trials, ended, frame, line, markers, outcome, plot
-from rlrs.report.palette import EARLY, INK, RANKS, WRONG, Look, arm_look, parameter_look, parameter_name
-from rlrs.report.text import TIMES, plural
+from rlrs.report.palette import EARLY, INK, RANKS, WRONG, Look, arm_look, parameter_look
+from rlrs.report.text import TIMES
+from rlrs.report.wording import Wording
 
 FEWEST = 4
 """Whole trials with a score below which there is nothing to draw. Chosen here."""
@@ -24,6 +25,8 @@ MOST_PARAMETERS = 24
 """Parameters drawn; more would be a page of their own. Chosen here."""
 MOST_TRIALS = 300
 """Trials drawn: the best, and all that were the best so far. More make the page slow. Chosen here."""
+PLACE = "results.json arms.rlrs.search.trials"
+"""Of the trials that are drawn."""
 REACH = 64.0
 """Widest multiple of the best point's value in a frame; a search's own bounds, unless its settings say otherwise."""
 
@@ -40,6 +43,7 @@ class Drawn:
         notes: what is not drawn, in sentences.
         importance: share of the scores' variation that a parameter explains, by name; empty if not known.
         scored: number of trials with a score, before any were left out.
+        words: of the page's language.
     """
 
     trials: list[Trial]
@@ -49,6 +53,7 @@ class Drawn:
     notes: list[str]
     importance: Mapping[str, float]
     scored: int
+    words: Wording
 
     def multiple(self, trial: Trial, name: str) -> float:
         """A trial's value over the best point's; of a beta, of its distance from 1."""
@@ -57,7 +62,7 @@ class Drawn:
         return above / below if below else math.nan
 
 
-def drawn(search: ArmSearch) -> Drawn | None:
+def drawn(search: ArmSearch, words: Wording) -> Drawn | None:
     """What there is to draw of a search; None where there is too little."""
     whole = [trial for trial in search.trials if trial.whole and trial.params]
     others = sum(not trial.whole for trial in search.trials)
@@ -68,20 +73,20 @@ def drawn(search: ArmSearch) -> Drawn | None:
     whole = [trial for trial in whole if set(names) <= set(trial.params)]
     notes, together = [], _moved_together(whole, names)
     for name, other in together.items():
-        notes.append(f"{parameter_name(name)} moved with {parameter_name(other)} in every trial and is not drawn.")
+        notes.append(words("trials.together", one=words.parameter(name), other=words.parameter(other)))
     names = sorted((n for n in names if n not in together), key=lambda n: -search.importance.get(n, 0.0))
     if len(names) > MOST_PARAMETERS:
-        which = "least important" if search.importance else "last"
-        notes.append(f"The {which} {len(names) - MOST_PARAMETERS} of {len(names)} parameters are not drawn.")
+        key = "trials.least_important" if search.importance else "trials.last"
+        notes.append(words(key, left=len(names) - MOST_PARAMETERS, all=len(names)))
         names = names[:MOST_PARAMETERS]
     improved = search.improved
     if len(whole) > MOST_TRIALS:
         ranked = sorted(whole, key=lambda t: (t.number not in improved, t.score if t.measured else math.inf))
-        notes.append(f"Of {len(whole):,} trials the best {MOST_TRIALS} are drawn.")
+        notes.append(words("trials.most", all=f"{len(whole):,}", most=MOST_TRIALS))
         whole = sorted(ranked[:MOST_TRIALS], key=lambda t: t.number)
     if others:
-        notes.append(f"{plural(others, 'trial')} of another length, width or seed do not compare, and are left out.")
-    return Drawn(whole, best, improved, names, notes, search.importance, len(scored)) if names else None
+        notes.append(words("trials.others", trials=words.n(others, "trial")))
+    return Drawn(whole, best, improved, names, notes, search.importance, len(scored), words) if names else None
 
 
 def _moved_together(trials: Sequence[Trial], names: Sequence[str]) -> dict[str, str]:
@@ -102,31 +107,36 @@ def u_panels(shown: Drawn) -> list[Panel]:
     """Score against each parameter's multiple of its value at the best point."""
     scores = [t.score for t in shown.trials if t.measured]
     top = ceiling(scores)
-    reach = _reach(shown)
+    reach, words = _reach(shown), shown.words
     panels = []
     for number, name in enumerate(shown.names):
         figure, look = plot(""), parameter_look(name)
         joined = _alone(shown.trials, name)
         for group in joined:
             line(
-                *(figure, [shown.multiple(t, name) for t in group], [min(t.score, top) for t in group], ""),
+                *(figure, [shown.multiple(t, name) for t in group], [min(t.score, top) for t in group]),
+                words("u_plots.joined"),
                 Look(look.light, look.dark),
                 width=1.2,
                 opacity=0.55,
                 hover=None,
+                source=PLACE,
             )
         draw_trials(
-            *(figure, [shown.multiple(t, name) for t in shown.trials], shown.trials, parameter_name(name), look, top),
+            *(figure, [shown.multiple(t, name) for t in shown.trials], shown.trials, words.parameter(name), look, top),
+            words,
             style={"size": 5},
+            source=PLACE,
         )
         record = [t for t in shown.trials if t.number in shown.improved]
         ring, diamond = {"symbol": "circle-open", "size": 8, "line_width": 1}, {"symbol": "diamond", "size": 9}
         for kind, look, marked, style in (
-            ("best so far", INK, record, ring),
-            ("best", arm_look("rlrs"), [shown.best], diamond),
+            (words("trials.best_so_far"), INK, record, ring),
+            (words("trials.best"), arm_look("rlrs"), [shown.best], diamond),
         ):
             places = [shown.multiple(t, name) for t in marked], [min(t.score, top) for t in marked]
-            markers(figure, *places, kind, look, hover=[_hover(t, name) for t in marked], style=style)
+            hover = [_hover(t, name, words) for t in marked]
+            markers(figure, *places, kind, look, hover=hover, style=style, source=PLACE)
         frame(figure, scores, top)
         figure.update_yaxes(nticks=7)
         figure.update_xaxes(title_text=None)
@@ -135,12 +145,18 @@ def u_panels(shown: Drawn) -> list[Panel]:
         panels.append(
             Panel(
                 id=f"u-{number}",
-                title=parameter_name(name),
-                unit=f"1{TIMES} is {value:.3g}",
-                alt=f"Score against {parameter_name(name)}, as a multiple of the best point's {value:.3g}; "
-                f"{plural(len(joined), 'set')} of trials moved nothing else.",
+                title=words.parameter(name),
+                unit=words("u_plots.unit", value=f"{value:.3g}"),
+                alt=words(
+                    "u_plots.alt",
+                    parameter=words.parameter(name),
+                    value=f"{value:.3g}",
+                    sets=words.n(len(joined), "set"),
+                ),
                 figure=figure,
                 height=170,
+                source=PLACE,
+                logs=("x",),
             )
         )
     return panels
@@ -164,60 +180,70 @@ def importance_panel(shown: Drawn) -> Panel | None:
     shares = [(n, shown.importance[n]) for n in reversed(shown.names) if n in shown.importance]
     if not shares:
         return None
-    figure = plot("share of the scores' variation, %")
+    words = shown.words
+    figure = plot(words("importance.x"))
     figure.add_trace(
         go.Bar(
             x=[100 * share for _, share in shares],
-            y=[parameter_name(n) for n, _ in shares],
+            y=[words.parameter(n) for n, _ in shares],
             orientation="h",
+            name=words("importance.name"),
+            meta="results.json arms.rlrs.search.importance",
             marker={"color": [parameter_look(n).light for n, _ in shares]},
             hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
         )
     )
     figure.update_layout(bargap=0.35)
     figure.update_xaxes(rangemode="tozero")
-    first = ", ".join(f"{parameter_name(n)} {share:.0%}" for n, share in reversed(shares[-3:]))
+    first = words("list.parts").join(f"{words.parameter(n)} {share:.0%}" for n, share in reversed(shares[-3:]))
     return Panel(
         id="importance",
-        title="What the score depends on",
-        unit="importance of each parameter, fANOVA",
-        alt=f"Importance of the searched parameters, the largest first: {first}.",
+        title=words("importance.title"),
+        unit=words("importance.unit"),
+        alt=words("importance.alt", first=first),
         figure=figure,
-        note=f"From a forest of trees fitted to {plural(shown.scored, 'whole trial')}. It speaks of the region that "
-        "was tried: a parameter that was hardly moved looks unimportant.",
+        note=words("importance.note", trials=words.n(shown.scored, "whole_trial")),
         height=_height(len(shares)),
+        source="results.json arms.rlrs.search.importance",
+        logs=("x",),
     )
 
 
 def parallel_panel(shown: Drawn) -> Panel:
     """Every trial as a line through its parameters, the better the darker."""
-    figure = plot("multiple of the best point's value")
+    words = shown.words
+    figure = plot(words("parallel.x"))
     rows = {name: -row for row, name in enumerate(shown.names)}
     ranked = sorted((t for t in shown.trials if t.measured), key=lambda t: t.score)
     parts = [ranked[k * len(ranked) // 4 : (k + 1) * len(ranked) // 4] for k in range(4)]
     diverged = [t for t in shown.trials if ended(t) == "diverged"]
     early = [t for t in shown.trials if ended(t) == "pruned"]
-    names = ["best quarter", "second quarter", "third quarter", "worst quarter"]
-    kinds = [*zip(names, RANKS, parts, strict=True), ("ended early", EARLY, early), ("diverged", WRONG, diverged)]
+    names = [words(f"parallel.quarter.{quarter}") for quarter in ("first", "second", "third", "last")]
+    kinds = [
+        *zip(names, RANKS, parts, strict=True),
+        (words("ended.pruned"), EARLY, early),
+        (words("ended.diverged"), WRONG, diverged),
+    ]
     kinds = [kind for kind in kinds if kind[2]]
     for kind, look, trials in reversed(kinds):
-        _paths(figure, shown, rows, trials, kind, look, 1.2 if kind != "best quarter" else 1.8)
-    _paths(figure, shown, rows, [shown.best], "best", arm_look("rlrs"), 3.0)
+        _paths(figure, shown, rows, trials, kind, look, 1.2 if kind != names[0] else 1.8)
+    _paths(figure, shown, rows, [shown.best], words("trials.best"), arm_look("rlrs"), 3.0)
     reach = _reach(shown)
     _multiples(figure, reach)
-    labels = [f"{parameter_name(n)}" for n in rows]
+    labels = [words.parameter(n) for n in rows]
+    counts = words.list([words("parallel.count", count=len(trials), kind=kind) for kind, _, trials in kinds])
     figure.update_yaxes(tickvals=list(rows.values()), ticktext=labels, range=[-len(rows) + 0.5, 0.5])
     return Panel(
         id="parallel",
-        title="Where the trials were",
-        unit="parallel coordinates: a line is a trial",
-        alt=f"Trials of the search as lines through {plural(len(rows), 'parameter')}, coloured by their score: "
-        f"{', '.join(f'{len(trials)} {kind}' for kind, _, trials in kinds)}.",
+        title=words("parallel.title"),
+        unit=words("parallel.unit"),
+        alt=words("parallel.alt", parameters=words.n(len(rows), "parameter"), counts=counts),
         figure=figure,
-        legend=[("best", arm_look("rlrs")), *((kind, look) for kind, look, _ in kinds)],
+        legend=[(words("trials.best"), arm_look("rlrs")), *((kind, look) for kind, look, _ in kinds)],
         height=_height(len(rows)),
-        note="Where the lines of the best quarter stay together, a parameter is settled; where they spread, it hardly "
-        "matters, or was not searched well.",
+        note=words("parallel.note"),
+        source=PLACE,
+        logs=("x",),
     )
 
 
@@ -237,13 +263,14 @@ def _paths(
     for trial in trials:
         x += [*(shown.multiple(trial, name) for name in rows), None]
         y += [*rows.values(), None]
-        hover += [*(_hover(trial, name) for name in rows), ""]
+        hover += [*(_hover(trial, name, shown.words) for name in rows), ""]
     figure.add_trace(
         go.Scatter(
             x=x,
             y=y,
             mode="lines",
             name=kind,
+            meta=PLACE,
             text=hover,
             hovertemplate=f"{kind}, %{{text}}<extra></extra>",
             line={"color": look.light, "width": width, "dash": look.dash},
@@ -251,8 +278,10 @@ def _paths(
     )
 
 
-def _hover(trial: Trial, name: str) -> str:
-    return html.escape(f"trial {trial.number}: {outcome(trial)}, {parameter_name(name)} {trial.params[name]:.3g}")
+def _hover(trial: Trial, name: str, words: Wording) -> str:
+    parameter, value = words.parameter(name), f"{trial.params[name]:.3g}"
+    said = words("trials.hover", number=trial.number, outcome=outcome(trial, words), parameter=parameter, value=value)
+    return html.escape(said)
 
 
 def _reach(shown: Drawn) -> tuple[float, float]:

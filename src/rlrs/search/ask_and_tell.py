@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from typing import Any
 import rlrs
 from rlrs.messages import shown
 from rlrs.ratios import Ratios
-from rlrs.records import RunResult, SearchResult, Trial
+from rlrs.records import RunResult, SearchResult, Trial, bounds_note
 from rlrs.search.making import make_method
 from rlrs.search.method import History
 from rlrs.search.space import SEARCHED, bounds, ratios_at, start_point
 from rlrs.search.space_settings import read_space
 from rlrs.search.store import TrialStore
 from rlrs.settings import ConfigError, RetestConfig, SearchConfig
+
+log = logging.getLogger("rlrs.search")
 
 NAME = "search"
 """Of the search in its database."""
@@ -113,15 +116,18 @@ class Search:
             raise ConfigError(f"rlrs.Search: {str(error).splitlines()[2].strip()}") from None
         ratios.check_used(names, "the model")
         first = start_point(lr, final_fraction, ratios, [name for name in names if name in SEARCHED])
-        searched = read_space(dict(space or {}), first, names, {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95})
-        self._method = make_method(searched, settings, steps=1, window=1)
+        defaults = {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
+        self._space = read_space(dict(space or {}), first, names, defaults)
+        self._method = make_method(self._space, settings, steps=1, window=1)
         self._limits = {"trials": trials}
         url = isinstance(store, str) and "://" in store
         self._store = TrialStore(store if url else Path(store))
         identity = {
             "method": method,
             "seed": seed,
-            "space": {name: {"start": value, "bounds": list(bounds(name))} for name, value in searched.start().items()},
+            "space": {
+                name: {"start": value, "bounds": list(bounds(name))} for name, value in self._space.start().items()
+            },
             "code": {"rlrs": rlrs.__version__},
         }
         self._store.open(NAME, identity)
@@ -209,6 +215,8 @@ class Search:
             asked = self._method.ask(trials)  # the part that was written is the batch
         if isinstance(asked, SearchResult):
             self._store.keep_answer(NAME, self._limits, asked)
+            if at := self._space.at_bounds(asked.best):
+                log.warning("the search %s", bounds_note(at))
             return False
         self._store.add_batch(NAME, asked, [_id(proposal.params) for proposal in asked])
         return True

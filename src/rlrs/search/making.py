@@ -46,7 +46,7 @@ def make_method(space: Space, settings: SearchConfig, *, steps: int, window: int
     verify = max(2, fidelity.verify) if fidelity else 0
     if budget - verify < 1:
         raise ConfigError(
-            f"search.trials: {settings.trials} runs leave none to search with after {retests + verify} for "
+            f"search.trials={settings.trials} leaves no run to search with after {retests + verify} for "
             "re-tests and verification"
         )
     if fidelity is None:

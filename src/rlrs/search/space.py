@@ -19,11 +19,11 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rlrs.models import at_width
 from rlrs.ratios import BASE, Ratios
-from rlrs.records import Proposal
+from rlrs.records import AtBound, Proposal
 from rlrs.runs import OwnRun
 from rlrs.training import RunSpec
 
@@ -55,6 +55,10 @@ _RATIO_LIMITS = (1e-4, 1e4)
 _REACH = {"lr": 16.0, "final_fraction": 32.0, "lora_plus": 16.0}
 _RATIO_REACH = 64.0
 _OTHER_REACH = 10.0
+_EDGE = 0.01
+"""Share of a parameter's range, as a logarithm, within which a value counts as being at the bound. Chosen here."""
+_WIDER = 10.0
+"""How far beyond a bound a search is advised to look, as a factor. Chosen here."""
 _KNOT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -206,6 +210,15 @@ class Parameter:
             value = round(value)
         return min(max(float(f"{value:.6g}"), self.low), self.high)
 
+    def beyond(self, bound: Literal["low", "high"]) -> float | None:
+        """A wider bound, within what the parameter may be at all; None where it is as wide as that."""
+        least, most = bounds(self.name)
+        near, far = (self.low, least) if bound == "low" else (self.high, most)
+        if near == far:
+            return None
+        step = math.log(_WIDER) * (1 if bound == "high" else -1)
+        return replace(self, low=least, high=most).value(self.coordinate(near) + step)
+
 
 class Space:
     """The parameters of a search, in order.
@@ -262,6 +275,23 @@ class Space:
                 low, high = bounds(parameter.name)
                 point[parameter.name] = min(max(float(f"{factor * point[name]:.6g}"), low), high)
         return point
+
+    def at_bounds(self, point: Point) -> list[AtBound]:
+        """The free parameters of a point that are at the lowest or highest value that is searched.
+
+        >>> [at] = Space.around({"lr": 0.01, "embedding.end": 1.0}).at_bounds({"lr": 0.01, "embedding.end": 0.015625})
+        >>> at.name, at.bound, at.wider
+        ('embedding.end', 'low', 0.0015625)
+        """
+        found = []
+        for p in self.free:
+            low, high, x = p.coordinate(p.low), p.coordinate(p.high), p.coordinate(point[p.name])
+            near = _EDGE * (high - low)
+            if x <= low + near:
+                found.append(AtBound(name=p.name, value=point[p.name], bound="low", wider=p.beyond("low")))
+            elif x >= high - near:
+                found.append(AtBound(name=p.name, value=point[p.name], bound="high", wider=p.beyond("high")))
+        return found
 
     def moved(self, point: Point, name: str, multiplier: float) -> dict[str, float] | None:
         """The point with one parameter multiplied (of a beta, its distance from 1 divided); None out of bounds."""

@@ -405,6 +405,12 @@ def first_difference(theirs: Any, mine: Any, at: str = "") -> str | None:
     return None if theirs == mine else f"{at} is {theirs!r} there and {mine!r} here"
 
 
+def optuna_url(where: Path | str | sqlalchemy.URL) -> str:
+    """The URL of a file or a database as Optuna takes it, which fills in braces as in a template."""
+    url = where if isinstance(where, sqlalchemy.URL) else _url(where)
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+
+
 def _url(where: Path | str) -> sqlalchemy.URL:
     if isinstance(where, Path):
         return sqlalchemy.URL.create("sqlite", database=str(where))
@@ -431,9 +437,7 @@ def _made(make: Callable[[], T]) -> T:
 
 def _backend(url: sqlalchemy.URL, options: dict[str, Any]) -> optuna.storages.RDBStorage:
     try:
-        backend = _made(
-            lambda: optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
-        )
+        backend = _made(lambda: optuna.storages.RDBStorage(optuna_url(url), engine_kwargs=options))
         # All rows of a trial go to the database together, not each before the next one's look-ups, which costs more.
         backend.scoped_session.remove()
         backend.scoped_session.configure(autoflush=False)

@@ -84,7 +84,8 @@ def study_from(raw: Any, where: str) -> StudyConfig:
         ConfigError: it is no valid study.
     """
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: should be a mapping with the keys of a study, not {type(raw).__name__}")
+        problem = "is empty" if raw is None else f"is {'a list' if isinstance(raw, list) else shown(raw)}"
+        raise ConfigError(f"{where}: {problem}; it should have the keys of a study: name, proxy, target, ...")
     try:
         return StudyConfig.model_validate(raw)
     except ValidationError as error:

@@ -30,10 +30,12 @@ def serve(folder: Path, port: int, storage: str | None, ready: Callable[[str], N
     import optuna
     import optuna_dashboard
 
+    from rlrs.search.store import optuna_url
+
     path = folder / "trials.db"
     if storage is None and not path.is_file():
         raise StudyError(f"{path}: there is none; name the run directory of a study whose search has begun")
-    trials = optuna.storages.RDBStorage(storage or f"sqlite:///{path}")
+    trials = optuna.storages.RDBStorage(optuna_url(storage or path))
 
     class Threads(ThreadingMixIn, WSGIServer):
         # In threads of their own: a request that is being answered when Ctrl-C comes would swallow it.

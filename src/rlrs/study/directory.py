@@ -59,7 +59,8 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
     if study.trainer is not None:
         raise StudyError(f"{study.name} has a trainer of its own, and that its own data")
     with held(study, folder) as fresh:
-        progress.stage("data", 0)
+        if not (folder / "data" / "data.json").exists():
+            progress.stage("data", 0)
         try:
             data = prepare(study.data, folder / "data", _in_megabytes(progress))
         except ValueError:

@@ -47,6 +47,16 @@ def searched(folder: Path, results: Results, *, last: bool) -> None:
         audit.note(folder, "ended", status="searched")
 
 
+def ended_with(folder: Path) -> bool:
+    """Whether the trail says that the study ended with the ratios.yaml and results.json that are there."""
+    files = audit.digests(folder, "ratios.yaml", "results.json")
+    try:
+        ends = [entry.facts for entry in audit.Trail(folder) if entry.kind == "ended"]
+    except (audit.AuditError, OSError):
+        return False
+    return len(files) == 2 and bool(ends) and ends[-1].get("files") == files
+
+
 def decided(folder: Path, results: Results) -> None:
     """The arms were compared, and one of them is handed out."""
     assert results.comparison is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrs.comparison import FACTORS
+from rlrs.comparison import FACTORS, read_results
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import (
     ArmResult,
@@ -16,6 +16,7 @@ from rlrs.records import (
     ModelSize,
     Provenance,
     Recipe,
+    RecordError,
     Results,
     SearchResult,
     Spent,
@@ -23,6 +24,31 @@ from rlrs.records import (
 from rlrs.records.provenance import DecisionSummary, FoundOn, Horizon, SearchSummary, TargetSummary
 from rlrs.records.results import StudyIdentity
 from rlrs.settings import Arm, ScaleConfig, StudyConfig
+from rlrs.study import noted
+
+
+def finished(folder: Path, identity: StudyIdentity, data: Mapping[str, Any]) -> Results | None:
+    """What a study that has ended in this folder found; None if it has not, or its files are not as it left them.
+
+    Args:
+        folder: the study's run directory.
+        identity: of the study that is asked for.
+        data: what is known of its data.
+    """
+    try:
+        results = read_results(folder / "results.json")
+    except (OSError, RecordError):
+        return None  # what is missing or damaged is made anew
+    same = results.study.config_hash == identity.config_hash and results.data.get("hash") == data.get("hash")
+    # It changes no result, but the page reckons by it.
+    same = same and results.study.config.get("machine") == identity.config.get("machine")
+    return results if same and results.comparison is not None and noted.ended_with(folder) else None
+
+
+def page_is_newer(folder: Path) -> bool:
+    """Whether the page was written after results.json."""
+    page, results = folder / "report.html", folder / "results.json"
+    return page.exists() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def cost(models: Models, arms: Mapping[Arm, ArmResult], comparison: Comparison) -> Cost:

@@ -22,7 +22,7 @@ from rlrs.study import noted
 from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepared
 from rlrs.study.dtype import settled
 from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
-from rlrs.study.record import cost, save_best_so_far, save_ratios
+from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Stages
 from rlrs.training import RunSpec, StopFlag, World, train
@@ -30,6 +30,8 @@ from rlrs.training import RunSpec, StopFlag, World, train
 
 def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str = "report") -> Results:
     """Run a study, or go on with it, up to and including a stage; its results, as in results.json.
+
+    Of a study that has ended these are read, and nothing is begun: `progress` is told of no stage.
 
     Args:
         study: settings.
@@ -49,6 +51,10 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
             config=kept(study, {}),
             config_hash=fingerprint(study, without=CHANGES_NO_RESULT),
         )
+        if (ended := finished(folder, identity, kind.data)) is not None:
+            if until == "report" and not page_is_newer(folder):
+                _report(folder, progress)
+            return ended
         with kind.engine(folder) as engine:
             used = {"dtype": study.training.dtype, "engine": study.engine.kind, "processes": engine.slots}
             made_with = {**environment(), **used}
@@ -73,9 +79,13 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         write_results(folder / "results.json", results)
         noted.decided(folder, results)
         if until == "report":
-            progress.stage("report", 0)
-            write_report(folder)
+            _report(folder, progress)
         return results
+
+
+def _report(folder: Path, progress: StudyProgress) -> None:
+    progress.stage("report", 0)
+    write_report(folder)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import nn
 
 from rlrs.comparison import FACTORS, frozen_components, searched_components
 from rlrs.components import Partition, is_lora_b, partition
-from rlrs.ratios import PRESETS, Ratios
+from rlrs.ratios import Ratios
 from rlrs.search import SEARCHED, Space, held_constant, read_space, start_point, with_frozen
 from rlrs.settings import Arm, ConfigError, ModelConfig, StudyConfig
 
@@ -61,7 +61,7 @@ def start_ratios(study: StudyConfig) -> Ratios:
     start = study.search.start
     if isinstance(start, Mapping):
         return Ratios(start)
-    return Ratios.preset(start) if start in PRESETS else Ratios.load(start)
+    return Ratios.named(start)
 
 
 def trained_components(model: nn.Module, parts: Partition | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
 from rlrs.study.spaces import search_spaces
 
+log = logging.getLogger("rlrs.study")
+
 
 class Stages:
     """The stages that train, on one engine."""
@@ -48,7 +51,7 @@ class Stages:
         self.engine, self.store, self.progress = engine, store, progress
 
     def _begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
-        self.progress.stage(name, steps, searches=searches)
+        self.progress.stage(name, steps, searches=searches and {_spoken(s): most for s, most in searches.items()})
         before = self.engine.steps
         return lambda done: self.progress.tick(done - before)
 
@@ -57,7 +60,7 @@ class Stages:
     ) -> dict[str, SearchResult]:
         def on_trial(name: str, trial: Trial, spec: AnySpec, found: bool) -> None:
             steps = trial.result.steps if trial.result is not None else 0
-            self.progress.trial(name, trial, self.kind.flops(spec, steps), found=found)
+            self.progress.trial(_spoken(name), trial, self.kind.flops(spec, steps), found=found)
 
         results = tune(searches, self.engine, self.store, tick, on_trial)
         for name, result in results.items():
@@ -82,7 +85,8 @@ class Stages:
             return replace(run, ratios=self.kind.made_out(study.proxy, recipe).run_ratios())
 
         searches = {}
-        for arm, space in search_spaces(study, self.kind.components()).items():
+        spaces = search_spaces(study, self.kind.components())
+        for arm, space in spaces.items():
             searches[f"proxy/{arm}"] = SearchTask(
                 make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
                 spec,
@@ -95,7 +99,10 @@ class Stages:
         outcomes = by_arm(self._tune(searches, "on the proxy", tick))
         found = {}
         for arm in study.comparison.arms:
-            own = arm_search(outcomes[arm], settings.trials)
+            at_bounds = spaces[arm].at_bounds(outcomes[arm].best)
+            own = ArmSearch.from_result(outcomes[arm], settings.trials, importance(outcomes[arm].trials), at_bounds)
+            if own.bounds_note:
+                log.warning("the search of %s %s", arm, own.bounds_note)
             found[arm] = ArmResult.from_point(arm, own.best, defaults, own)
         return found
 
@@ -120,7 +127,11 @@ class Stages:
         most = dict.fromkeys(searches, settings.trials)
         tick = self._begin("transfer", sum(most.values()) * study.target.steps, most)
         outcomes = by_arm(self._tune(searches, "on the target", tick))
-        return {arm: found.with_transfer(arm_search(outcomes[arm], settings.trials)) for arm, found in arms.items()}
+        tuned = {
+            arm: ArmSearch.from_result(outcome, settings.trials, importance(outcome.trials))
+            for arm, outcome in outcomes.items()
+        }
+        return {arm: found.with_transfer(tuned[arm]) for arm, found in arms.items()}
 
     def comparison(self, arms: Mapping[Arm, ArmResult]) -> Comparison:
         """The measurement on fresh seeds: all arms at full length, `rlrs` and a simpler arm that wins shorter, too.
@@ -206,14 +217,14 @@ def _growing(section: str) -> set[str]:
     return {name.removeprefix(f"{section}.") for name in MAY_GROW if name.startswith(f"{section}.")}
 
 
+def _spoken(search: str) -> str:
+    """A search's name as it is shown, `target/ARM`: without the hash of what is transferred, which its record has."""
+    return "/".join(search.split("/")[:2])
+
+
 def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:
     """Results of searches by their arm, from their names: `proxy/ARM`, `target/ARM/...`."""
     return {name.split("/")[1]: result for name, result in results.items()}
-
-
-def arm_search(result: SearchResult, budget: int) -> ArmSearch:
-    """What a search ended with, as it is kept."""
-    return ArmSearch.from_result(result, budget, importance(result.trials))
 
 
 def _none_finished(what: str, result: SearchResult, task: SearchTask) -> str:

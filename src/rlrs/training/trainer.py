@@ -46,7 +46,7 @@ def train(
 
     With a folder, writes run.json (the spec), metrics.jsonl, checkpoints/ and at the end result.json into it, and a
     run that was killed goes on from its last checkpoint with the same numbers as if it had not been. A run that has
-    its result.json is not trained again.
+    its result.json is not trained again, unless it is to be validated and was not.
 
     Args:
         spec: the run.
@@ -92,7 +92,9 @@ def train(
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(naming(folder))
-            finished = world.from_first(lambda: stack.enter_context(_held(folder)) or _enter(folder, spec, resume))
+            finished = world.from_first(
+                lambda: stack.enter_context(_held(folder)) or _enter(folder, spec, resume, validate)
+            )
             if finished is not None:
                 return finished
         # The run's random numbers are its own: the caller's generators are left as they were.
@@ -117,27 +119,40 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _enter(folder: Path, spec: RunSpec, resume: bool) -> RunResult | None:
+def _enter(folder: Path, spec: RunSpec, resume: bool, validate: bool) -> RunResult | None:
     """Make the run's folder this spec's; the result if it holds one already."""
     if not resume:
-        for name in ("result.json", "metrics.jsonl", "run.json"):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        _clear(folder)
     _read_json(folder / "run.json", spec.id, frozenset())
-    result = _read_json(folder / "result.json", spec.id, frozenset(RunResult.model_fields))
+    result = _read_result(folder, spec.id)
     if result is not None:
-        try:
-            return RunResult(**{name: value for name, value in result.items() if name != "id"})
-        except ValidationError as error:
-            damage = first_problem(error)
-            raise CheckpointError(
-                f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
-            ) from None
+        if not validate or result.valid_loss is not None or result.status != "finished":
+            return result
+        _clear(folder)  # a search's trial, trained for its score alone
     record = {"id": spec.id, **spec.to_plain()}
     if isinstance(spec.model, HubConfig):  # whose code it is; the id says what was asked for, not by whom it is done
         record["transformers"] = version("transformers")
     write_atomic(folder / "run.json", json.dumps(record, indent=1) + "\n")
     return None
+
+
+def _clear(folder: Path) -> None:
+    for name in ("result.json", "metrics.jsonl", "run.json"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _read_result(folder: Path, run_id: str) -> RunResult | None:
+    result = _read_json(folder / "result.json", run_id, frozenset(RunResult.model_fields))
+    if result is None:
+        return None
+    try:
+        return RunResult(**{name: value for name, value in result.items() if name != "id"})
+    except ValidationError as error:
+        damage = first_problem(error)
+        raise CheckpointError(
+            f"{folder / 'result.json'}: is damaged: {damage}; delete the folder to start the run again"
+        ) from None
 
 
 def _leave(folder: Path, spec: RunSpec, result: RunResult, keep_weights: bool) -> None:

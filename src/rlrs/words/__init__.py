@@ -68,8 +68,13 @@ class Words:
 
 @functools.cache
 def _catalogue(language: Language) -> Mapping[str, str]:
-    path = Path(__file__).with_name(f"{language}.yaml")
-    return {key: text for key, text in _flat(load_yaml(path)) if not key.startswith("recorded.")}
+    return dict(_flat(_loaded(language)))
+
+
+def _loaded(language: Language) -> dict[str, Any]:
+    """All files of a language: `decision.yaml`, `page.yaml`, and `recorded.yaml` where it is not English."""
+    folder = Path(__file__).parent / language
+    return {key: value for path in sorted(folder.glob("*.yaml")) for key, value in load_yaml(path).items()}
 
 
 def _flat(plain: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
@@ -82,7 +87,7 @@ def _flat(plain: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def _patterns(language: Language) -> list[tuple[re.Pattern[str], str]]:
-    pairs = load_yaml(Path(__file__).with_name(f"{language}.yaml")).get("recorded", [])
+    pairs = _loaded(language).get("recorded", [])
     return [(re.compile(pattern), text) for pattern, text in pairs]
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from rlrs.data import TokenData
 from rlrs.environment import cores
+from rlrs.messages import plural
 from rlrs.records import Pruning, RunResult
 from rlrs.runs import AnyRun
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, Clock, EngineError, Job, Patience
@@ -235,7 +236,8 @@ def devices_by_slot(slots: int, gpus: float) -> list[str | None]:
     sharing = max(1, int(1 / gpus)) if gpus < 1 else 1
     if slots * each > len(known) * sharing:
         raise EngineError(
-            f"{slots} processes at engine.gpus={gpus:g} each need more than the {len(known)} GPUs of this machine"
+            f"this machine has {plural(len(known), 'GPU')}, too few for {plural(slots, 'worker')} with "
+            f"engine.gpus={gpus:g}; set fewer processes, or engine.gpus: 0 to train on CPUs"
         )
     groups = [",".join(known[first : first + each]) for first in range(0, len(known) - each + 1, each)]
     return [groups[slot // sharing] for slot in range(slots)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from rlrs.messages import plural
 from rlrs.records import Proposal, SearchResult
 from rlrs.search.method import History, rounded
 from rlrs.search.space import bounds
@@ -38,7 +39,7 @@ class Bracket:
         if not open_sides:
             return self.result(history, "the rates tried on both sides are worse")
         if len(scores) >= self.budget:
-            edge = f"the budget of {self.budget} runs is spent with the best at the edge of what was tried"
+            edge = f"the budget of {plural(self.budget, 'run')} is spent with the best at the edge of what was tried"
             return self.result(history, edge)
         return [self._proposal(open_sides[0])]
 

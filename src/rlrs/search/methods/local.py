@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlrs.messages import plural
 from rlrs.records import Proposal, SearchResult, Trial
 from rlrs.search.method import History, batches
 from rlrs.search.space import Point, Space
@@ -78,7 +79,7 @@ class LocalSearch:
                     changed = changed or winner.params != current
                     current = winner.params
                 if len(scores) >= self.budget:
-                    return stop(early or f"the budget of {self.budget} runs is spent", sweep)
+                    return stop(early or f"the budget of {plural(self.budget, 'run')} is spent", sweep)
             if not changed:
                 return stop(early or "a whole sweep changed nothing", sweep)
         return stop(early or f"{self.sweeps} sweeps are done", self.sweeps)

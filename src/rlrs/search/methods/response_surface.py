@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from rlrs.messages import plural
 from rlrs.records import Proposal, SearchResult
 from rlrs.search.method import History, batches, first_least, lowest
 from rlrs.search.space import Space
@@ -99,7 +100,7 @@ class ResponseSurface:
         moves = seen.moves(left, WHOLE)
         if isinstance(moves, str):
             return self.result(history, moves)
-        return moves or self.result(history, f"the budget of {self.budget} runs is spent")
+        return moves or self.result(history, f"the budget of {plural(self.budget, 'run')} is spent")
 
     def result(self, history: History, reason: str) -> SearchResult:
         """The best whole trial by the fit: the lowest score may be a lucky one."""

@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from rlrs.messages import plural
 from rlrs.records import Proposal, SearchResult, Trial
 from rlrs.search.method import History, batches, lowest
 from rlrs.search.space import Space
@@ -57,7 +58,7 @@ class Sampled:
     def ask(self, history: History) -> list[Proposal] | SearchResult:
         """The sampler's next points; see `Method.ask`."""
         if len(history) >= self.budget:
-            return self.result(history, f"the budget of {self.budget} runs is spent")
+            return self.result(history, f"the budget of {plural(self.budget, 'run')} is spent")
         told = self._told(history)
         told.asked = self._asked(told, min(BATCH, self.budget - len(history)))
         return [

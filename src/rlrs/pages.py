@@ -1,0 +1,64 @@
+"""`rlrs report` and `rlrs plot`: pages, and what goes into a pull request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rlrs.terminal import named_ratios, print_places
+
+Lang = Annotated[Literal["en", "ja"], typer.Option("--lang", help="Language of the page: English or Japanese.")]
+
+
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIRECTORY...", help="A study's run directory; several for a page across studies."),
+    ],
+    lang: Lang = "en",
+    form: Annotated[
+        Literal["html", "markdown", "json"], typer.Option("--format", help="Markdown and JSON are for pull requests.")
+    ] = "html",
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="File to write. Not given: report.html in the run directory, studies.html for several."
+        ),
+    ] = None,
+) -> None:
+    """Write a study's page anew from its results; of several studies, one page across them."""
+    from rlrs.report import write_across, write_report, write_summary
+
+    if form != "html":
+        written = write_summary(folders, form, lang, path)
+        if path is None:
+            typer.echo(written, nl=False)
+            return
+        print_places(report=path)
+    elif len(folders) > 1:
+        where = path or Path("studies.html" if lang == "en" else f"studies.{lang}.html")
+        print_places(report=write_across(folders, where, lang))
+    else:
+        print_places(report=write_report(folders[0], lang, path))
+
+
+def plot(
+    ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
+    html: Annotated[Path, typer.Option("--html", help="The page to write.")] = Path("ratios.html"),
+    model: Annotated[
+        Literal["proxy", "target"] | None,
+        typer.Option(help="Whose steps and base rate are drawn; the target's where the file has them, if not given."),
+    ] = None,
+    lang: Lang = "en",
+) -> None:
+    """Draw the schedules of a ratios.yaml as a page that opens offline."""
+    from rlrs.records import RecordError
+    from rlrs.report import write_ratios_page
+
+    try:
+        write_ratios_page(named_ratios(ratios), html, model=model, language=lang)
+    except RecordError as error:
+        raise RecordError(f"{ratios}: {error}") from None
+    print_places(page=html)
