@@ -11,7 +11,7 @@ from rlrs.report import write_report
 @pytest.mark.parametrize(
     ("bought", "english", "japanese"),
     [
-        (("rlrs",), "Bought on general text: relative schedules", "一般テキストと引き換えの効果：「相対スケジュール」"),
+        (("rlrs",), "Bought on general text: relative schedules", "一般テキストと引き換えの効果"),
         (("uniform",), "No saving can be given: the loss on general text", "一般テキストの損失が許容値を超えて"),
         (("uniform", "embedding_only", "rlrs"), "No decision: every arm", "学習する重みを減らすか"),
     ],
