@@ -32,6 +32,7 @@ try:
         print_ended,
         print_ladder,
         print_places,
+        print_report,
         print_searches,
         warnings_shown,
     )
@@ -132,6 +133,27 @@ def compare(
     results, where, _ = _study(study, folder, processes, "comparison", engine, address, storage)
     print_comparison(results)
     print_places(results=where / "results.json")
+
+
+@app.command(epilog="Example: `rlrs verify study.yaml`")
+def verify(
+    study: StudyFile,
+    folder: Out = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to look at.")] = 3,
+) -> None:
+    """Run the study's trainer for some steps on the proxy: has every component the rate that it should have?
+
+    The exit code is 0 where all rates are real, 1 where one is not, and 2 where that could not be told.
+    """
+    from rlrs.settings import load_study
+    from rlrs.study import verify_study
+
+    settings = load_study(study)
+    with Watch() as bars:
+        report = verify_study(settings, folder or Path("runs") / settings.name, bars, steps)
+    print_report(report)
+    if not report.ok:
+        raise typer.Exit(1 if report.findings else 2)
 
 
 @app.command(epilog="Example: `rlrs dashboard runs/demo`")

@@ -24,8 +24,9 @@ from rlrs.models import (
     ladder,
     training_flops,
 )
+from rlrs.models.hub_folders import folder_model
 from rlrs.runs.own_model import own_model
-from rlrs.settings import HubConfig, ModelConfig, StudyConfig, load_study
+from rlrs.settings import HubConfig, ModelConfig, ScaleConfig, StudyConfig, TrainerConfig, load_study
 
 
 class InspectionError(ValueError):
@@ -111,6 +112,23 @@ def meta_model(config: ModelConfig | HubConfig, vocab_size: int) -> LanguageMode
         return build_model(config, vocab_size)
 
 
+def trainer_model(trainer: TrainerConfig, scale: ScaleConfig, where: str) -> nn.Module:
+    """The model of a size of a trainer that is not the reference trainer, without memory for its weights.
+
+    Args:
+        trainer: of the study; has `model` or `transformers`.
+        scale: the size.
+        where: the values of the size stand, for messages.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if trainer.transformers is None:
+        return own_model(trainer, scale, where)
+    with torch.device("meta"):
+        return folder_model(trainer.transformers, str((scale.set or {})["model"]))
+
+
 def build_models(text: str) -> Iterator[tuple[str, nn.Module]]:
     """Titles and models, without memory for weights, of what a user named on the command line.
 
@@ -124,12 +142,12 @@ def build_models(text: str) -> Iterator[tuple[str, nn.Module]]:
     path = Path(text)
     if path.suffix in (".yaml", ".yml"):
         study = load_study(path)
-        if study.trainer is not None and study.trainer.model is None:
+        if study.trainer is not None and study.trainer.components:
             raise InspectionError(f"{text}: trainer.components are all that is known of its models; give trainer.model")
-        size = vocabulary_size(study.data)
+        size = vocabulary_size(study.data) if study.trainer is None else 0
         for name, scale in (("proxy", study.proxy), ("target", study.target)):
             if study.trainer is not None:
-                yield f"{study.name}, {name}", own_model(study.trainer, scale, f"{name}.set")
+                yield f"{study.name}, {name}", trainer_model(study.trainer, scale, f"{name}.set")
                 continue
             yield f"{study.name}, {name}", meta_model(concrete(scale).model, size)
     else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlrs.ratios import Ratios
     from rlrs.records import Results
     from rlrs.settings import StudyConfig
+    from rlrs.verify import Report
 
 out = Console(markup=False)  # a path may hold brackets
 err = Console(markup=False, stderr=True)
@@ -54,6 +55,26 @@ def warnings_shown() -> Iterator[None]:
             f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True
         )
         yield
+
+
+def print_report(report: Report) -> None:
+    """What `rlrs verify` found, a row per component and finding."""
+    if not report.ok and not report.findings:
+        err.print("the rates could not be verified", style="red")
+    else:
+        table = Table("component", "rate", "factor", "likely cause, and what to do")
+        found = {finding.component for finding in report.findings}
+        for finding in report.findings:
+            factor = "-" if finding.factor is None else f"{finding.factor:.3g}"
+            kind = finding.kind.replace("_", " ")
+            table.add_row(finding.component, kind, factor, f"{finding.cause}\n-> {finding.remedy}", style="red")
+        for component in report.components:
+            if component not in found:
+                table.add_row(component, "as promised", "1", "")
+        out.print(table)
+    for note in report.notes:
+        out.print(f"note: {note}", highlight=False, soft_wrap=True)
+    out.print(f"{report.steps} optimizer steps were looked at.", highlight=False)
 
 
 def named_ratios(text: str) -> Ratios:

@@ -38,6 +38,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         rules: of the partition into components; see `rlrs.partition`.
         parts: a partition made before, in place of `rules`.
         steps: how many steps of every optimizer to look at, at least 1. The pace of a scheduler shows from 2 on.
+        on_report: called with the report as soon as it is there, inside the last watched `optimizer.step()`.
 
     Attributes:
         report: a `Report`, once the block has ended or `steps` steps are done; before, an error.
@@ -69,6 +70,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         rules: Sequence[Rule] = (),
         parts: Partition | None = None,
         steps: int = 3,
+        on_report: Callable[[Report], object] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model should be a torch.nn.Module, not {type(model).__name__}")
@@ -86,7 +88,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         for each in self._schedulers:
             if not hasattr(each, "get_last_lr"):
                 raise ValueError(f"scheduler should be a torch scheduler or a list of them, not {type(each).__name__}")
-        self._model, self._steps = model, steps
+        self._model, self._steps, self._on_report = model, steps, on_report
         from rlrs._verify.verdicts import Promise  # with all that belongs to it, by those who use it only
 
         self._promise = Promise(model, partition(model, rules) if parts is None else parts, ratios, rates)
@@ -122,6 +124,8 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         from rlrs._verify.judging import judge
 
         self._report = judge(self._watch, self._promise)
+        if self._on_report is not None:
+            self._on_report(self._report)
 
 
 def _several(given: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from rlrs.cli import main
 from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
 from rlrs.search import EngineError
-from rlrs.settings import ConfigError, kept, load_study, study_from
+from rlrs.settings import ConfigError, kept, study_from
 from rlrs.study import resolve
 from rlrs.study import run as run_study
 from rlrs.study.directory import StudyError
@@ -58,20 +58,6 @@ def numbers(results):
     return searched, runs, results.comparison.losses, results.comparison.decision
 
 
-def test_a_gpt_script_is_changed_in_at_most_ten_lines():
-    before, after = ((NANOGPT / name).read_text().splitlines() for name in ("before.py", "train.py"))
-    new = [line for line in after if line.strip() and line not in before]
-    assert 0 < len(new) <= 10
-    assert len(before) <= 150
-
-
-def test_the_study_of_the_example_can_be_run(monkeypatch):
-    monkeypatch.chdir(NANOGPT)
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    settled = resolve(load_study("study.yaml"))
-    assert settled.trainer.placeholders() == ["steps", "lr", "seed", "width", "layers"]
-
-
 def test_a_study_by_command_killed_twice_has_the_numbers_of_one_by_a_function_left_alone(called, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(dump_yaml(by_command()))
@@ -106,7 +92,7 @@ def test_a_study_of_a_function_knows_the_sizes_of_its_models(called):
 
 def test_a_finished_study_starts_no_process_again(called, monkeypatch):
     stamps = {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")}
-    monkeypatch.setattr("rlrs.search.engines.commands._Attempt", None)
+    monkeypatch.setattr("rlrs.search.engines.commands.Attempt", None)
     study = rlrs.Study(f"{NANOGPT / 'call.py'}:train", model=f"{NANOGPT / 'call.py'}:make", folder=called[1], **TINY)
     assert numbers(study.run()) == numbers(called[0])
     assert {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")} == stamps
@@ -240,7 +226,7 @@ NO_LOSS = {"loss": None, "valid_loss": None}
         ({"trainer": {"call": "x.py:train", "command": None, **NO_LOSS}}, "there is no file x.py"),
         ({"trainer": {"call": "json:train", "command": None, **NO_LOSS}}, "the module has no function 'train'"),
         ({"trainer": {"call": "train", "command": None, **NO_LOSS}}, "should be package.module:function"),
-        ({"trainer": {"call": "json:dumps"}}, "should have command or call, one of the two"),
+        ({"trainer": {"call": "json:dumps"}}, "should have command, call or transformers, one of them"),
         ({"trainer": {"model": "json:dumps"}}, "should have model, a function that makes it, or a list of components"),
         ({"trainer": {"model": "json:dumps", "components": []}}, "called with proxy.set raised TypeError"),
         ({"trainer": {"model": "builtins:dict", "components": []}}, "gave a dict, which is no nn.Module"),

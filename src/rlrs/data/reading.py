@@ -125,6 +125,20 @@ def read_jsonl(path: Path, field: str, bad_record: BadRecord, digest: Hash | Non
     return _of_lines(unpack(path, digest), field, bad_record, "not JSON")
 
 
+def read_objects(path: Path, bad_record: BadRecord) -> Iterator[tuple[str, Any]]:
+    """What JSON lines, or the array of a `.json` file, hold, with where it stands.
+
+    Raises:
+        DamagedError: the compressed stream or the array is broken, or by `bad_record`.
+        OSError: it cannot be read.
+    """
+    head, chunks = _head(unpack(path))
+    if _unmarked(head).lstrip().startswith(b"["):
+        yield from ((f"element {number}", record) for number, record in enumerate(_elements(_decoded(chunks)), start=1))
+    else:
+        yield from _parsed(chunks, bad_record, "not JSON")
+
+
 def read_json(path: Path, field: str, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[str]:
     """The documents of a `.json` file: JSON lines, or one array of objects; see `read_jsonl`.
 
@@ -132,13 +146,7 @@ def read_json(path: Path, field: str, bad_record: BadRecord, digest: Hash | None
         DamagedError: the compressed stream or the array is broken, or by `bad_record`.
         OSError: it cannot be read.
     """
-    chunks = unpack(path, digest)
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if _unmarked(head).strip():
-            break
-    chunks = chain([head], chunks)
+    head, chunks = _head(unpack(path, digest))
     if not _unmarked(head).lstrip().startswith(b"["):
         not_json = "no JSON by itself (a .json file should hold one object a line, or an array)"
         yield from _of_lines(chunks, field, bad_record, not_json)
@@ -210,15 +218,25 @@ def _check_text(schema: Any, names: list[str], field: str) -> None:
 
 def read_records(path: Path, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[tuple[str, Any]]:
     """What each line of JSON lines holds, with its place; see `read_jsonl`."""
-    return _records(unpack(path, digest), bad_record, "not JSON")
+    return _parsed(unpack(path, digest), bad_record, "not JSON")
+
+
+def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """What a file begins with, up to its first character that is no white space; and all of it."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if _unmarked(head).strip():
+            break
+    return head, chain([head], chunks)
 
 
 def _of_lines(chunks: Iterator[bytes], field: str, bad_record: BadRecord, not_json: str) -> Iterator[str]:
-    for where, record in _records(chunks, bad_record, not_json):
+    for where, record in _parsed(chunks, bad_record, not_json):
         yield from _document(record, field, where, bad_record)
 
 
-def _records(chunks: Iterator[bytes], bad_record: BadRecord, not_json: str) -> Iterator[tuple[str, Any]]:
+def _parsed(chunks: Iterator[bytes], bad_record: BadRecord, not_json: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(_lines(chunks), start=1):
         line = _unmarked(line)
         if not line.strip():

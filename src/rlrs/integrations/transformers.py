@@ -58,6 +58,7 @@ class RelativeTrainer(Trainer):
         adapters: LoRA weights `follow` the layer that they adapt, or are a component of their `own`.
         final_fraction: base rate at the end over its peak, in place of what `lr_scheduler_type` implies: 0 for linear
             and cosine, at which the end of a ratio has no effect.
+        weight_decays: of components that have their own.
         kwargs: for the Trainer, all of them. An optimizer given in `optimizers=(optimizer, None)` should be made over
             `rlrs.param_groups`.
 
@@ -74,12 +75,14 @@ class RelativeTrainer(Trainer):
         rules: Sequence[Rule] = (),
         adapters: Literal["follow", "own"] = "follow",
         final_fraction: float | None = None,
+        weight_decays: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
         self.rules = tuple(rules)
         self.adapters: Literal["follow", "own"] = adapters
         self.final_fraction = final_fraction
+        self.weight_decays = dict(weight_decays or {})
         self._rates: dict[str, float] = {}
         super().__init__(*args, **kwargs)
         self.add_callback(_UsedRates(self._rates))
@@ -102,6 +105,7 @@ class RelativeTrainer(Trainer):
             self.ratios,
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
+            weight_decays=self.weight_decays,
             parts=partition(module, self.rules, adapters=self.adapters),
         )
         # The Trainer takes groups from the keyword arguments of its optimizer, and does the rest as usual.

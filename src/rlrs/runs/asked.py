@@ -14,11 +14,12 @@ from rlrs.ratios import Ratios
 from rlrs.records import Pruning, RunResult
 from rlrs.records.base import Record
 from rlrs.schedules import BaseSchedule, warmup_steps
-from rlrs.settings import TrainerConfig, TrainingConfig
+from rlrs.settings import TrainerConfig, TrainingConfig, TransformersConfig
 
 RUN_VARIABLE = "RLRS_RUN"
 """The environment variable with the path of a run's `RUN_FILE`."""
 RUN_FILE = "run.json"
+_READY_MADE = frozenset({"transformers", "data"})
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 
@@ -83,6 +84,12 @@ class AskedRun(Record):
     """Whether a validation loss after the last step is wanted."""
     prune: Pruning | None = None
     """When to end the run early."""
+    verify: int = Field(default=0, ge=0)
+    """Optimizer steps that are verified (`rlrs.verify`), after which the run ends; 0 trains it."""
+    transformers: TransformersConfig | None = None
+    """Of a run that transformers' trainer makes: how."""
+    data: str | None = None
+    """Of such a run: folder of the study's data."""
     given: tuple[str, ...] = ()
     """What of all this the command line has."""
 
@@ -127,6 +134,8 @@ class OwnRun:
         final_fraction: base rate at the end over its peak.
         ratios: component -> knots (progress, ratio), as `Ratio.knots`.
         tokens: of a step; 0 where that is not known.
+        data: folder of the study's data, for a ready-made trainer.
+        data_hash: of what is in it.
     """
 
     trainer: TrainerConfig
@@ -138,23 +147,30 @@ class OwnRun:
     final_fraction: float
     ratios: Mapping[str, Any]
     tokens: int = 0
+    data: str | None = None
+    data_hash: str = ""
 
     @property
     def id(self) -> str:
         """12 hex digits: the hash of all fields that decide numbers."""
+        transformers = self.trainer.transformers
         plain = {
-            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components"}),
-            **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step"}),
+            "trainer": self.trainer.model_dump(mode="json", exclude={"model", "components", "verify", "transformers"}),
+            **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step", "verify", *_READY_MADE}),
+            **({"transformers": transformers.model_dump(mode="json"), "data": self.data_hash} if transformers else {}),
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
-    def asked(self, id: str | None = None, *, validate: bool = True, prune: Pruning | None = None) -> AskedRun:
+    def asked(
+        self, id: str | None = None, *, validate: bool = True, prune: Pruning | None = None, verify: int = 0
+    ) -> AskedRun:
         """What the run is asked to be, as its file has it.
 
         Args:
             id: of the run; its own if None.
             validate: whether a validation loss is wanted.
             prune: when to end it early.
+            verify: steps that are verified, with which the run ends; 0 trains it.
         """
         training = self.training
         return AskedRun(
@@ -175,6 +191,9 @@ class OwnRun:
             tokens_per_step=self.tokens,
             validate_at_end=validate,
             prune=prune,
+            verify=verify,
+            transformers=self.trainer.transformers,
+            data=self.data,
             given=tuple(dict.fromkeys(self.trainer.placeholders())),
         )
 

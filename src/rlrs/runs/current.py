@@ -6,13 +6,13 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlrs.files import write_atomic
 from rlrs.messages import shortened
-from rlrs.ratios import BASE, Ratios
+from rlrs.ratios import Ratios
 from rlrs.records import MetricsLine, Pruning, RecordError, read_metrics, read_record, write_record
 from rlrs.runs.asked import (
     METRICS_FILE,
@@ -23,17 +23,14 @@ from rlrs.runs.asked import (
     ReportedResult,
     RunError,
 )
-from rlrs.schedules import Curve
+from rlrs.runs.rates import SeenRates
+from rlrs.runs.verifying import SelfVerification
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
     from rlrs.lr_scheduler import RelativeLR
-
-TOLERANCE = 0.02
-"""Relative difference from the schedule's rate, beyond which a rate is another one. Chosen here: rates computed
-in another order of operations differ by rounding, and where a ratio is not used, by far more."""
 
 
 class Run:
@@ -127,14 +124,17 @@ class Run:
         self._valid: tuple[int, float] | None = None
         """Step and value of the last validation loss that was reported."""
         self._used: set[str] = set()
-        self._optimizers: list[Optimizer] = []
-        self._peaks: dict[str, float] = {}
-        self._wrong: list[str | None] = [None, None]
-        """The first rate that is not the schedule's, if reports come before the scheduler's step, and if after it."""
+        self._rates = SeenRates(asked)
+        self._verification = SelfVerification(asked, folder) if asked.verify and folder is not None else None
         self._began, self._seconds = time.monotonic(), 0.0
         self._file: int | None = None
 
     # What it is asked to be
+
+    @property
+    def asked(self) -> AskedRun:
+        """All of it, as `run.json` has it."""
+        return self._asked
 
     @property
     def steps(self) -> int:
@@ -203,14 +203,19 @@ class Run:
         """
         from rlrs.param_groups import param_groups
 
+        if self._verification is not None:
+            self._verification.knows(model, options)
         own = {"weight_decay": self.weight_decay, "weight_decays": self.component_weight_decay}
         return param_groups(model, self.ratios, lr=self.lr, **{**own, **options})
 
-    def scheduler(self, optimizer: Optimizer | list[Optimizer], **options: Any) -> RelativeLR:
+    def scheduler(
+        self, optimizer: Optimizer | list[Optimizer], model: nn.Module | None = None, **options: Any
+    ) -> RelativeLR:
         """The run's schedule for an optimizer that was made from `param_groups`: call `step()` after every step.
 
         Args:
             optimizer: one, or several that are driven together.
+            model: as for `watch`; one that `param_groups` was given is known.
             options: of `rlrs.RelativeLR`.
         """
         from rlrs.lr_scheduler import RelativeLR
@@ -225,16 +230,27 @@ class Run:
             schedule=asked.schedule,
             **options,
         )
-        self.watch(*scheduler.optimizers)
+        self._watch(scheduler.optimizers, model, scheduler)
         return scheduler
 
-    def watch(self, *optimizers: Optimizer) -> None:
+    def watch(self, *optimizers: Optimizer, model: nn.Module | None = None) -> None:
         """Compare the rates of an optimizer's groups with the run's schedule at every report.
 
         `scheduler` does it already. For a script that sets rates itself: groups need the key `component`.
+
+        Args:
+            optimizers: of the run.
+            model: that they train, for `rlrs verify`; one that `param_groups` was given is known.
         """
-        self._optimizers = list(optimizers)
+        self._watch(optimizers, model)
+
+    def _watch(self, optimizers: Sequence[Optimizer], model: nn.Module | None, scheduler: Any = None) -> None:
+        self._rates.watch(*optimizers)
         self._used |= {"lr", "ratios"}
+        if self._verification is not None:
+            if model is not None:
+                self._verification.knows(model, None)
+            self._verification.begin(optimizers, scheduler)
 
     # What it reports
 
@@ -261,6 +277,9 @@ class Run:
         step, train_loss = int(step), None if train_loss is None else float(train_loss)
         if step < 1 and (train_loss is None or math.isfinite(train_loss)):
             return False
+        if self._verification is not None and self._verification.is_over(step):
+            self._end("pruned", reason="it was only to verify its rates")
+            return True
         if step > self.steps:
             self._fail(f"a report at step {step} of a run of {self.steps} steps: it trains other steps than asked")
         if self._file is None:
@@ -277,7 +296,7 @@ class Run:
         if valid_loss is not None:
             self._valid = step, float(valid_loss)
         self._write(step, train_loss, None if valid_loss is None else float(valid_loss))
-        self._look_at_rates(step)
+        self._rates.look(step)
         if (reason := self._over_limit()) is not None:
             self._end("pruned", reason=reason)
             return True
@@ -296,6 +315,10 @@ class Run:
         """
         if self.result is not None:
             return
+        if self._verification is not None:
+            self._verification.close()
+            self._end("pruned", reason="it was only to verify its rates")
+            return
         if self._file is None:  # killed after the last step: all was reported before
             self._go_on_from(self.steps + 1)
         if not self._losses:
@@ -311,7 +334,7 @@ class Run:
         if valid_loss is not None and not math.isfinite(valid_loss):
             self._end("diverged", diverged_at=done, reason=f"validation loss {valid_loss:g} is no number")
             return
-        if (reason := self._not_as_asked()) is not None:
+        if (reason := self._rates.not_as_asked(self._used)) is not None:
             self._fail(reason)
         if valid_loss is not None and not at_end:
             self._write(self.steps, None, float(valid_loss))
@@ -322,45 +345,6 @@ class Run:
     def _is_sound(self, loss: float) -> bool:
         limit = self._asked.loss_limit
         return math.isfinite(loss) and (limit is None or loss <= limit)
-
-    def _not_as_asked(self) -> str | None:
-        """What of what was asked for the run did not use, in words."""
-        asked, given = self._asked, set(self._asked.given)
-        if {"ratios", "run"} & given or any("." in name for name in given):
-            given |= {"ratios", *(("lr", "seed") if "run" in given else ())}
-        if all(self._wrong):
-            return self._wrong[1]
-        hints = {
-            "seed": "run.seed, or {seed} in the command",
-            "lr": "run.param_groups and run.scheduler, run.lr, or {lr} in the command",
-            "ratios": "run.param_groups and run.scheduler, or {ratios} in the command",
-        }
-        wanted = ["seed", "lr", *(["ratios"] if any(r != BASE for r in asked.relative_rates().values()) else [])]
-        missing = next((name for name in wanted if name not in self._used | given), None)
-        if missing is None:
-            return None
-        return f"it did not use its {missing}, so its numbers are those of another run: use {hints[missing]}"
-
-    def _look_at_rates(self, step: int) -> None:
-        """Note what the groups' rates are, and the first that is not the schedule's."""
-        groups = [g for optimizer in self._optimizers for g in optimizer.param_groups if "component" in g]
-        base, ratios = self._asked.base_schedule(), self._asked.relative_rates()
-        for group in groups:
-            component, rate = group["component"], float(group["lr"])
-            self._peaks[component] = max(rate, self._peaks.get(component, 0.0))
-            curve = Curve(base, ratios.get(component, BASE).knots)
-            # Before the scheduler's step the rate is that of the step just done, after it the next one's: a script
-            # reports always before it or always after it.
-            for later in (0, 1):
-                due = self._asked.lr * curve(step - 1 + later)
-                if self._wrong[later] is None and abs(rate - due) > TOLERANCE * due + 1e-12:
-                    plain = self._asked.lr * Curve(base)(step - 1 + later)
-                    ignored = component in ratios and abs(rate - plain) <= TOLERANCE * plain
-                    self._wrong[later] = (
-                        f"{component} had the rate {rate:.4g} at step {step}, where {due:.4g} was asked for: "
-                        f"{'its ratio was ignored' if ignored else 'it does not follow the schedule'}; use "
-                        "run.param_groups and run.scheduler, with scheduler.step() after every optimizer.step()"
-                    )
 
     def _over_limit(self) -> str | None:
         """Why the run ends, if it has come to a rung with a limit that its loss is above."""
@@ -424,7 +408,7 @@ class Run:
             tokens=done * self._asked.tokens_per_step,
             seconds=self._time(),
             rungs=tuple((step, prune.loss(self._losses, step)) for step, _ in prune.rungs if step <= done),
-            rates=self._peaks,
+            rates=self._rates.peaks,
             **end,
         )
         if self._file is not None and self._file >= 0:

@@ -6,6 +6,7 @@ value and what would be right.
 
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.data import DataConfig, GeneralConfig
+from rlrs.settings.hub_trainer import TransformersConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
     MAY_GROW,
@@ -57,6 +58,7 @@ __all__ = [
     "TrainerConfig",
     "TrainingConfig",
     "TransferConfig",
+    "TransformersConfig",
     "by_content",
     "changing",
     "difference",

@@ -24,6 +24,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "engine": True,
     "storage": True,
     "machine": True,
+    "trainer": frozenset({"verify"}),
     "data": frozenset({"folder"}),
     "training": frozenset({"distributed", "keep_checkpoints", "tensorboard"}),
 }
@@ -115,7 +116,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
         del plain["machine"]
     if "trainer" in plain and plain["trainer"] is None:
         del plain["trainer"]
-    elif "trainer" in plain:
+    elif "trainer" in plain and plain["trainer"]["transformers"] is None:
+        del plain["trainer"]["transformers"]
         plain.pop("data", None)  # its own trainer has data of its own
     if "data" in plain and plain["data"].get("general", ...) is None:
         del plain["data"]["general"]

@@ -1,4 +1,4 @@
-"""Settings of a study whose runs are trained by a program of the user's own."""
+"""Settings of a study whose runs are trained by a program of the user's own, or by transformers'."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Settings
+from rlrs.settings.hub_trainer import TransformersConfig
 
 GIVEN = ("lr", "final_fraction", "warmup_steps", "steps", "seed", "weight_decay", "beta1", "beta2")
 """Placeholders of a command that are settings of its run."""
@@ -61,6 +62,8 @@ class TrainerConfig(Settings):
     `{ratios}` for the path of a ratios.yaml, `{folder}` for the run's own folder."""
     call: str | None = None
     """A function `train(run)`, as `package.module:function` or `path/to/file.py:function`; every run is a process."""
+    transformers: TransformersConfig | None = None
+    """transformers' `Trainer` or TRL's `SFTTrainer`, on a model in a local folder; nothing to write."""
     model: str | None = None
     """A function that makes the model of a size from the values of `set`, as `call` names one: for its components. It
     is called on torch's meta device, without memory for weights."""
@@ -71,10 +74,18 @@ class TrainerConfig(Settings):
     valid_loss: OutputConfig | None = None
     """Where to read its validation loss; the last number is the one after the last step."""
 
+    verify: bool = True
+    """Whether a run of some steps is verified before the first trial, and the study ends where its rates are not real.
+    Changes no result."""
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
-        if (self.command is None) == (self.call is None):
-            raise ValueError("should have command or call, one of the two")
+        if sum(kind is not None for kind in (self.command, self.call, self.transformers)) != 1:
+            raise ValueError("should have command, call or transformers, one of them")
+        if self.transformers is not None:
+            if given := [name for name in ("model", "components", "loss", "valid_loss") if getattr(self, name)]:
+                raise ValueError(f"{given[0]} is not for transformers, whose model is in the folder that `set` names")
+            return self
         if (self.model is None) == (not self.components):
             raise ValueError("should have model, a function that makes it, or a list of components, one of the two")
         if len(set(self.components)) < len(self.components):

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
+from rlrs.settings.hub_trainer import check_arguments
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
 from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
@@ -310,7 +311,8 @@ class StudyConfig(Settings):
     def _own_trainer(self) -> Self:
         if self.trainer is None:
             return self
-        for section, used in (("training", _OWN_TRAINING), ("data", ()), ("engine", ("time_limit", "gpus"))):
+        reads = tuple(DataConfig.model_fields) if self.trainer.transformers is not None else ()
+        for section, used in (("training", _OWN_TRAINING), ("data", reads), ("engine", ("time_limit", "gpus"))):
             settings = getattr(self, section)
             for name in type(settings).model_fields:
                 if name not in used and getattr(settings, name) != type(settings).model_fields[name].get_default(
@@ -327,9 +329,20 @@ class StudyConfig(Settings):
             values = getattr(self, name).set
             if taken := [key for key in values if key in GIVEN + FILES]:
                 raise ValueError(f"{name}.set.{taken[0]}: the study gives every run its own {taken[0]}")
+        if self.trainer.transformers is not None:
+            _check_folders(self)
         if different := set(self.proxy.set or {}) ^ set(self.target.set or {}):
             raise ValueError(f"set: proxy and target should have the same names; {min(different)} is in one of them")
         return self
+
+
+def _check_folders(study: StudyConfig) -> None:
+    """See that `set` of both sizes names a folder, and leaves to the study what is the study's."""
+    for name in ("proxy", "target"):
+        values = getattr(study, name).set
+        if not isinstance(values.get("model"), str):
+            raise ValueError(f"{name}.set.model should be the folder of a transformers model")
+        check_arguments(values, f"{name}.set")
 
 
 _OWN_TRAINING = (

@@ -4,6 +4,7 @@ from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.plan import PlanRow, growth, plan
 from rlrs.study.resolve import check_sources, resolve
 from rlrs.study.runner import run, train_one
+from rlrs.study.verifying import verify_study
 
 __all__ = [
     "PlanRow",
@@ -16,4 +17,5 @@ __all__ = [
     "resolve",
     "run",
     "train_one",
+    "verify_study",
 ]

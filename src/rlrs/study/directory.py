@@ -62,7 +62,7 @@ def prepared(study: StudyConfig, folder: Path, progress: StudyProgress) -> Itera
         if not (folder / "data" / "data.json").exists():
             progress.stage("data", 0)
         try:
-            data = prepare(study.data, folder / "data", _in_megabytes(progress))
+            data = prepare(study.data, folder / "data", in_megabytes(progress))
         except ValueError:
             # A corpus that cannot be used leaves no run directory behind; hours of preparing it do stay.
             if fresh and not (folder / "data" / "progress.json").exists():
@@ -84,7 +84,11 @@ def held(study: StudyConfig, folder: Path) -> Iterator[bool]:
     path, mine, where = folder / "study.yaml", changing(study), printable(str(folder))
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"{where}: not a folder; name another with --out")
-    if folder.exists() and not path.exists() and {entry.name for entry in folder.iterdir()} - {"lock", "data"}:
+    if (
+        folder.exists()
+        and not path.exists()
+        and {entry.name for entry in folder.iterdir()} - {"lock", "data", "verify"}
+    ):
         raise StudyError(f"{where}: holds files but no study.yaml, so it is no study's run directory; name another")
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +118,7 @@ def _read(path: Path) -> StudyConfig:
         ) from None
 
 
-def _in_megabytes(progress: StudyProgress) -> Callable[[int, int | None], None]:
+def in_megabytes(progress: StudyProgress) -> Callable[[int, int | None], None]:
     """Tells how far text is made into tokens; of tokens that are there already, nothing."""
     begun = False
 

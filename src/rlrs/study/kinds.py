@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +13,14 @@ from rlrs.records import ModelSize, Recipe
 from rlrs.runs import OwnRun
 from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Engine, Processes, Ray
+from rlrs.search.engines.verifying import verified as verified_run
 from rlrs.search.space import AnySpec
 from rlrs.settings import ModelConfig, ScaleConfig, StudyConfig
 from rlrs.study.own_trainer import own_components, own_size
 from rlrs.study.spaces import trained_components
 from rlrs.training import RunSpec
+from rlrs.training.verifying import verified as verified_steps
+from rlrs.verify import Report
 
 
 class RunKind(Protocol):
@@ -53,6 +57,10 @@ class RunKind(Protocol):
 
     def engine(self, folder: Path) -> Engine:
         """Where the runs of a study are trained."""
+        ...
+
+    def verified(self, spec: Any, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:
+        """What `rlrs.verify` finds in the first steps of a run; its files, if any, are in a folder of its own."""
         ...
 
 
@@ -137,22 +145,29 @@ class ReferenceRuns:
             ranks=asked.ranks,
         )
 
+    def verified(self, spec: RunSpec, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:
+        """What `rlrs.verify` finds in the first steps of a run, which is trained in this process; no files."""
+        return verified_steps(spec, self._tokens, steps)
+
 
 class OwnRuns:
     """Runs of a trainer of the user's own.
 
     Args:
         study: settings, resolved; has `trainer`.
+        folder: of data that the study has prepared for a ready-made trainer.
+        data: what is known of them.
     """
 
-    def __init__(self, study: StudyConfig) -> None:
+    def __init__(self, study: StudyConfig, folder: Path | None = None, data: Mapping[str, Any] | None = None) -> None:
         assert study.trainer is not None
         self._study, self._trainer = study, study.trainer
+        self._folder, self._data = folder, dict(data or {})
 
     @property
     def data(self) -> dict[str, Any]:
-        """Nothing: the data are the trainer's."""
-        return {}
+        """What is known of them; nothing where the data are the trainer's."""
+        return self._data
 
     def spec(self, scale: ScaleConfig, recipe: Recipe, seed: int, *, lr: float, steps: int | None = None) -> OwnRun:
         """The run that a size, what was found, a seed and a base rate stand for."""
@@ -167,6 +182,8 @@ class OwnRuns:
             final_fraction=recipe.final_fraction,
             ratios=recipe.run_ratios(),
             tokens=scale.tokens or 0,
+            data=str(self._folder.resolve()) if self._folder is not None else None,
+            data_hash=self._data.get("hash", ""),
         )
 
     def components(self) -> list[str]:
@@ -188,10 +205,15 @@ class OwnRuns:
         return 0.0
 
     def identity(self) -> dict[str, Any]:
-        """Nothing but the settings: a program that was changed is not seen."""
-        return {}
+        """Nothing but settings and prepared data: a program that was changed is not seen."""
+        return {"data_hash": self._data["hash"]} if self._data else {}
 
     def engine(self, folder: Path) -> Engine:
         """Where the runs of a study are trained."""
         asked = self._study.engine
         return Commands(folder / "runs", self._study.processes, time_limit=asked.time_limit, gpus=asked.gpus)
+
+    def verified(self, spec: OwnRun, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:
+        """What `rlrs.verify` finds in the first steps of a run, in a process of its own."""
+        asked = self._study.engine
+        return verified_run(spec, folder, steps=steps, time_limit=asked.time_limit, gpus=asked.gpus, tick=tick)

@@ -25,7 +25,7 @@ def begun(
         storage=study.storage,
     )
     if data:  # those of a trainer of the user's own are not known
-        audit.note(folder, "data", **{name: data[name] for name in ("hash", "source", "train_tokens")})
+        audit.note(folder, "data", **{name: data[name] for name in ("hash", "source", "train_tokens") if name in data})
 
 
 @contextmanager

@@ -7,13 +7,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rlrs.components import partition
-from rlrs.inspection import component_rows
+from rlrs.inspection import component_rows, trainer_model
 from rlrs.messages import shown
 from rlrs.models.counts import TABLES
 from rlrs.runs import RunError
 from rlrs.runs.calling import function_at
-from rlrs.runs.own_model import own_model
-from rlrs.settings import ConfigError, ScaleConfig, StudyConfig, TrainerConfig
+from rlrs.settings import ConfigError, ScaleConfig, StudyConfig, TrainerConfig, TransformersConfig
 from rlrs.settings.own_trainer import FILES, GIVEN
 
 
@@ -23,19 +22,21 @@ def own_components(trainer: TrainerConfig, scale: ScaleConfig, where: str) -> tu
     Raises:
         ConfigError: see `own_model`; or a model that cannot be split into components.
     """
-    if trainer.model is None:
+    if trainer.components:
         return list(trainer.components), ()
-    parts = partition(own_model(trainer, scale, where))
-    return list(parts), parts.tied_components
+    model = trainer_model(trainer, scale, where)
+    parts, trained = partition(model), {name for name, weight in model.named_parameters() if weight.requires_grad}
+    # With adapters, whole components are frozen: a ratio for one would do nothing.
+    return [component for component, names in parts.components.items() if trained & set(names)], parts.tied_components
 
 
 def own_size(trainer: TrainerConfig, scale: ScaleConfig, where: str) -> dict[str, Any]:
     """Shape, parameter counts and component table of a size, as `rlrs.inspection.describe` gives them; sizes are None
     where only the components' names are known. All parameters count as active: which ones a token uses is not known.
     """
-    if trainer.model is None:
+    if trainer.components:
         return {"shape": dict(scale.set or {}), "parameters": None, "components": []}
-    rows, _, total = component_rows(own_model(trainer, scale, where))
+    rows, _, total = component_rows(trainer_model(trainer, scale, where))
     tables = sum(row.parameters for row in rows if row.component in TABLES)
     return {
         "shape": dict(scale.set or {}),
@@ -61,6 +62,8 @@ def check_command(study: StudyConfig, components: Sequence[str]) -> None:
     """
     trainer = study.trainer
     assert trainer is not None
+    if trainer.transformers is not None:
+        return _check_arguments(trainer.transformers, study)
     if trainer.call is not None:
         try:
             function_at(trainer.call)
@@ -96,3 +99,12 @@ def check_command(study: StudyConfig, components: Sequence[str]) -> None:
                 "trainer.command: the program never gets the ratios: give it {ratios}, the path of a ratios.yaml, or "
                 f"{{{components[0]}.start}} and so on"
             )
+
+
+def _check_arguments(config: TransformersConfig, study: StudyConfig) -> None:
+    """Check the arguments of transformers' trainer, at both sizes."""
+    from rlrs.training.hub_trainer import make_arguments
+
+    for scale in (study.proxy, study.target):
+        sizes = {name: value for name, value in (scale.set or {}).items() if name not in ("model", "content")}
+        make_arguments(config, {**config.arguments, **sizes}, {"max_steps": scale.steps})

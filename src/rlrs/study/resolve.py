@@ -13,6 +13,8 @@ from rlrs.data.sources import HUB, find_files
 from rlrs.inspection import meta_model
 from rlrs.messages import shortened, shown
 from rlrs.models import LanguageModel, at_width, concrete
+from rlrs.models.hub_folders import folder_model_is_there
+from rlrs.models.hub_weights import content_hash
 from rlrs.ratios import PRESETS, Ratios
 from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Processes, make_method
@@ -74,6 +76,9 @@ def resolve(study: StudyConfig) -> StudyConfig:
 def _with_own_trainer(study: StudyConfig) -> StudyConfig:
     """`resolve` for a study whose runs a trainer of the user's own makes."""
     assert study.trainer is not None
+    if study.trainer.transformers is not None:
+        study = _with_folders(study)
+        assert study.trainer is not None
     components = {name: own_components(study.trainer, getattr(study, name), f"{name}.set") for name in _SIZES}
     for name, (known, tied) in components.items():
         for component in study.training.component_weight_decay:
@@ -98,6 +103,25 @@ def _with_own_trainer(study: StudyConfig) -> StudyConfig:
 _SIZES = ("proxy", "target")
 
 
+def _with_folders(study: StudyConfig) -> StudyConfig:
+    """The study with the hashes of its models' folders in `set`, and the proxy's tokenizer where it names none."""
+    assert study.trainer is not None
+    assert study.trainer.transformers is not None
+    loads = study.trainer.transformers.weights == "load"
+    scales = {}
+    for name in _SIZES:
+        scale: ScaleConfig = getattr(study, name)
+        values = dict(scale.set or {})
+        with _in(f"{name}.set"):
+            folder_model_is_there(study.trainer.transformers, str(values["model"]))
+        values["content"] = content_hash(str(values["model"]), weights=loads)
+        scales[name] = scale.model_copy(update={"set": values})
+    data = study.data
+    if data.tokenizer == "bpe" and study.trainer.transformers.trainer == "Trainer":
+        data = data.model_copy(update={"tokenizer": str((study.proxy.set or {})["model"])})
+    return study.model_copy(update={**scales, "data": data})
+
+
 def _with_start(study: StudyConfig, components: Sequence[str], tied: Collection[str]) -> StudyConfig:
     """The study with the ratios that `search.start` names, checked against the proxy's components."""
     with _in("search.start"):
@@ -119,7 +143,8 @@ def check_sources(study: StudyConfig) -> None:
         ConfigError: a glob that matches no file.
     """
     sources = [study.data.source] if isinstance(study.data.source, str) else study.data.source
-    if study.trainer is None and not any(source.startswith(HUB) for source in sources):
+    reads = study.trainer is None or study.trainer.transformers is not None
+    if reads and not any(source.startswith(HUB) for source in sources):
         with _in("data"):
             find_files(study.data)
     general = study.data.of_general(study.data.tokenizer)

@@ -21,10 +21,12 @@ from rlrs.settings import CHANGES_NO_RESULT, StudyConfig, fingerprint, kept
 from rlrs.study import noted
 from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepared
 from rlrs.study.dtype import settled
-from rlrs.study.kinds import OwnRuns, ReferenceRuns, RunKind
+from rlrs.study.kinds import ReferenceRuns, RunKind
+from rlrs.study.preparing import own_runs
 from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios
 from rlrs.study.resolve import resolve, usable
 from rlrs.study.stages import Stages
+from rlrs.study.verifying import check_rates
 from rlrs.training import RunSpec, StopFlag, World, train
 
 
@@ -93,8 +95,11 @@ def _kind_of_runs(study: StudyConfig, folder: Path, progress: StudyProgress) -> 
     """Hold the run directory; the study as it is trained, and its kind of runs."""
     if study.trainer is not None:
         with held(study, folder):
+            kind = own_runs(study, folder, progress)
+            # Before the folder is this study's: what is wrong may be put right in study.yaml.
+            check_rates(study, kind, folder, progress)
             claim(study, folder)
-            yield study, OwnRuns(study)
+            yield study, kind
         return
     with prepared(study, folder, progress) as data:
         settings = settled(study, folder, data)

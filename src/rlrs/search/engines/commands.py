@@ -36,6 +36,8 @@ LOOK_EVERY = 0.05
 """Seconds between looks at the processes. Chosen here, not studied."""
 GRACE = 30.0
 """Seconds that a process may take to end after its run has a result. Chosen here, not studied."""
+HUB_TRAINER = "rlrs.training.hub_trainer:train"
+"""What trains a run of `trainer: {transformers: ...}`."""
 LOG_FILE = "log.txt"
 """What a run's process writes to its standard output and error."""
 
@@ -57,13 +59,13 @@ class Commands:
         self.time_limit = time_limit
         self._folder = folder.resolve()
         self._devices = devices_by_slot(self.slots, gpus)
-        self._attempts: list[_Attempt] = []
+        self._attempts: list[Attempt] = []
         self._queue: deque[Job] = deque()
         self._ended: deque[tuple[Hashable, RunResult]] = deque()
         self._patience, self._steps, self._inside = Patience(), 0, False
 
     def __enter__(self) -> Self:
-        _end_left_overs(self._folder)
+        end_left_overs(self._folder)
         self._inside = True
         return self
 
@@ -134,9 +136,9 @@ class Commands:
                 self._end(job, found)
             else:
                 slot = min(set(range(self.slots)) - {attempt.slot for attempt in self._attempts})
-                self._attempts.append(_Attempt(job, slot, self._devices[slot]))
+                self._attempts.append(Attempt(job, slot, self._devices[slot]))
 
-    def _look_at(self, attempt: _Attempt) -> None:
+    def _look_at(self, attempt: Attempt) -> None:
         code = attempt.process.poll()
         try:
             attempt.listen(ended=code is not None)
@@ -158,14 +160,14 @@ class Commands:
         elif late:
             self._again(attempt, f"it took more than the time limit of {self.time_limit:g} s")
         elif code:
-            self._again(attempt, _death(code or 0))
+            self._again(attempt, death(code or 0))
         else:
             self._give_up(
                 attempt, "it ended without a result: run.finish(valid_loss=...) was not called", last_lines=True
             )
 
-    def _take(self, attempt: _Attempt) -> None:
-        result = _read_result(attempt.folder)
+    def _take(self, attempt: Attempt) -> None:
+        result = read_result(attempt.folder)
         if result.status == "failed":
             self._give_up(attempt, str(result.reason))
             return
@@ -176,18 +178,18 @@ class Commands:
         self._patience.saw(result)
         self._ended.append((job.key, result))
 
-    def _drop(self, attempt: _Attempt) -> None:
+    def _drop(self, attempt: Attempt) -> None:
         self._attempts.remove(attempt)
         attempt.kill()
 
-    def _again(self, attempt: _Attempt, reason: str) -> None:
+    def _again(self, attempt: Attempt, reason: str) -> None:
         reason = f"{reason}{attempt.last_lines()}"
         if (again := attempt.job.after(reason)) is not None:
             self._queue.appendleft(again)
         else:
             self._end(attempt.job, attempt.job.given_up(reason, attempt.steps, attempt.seconds))
 
-    def _give_up(self, attempt: _Attempt, reason: str, *, last_lines: bool = False) -> None:
+    def _give_up(self, attempt: Attempt, reason: str, *, last_lines: bool = False) -> None:
         """End a run that another attempt would not change."""
         where = attempt.last_lines() if last_lines else f" ({printable(str(attempt.folder))})"
         result = RunResult(
@@ -202,26 +204,34 @@ class Commands:
         self._end(attempt.job, result)
 
 
-class _Attempt:
-    """A process that trains a run."""
+class Attempt:
+    """A process that trains a run.
 
-    def __init__(self, job: Job, slot: int, device: str | None) -> None:
+    Args:
+        job: the run, and what was asked of it.
+        slot: of the engine.
+        device: that the process may see; None for all.
+        verify: steps that the run is to verify, in the place of training; see `AskedRun`.
+    """
+
+    def __init__(self, job: Job, slot: int, device: str | None, verify: int = 0) -> None:
         spec = job.spec
         assert isinstance(spec, OwnRun), "this engine trains runs of the user's own trainer"
         assert job.folder is not None
         self.job, self.slot, self.folder = job, slot, job.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RESULT_FILE).unlink(missing_ok=True)
-        write_record(self.folder / RUN_FILE, spec.asked(validate=job.validate, prune=job.prune))
+        write_record(self.folder / RUN_FILE, spec.asked(validate=job.validate, prune=job.prune, verify=verify))
         trainer = spec.trainer
-        if trainer.call is not None:
-            command = [sys.executable, "-m", "rlrs.runs.calling", trainer.call]
+        called = trainer.call if trainer.transformers is None else HUB_TRAINER
+        if called is not None:
+            command = [sys.executable, "-m", "rlrs.runs.calling", called]
         else:
             if "ratios" in trainer.placeholders():
                 spec.asked().relative_rates().save(self.folder / "ratios.yaml")
             command = spec.command(str(self.folder))
         environment = {**WORKER_ENVIRONMENT, "PYTHONUNBUFFERED": "1", **os.environ}
-        if trainer.call is not None:  # what this process imports, that one does
+        if called is not None:  # what this process imports, that one does
             environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment[RUN_VARIABLE] = str(self.folder / RUN_FILE)
         if device is not None:
@@ -309,7 +319,7 @@ def _finished(job: Job) -> RunResult | None:
     assert job.folder is not None
     if not (job.folder / RESULT_FILE).exists():
         return None
-    found = _read_result(job.folder)
+    found = read_result(job.folder)
     if found.id != job.spec.id or found.status == "failed":
         return None
     if job.validate and found.status == "finished" and found.valid_loss is None:
@@ -317,14 +327,19 @@ def _finished(job: Job) -> RunResult | None:
     return found.plain_result()
 
 
-def _read_result(folder: Path) -> ReportedResult:
+def read_result(folder: Path) -> ReportedResult:
+    """How the run of a folder ended.
+
+    Raises:
+        EngineError: the file is damaged.
+    """
     try:
         return read_record(folder / RESULT_FILE, ReportedResult, "delete the folder to start the run again")
     except RecordError as error:
         raise EngineError(str(error)) from None
 
 
-def _death(code: int) -> str:
+def death(code: int) -> str:
     """How a process ended, in words."""
     if code == -signal.SIGKILL:
         return "its process was killed (out of memory?)"
@@ -338,7 +353,7 @@ def _end_with_parent() -> None:
     _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _end_left_overs(folder: Path) -> None:
+def end_left_overs(folder: Path) -> None:
     """End processes of runs in this folder that a driver left which was killed: it is held by this driver alone."""
     mine = f"{RUN_VARIABLE}={folder}{os.sep}".encode()
     for process in Path("/proc").glob("[0-9]*"):

@@ -1,0 +1,85 @@
+"""Whether a run has the rates that it was asked to have: those of its parameter groups, report by report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from rlrs.ratios import BASE
+from rlrs.runs.asked import AskedRun
+from rlrs.schedules import Curve
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+TOLERANCE = 0.02
+"""Relative difference from the schedule's rate, beyond which a rate is another one. Chosen here: rates computed
+in another order of operations differ by rounding, and where a ratio is not used, by far more."""
+
+
+class SeenRates:
+    """Rates of the groups that were watched, and the first that is not the schedule's.
+
+    Args:
+        asked: what the run is asked to be.
+    """
+
+    def __init__(self, asked: AskedRun) -> None:
+        self._asked = asked
+        self.optimizers: list[Optimizer] = []
+        self.peaks: dict[str, float] = {}
+        """Component -> highest rate that its groups were seen with."""
+        self._wrong: list[str | None] = [None, None]
+        """The first wrong rate if reports come before the scheduler's step, and if they come after it."""
+
+    def watch(self, *optimizers: Optimizer) -> None:
+        """Look at these optimizers too."""
+        self.optimizers += [new for new in optimizers if not any(new is old for old in self.optimizers)]
+
+    @property
+    def wrong(self) -> str | None:
+        """What is wrong with the rates, whichever of the two a script's order is."""
+        return self._wrong[1] if all(self._wrong) else None
+
+    def look(self, step: int) -> None:
+        """Compare all groups with the schedule, after so many steps."""
+        groups = [g for optimizer in self.optimizers for g in optimizer.param_groups if "component" in g]
+        base, ratios = self._asked.base_schedule(), self._asked.relative_rates()
+        for group in groups:
+            component, rate = group["component"], float(group["lr"])
+            self.peaks[component] = max(rate, self.peaks.get(component, 0.0))
+            curve = Curve(base, ratios.get(component, BASE).knots)
+            # Before the scheduler's step the rate is that of the step just done, after it the next one's: a script
+            # reports always before it or always after it.
+            for later in (0, 1):
+                due = self._asked.lr * curve(step - 1 + later)
+                if self._wrong[later] is None and abs(rate - due) > TOLERANCE * due + 1e-12:
+                    plain = self._asked.lr * Curve(base)(step - 1 + later)
+                    ignored = component in ratios and abs(rate - plain) <= TOLERANCE * plain
+                    self._wrong[later] = (
+                        f"{component} had the rate {rate:.4g} at step {step}, where {due:.4g} was asked for: "
+                        f"{'its ratio was ignored' if ignored else 'it does not follow the schedule'}; use "
+                        "run.param_groups and run.scheduler, with scheduler.step() after every optimizer.step()"
+                    )
+
+    def not_as_asked(self, used: Collection[str]) -> str | None:
+        """What of what was asked for the run did not use, in words.
+
+        Args:
+            used: what of lr, seed and ratios the script has looked at.
+        """
+        asked, given = self._asked, set(self._asked.given)
+        if {"ratios", "run"} & given or any("." in name for name in given):
+            given |= {"ratios", *(("lr", "seed") if "run" in given else ())}
+        if self.wrong is not None:
+            return self.wrong
+        hints = {
+            "seed": "run.seed, or {seed} in the command",
+            "lr": "run.param_groups and run.scheduler, run.lr, or {lr} in the command",
+            "ratios": "run.param_groups and run.scheduler, or {ratios} in the command",
+        }
+        wanted = ["seed", "lr", *(["ratios"] if any(r != BASE for r in asked.relative_rates().values()) else [])]
+        missing = next((name for name in wanted if name not in {*used, *given}), None)
+        if missing is None:
+            return None
+        return f"it did not use its {missing}, so its numbers are those of another run: use {hints[missing]}"
