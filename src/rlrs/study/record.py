@@ -167,7 +167,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _data(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("source", "hash", "vocab_size") if key in summary}
+    known = {key: summary[key] for key in ("source", "hash", "vocab_size") if key in summary}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 def _keeps(path: Path, wanted: Any) -> bool:
