@@ -153,6 +153,7 @@ def test_a_line_that_holds_no_conversation_is_named(place, line, why):
 
 
 def test_a_tokenizer_without_a_template_or_none_of_a_model_is_one_line(place):
+    (place / "model" / "chat_template.jinja").unlink()
     tokenizer(place / "model", None)
     with pytest.raises(ConfigError, match=r"has no chat template, which data\.format: chat needs"):
         prepare(config(place), place / "data")
