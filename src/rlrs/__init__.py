@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlrs.components import Partition, PartitionError, Rule, partition
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.moments import load_moments
-from rlrs.param_groups import layer_decay, param_groups, split_groups
+from rlrs.param_groups import layer_decay, lora_plus, param_groups, split_groups
 from rlrs.ratios import Ratio, Ratios, RatiosError
 from rlrs.schedules import BaseSchedule, relative_factor
 from rlrs.verify import verify
@@ -43,6 +43,7 @@ __all__ = [
     "current_run",
     "layer_decay",
     "load_moments",
+    "lora_plus",
     "param_groups",
     "partition",
     "relative_factor",

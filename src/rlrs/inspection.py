@@ -81,7 +81,7 @@ def describe(config: ModelConfig | HubConfig, vocab_size: int) -> dict[str, Any]
     model = meta_model(config, vocab_size)
     rows, _, total = component_rows(model)
     return {
-        "shape": {**config.model_dump(), "vocab_size": vocab_size},
+        "shape": {**config.model_dump(mode="json"), "vocab_size": vocab_size},
         "parameters": asdict(count_parameters(model)),
         "components": [
             {

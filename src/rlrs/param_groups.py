@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rlrs.components import Depth, Partition, Refined, Rule, partition, refine, undecayed
+from rlrs.components import Depth, Partition, Refined, Rule, is_lora_b, partition, refine, undecayed
 from rlrs.ratios import BASE, Ratio, Ratios, number
 
 
@@ -188,6 +188,46 @@ def layer_decay(
         heights = _heights(component, [parts.depths[name] for name in names])
         decayed |= {key: ratio.times(factor**height) for key, height in heights.items()}
     return Ratios(decayed, {**ratios.provenance, "layer_decay": factor})
+
+
+def lora_plus(
+    model: nn.Module,
+    factor: float,
+    ratios: Ratios | Mapping[str, Any] | None = None,
+    *,
+    rules: Sequence[Rule] = (),
+) -> Ratios:
+    """LoRA+ as ratios: the second matrix B of every LoRA adapter learns at `factor` times the rate of the first, A.
+
+    B begins at zero and A does not, so that one rate is too low for B or too high for A the wider the model is (Hayou
+    et al., 2024, arXiv:2402.12354, who take 16). Without `ratios` these are the groups of PEFT's
+    `create_loraplus_optimizer`, but for adapters of an embedding, which that gives a rate of their own.
+
+    >>> block = nn.ModuleDict({"q_proj": nn.ModuleDict({"lora_A": nn.Linear(8, 2), "lora_B": nn.Linear(2, 8)})})
+    >>> model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"self_attn": block})])})
+    >>> lora_plus(model, 16)["attention/lora_B"].start
+    16.0
+
+    Args:
+        model: with adapters, on any device.
+        factor: above 0.
+        ratios: per component; all 1 if not given.
+        rules: of the partition; see `partition`.
+
+    Raises:
+        ValueError: a factor that is not above 0, or a model without LoRA's adapters.
+        RatiosError: ratios for a component that the model does not have.
+    """
+    if not factor > 0:
+        raise ValueError(f"factor should be above 0, not {factor!r}")
+    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
+    parts = partition(model, rules)
+    ratios.check_used([*parts, *parts.tied_components], "the model")
+    adapted = [component for component, names in parts.items() if any(map(is_lora_b, names))]
+    if not adapted:
+        raise ValueError(f"{type(model).__name__} has no LoRA adapters, whose two matrices lora_plus could tell apart")
+    halves = {f"{component}/lora_B": ratios.get(component, BASE).times(factor) for component in adapted}
+    return Ratios({**ratios, **halves}, {**ratios.provenance, "lora_plus": factor})
 
 
 def _heights(component: str, depths: Sequence[Depth]) -> dict[str, int]:

@@ -122,8 +122,8 @@ def test_sizes_that_do_not_go_together_are_one_line():
 
 def test_a_config_json_is_a_start_for_overrides(tmp_path):
     build(LLAMA).model.config.save_pretrained(tmp_path)
-    for place in (tmp_path, tmp_path / "config.json"):
-        model = build({"hub": str(place), "overrides": {"num_hidden_layers": 1}})
+    for place in ({"hub": str(tmp_path), "weights": "random"}, {"hub": str(tmp_path / "config.json")}):
+        model = build({**place, "overrides": {"num_hidden_layers": 1}})
         assert (model.model.config.hidden_size, model.model.config.num_hidden_layers) == (32, 1)
         assert model.model.config.vocab_size == V
 
@@ -186,7 +186,7 @@ target: {model: {hub: llama, overrides: {hidden_size: 64, num_attention_heads: 4
         ("{hub: t5}", "'t5' is no causal language model of transformers"),
         (
             "{hub: llama, d_model: 64}",
-            "unknown key 'proxy.model.d_model'; known here: config, content, hub, overrides, weights",
+            "unknown key 'proxy.model.d_model'; known here: config, content, hub, lora, overrides, weights",
         ),
         ("{hub: llama, override: {}}", "unknown key 'proxy.model.override'; did you mean 'overrides'?"),
         ("{d_modle: 64}", "unknown key 'proxy.model.d_modle'; did you mean 'd_model'?"),

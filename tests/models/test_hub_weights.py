@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+from rlrs.data import vocabulary_size
 from rlrs.models import at_width, build_model
-from rlrs.models.hub_models import transformers_config
-from rlrs.models.hub_weights import content_hash
-from rlrs.settings import ConfigError, HubConfig
+from rlrs.models.hub_models import transformers_config, with_content
+from rlrs.models.hub_weights import content_hash, fetched
+from rlrs.settings import ConfigError, DataConfig, HubConfig
 
 transformers = pytest.importorskip("transformers")
 V = 300
@@ -111,7 +112,36 @@ def test_there_is_nothing_to_load_by_the_name_of_a_type_or_without_weights(tmp_p
     for hub in ("llama", str(tmp_path), str(tmp_path / "config.json")):
         with pytest.raises(ValueError, match=r"weights: load needs a local folder with a model\.safetensors"):
             transformers_config(HubConfig(hub=hub, weights="load"))
-    assert transformers_config(HubConfig(hub=str(tmp_path))).model_type == "llama"
+
+
+def test_a_folder_without_weights_is_refused_until_it_is_said_that_it_starts_from_scratch(tmp_path):
+    save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"is a folder without weights: say weights: random"):
+        transformers_config(HubConfig(hub=str(tmp_path)))
+    said = HubConfig(hub=str(tmp_path), weights="random")
+    assert transformers_config(said).model_type == "llama"
+    read = with_content(said)
+    assert (read.hub, read.weights) == ("llama", None)
+    assert with_content(read) == read
+
+
+def test_a_name_on_the_hub_is_a_folder_once_it_is_fetched(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    place = tmp_path / "models--our--tiny"
+    save(place / "snapshots" / "a1")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    fetched.cache_clear()
+    found = with_content(HubConfig(hub="our/tiny", weights="load"))
+    assert found.hub == str(place / "snapshots" / "a1")
+    with pytest.raises(ConfigError, match=r"'our/other': no folder of that name here, and not fetched from the hub: ."):
+        with_content(HubConfig(hub="our/other", weights="load"))
+    with pytest.raises(ConfigError, match=r"data.tokenizer='our/tiny': no tokenizer in it"):
+        vocabulary_size(DataConfig(tokenizer="our/tiny"))
 
 
 def test_loaded_weights_are_of_one_width(tmp_path):

@@ -51,6 +51,13 @@ def test_training_with_the_file_is_the_run_of_the_comparison(tmp_path, winner, s
     assert trained.id == compared.id
 
 
+def test_a_source_of_several_globs_is_kept_as_a_list(tmp_path):
+    found = results("rlrs", True)
+    globs = ("files:a/*.txt", "files:b/*.txt")
+    save_ratios(STUDY, found.model_copy(update={"data": {**found.data, "source": globs}}), tmp_path)
+    assert Ratios.load(tmp_path / "ratios.yaml").provenance["data"]["source"] == list(globs)
+
+
 def test_a_run_has_all_that_was_found_beside_the_ratios(tmp_path):
     _, path = saved(tmp_path, "rlrs")
     recipe = _recipe(str(path), DEFAULTS)

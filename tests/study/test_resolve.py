@@ -79,7 +79,7 @@ def test_the_ratios_of_a_file_are_read_once_and_the_place_of_the_file_is_nothing
             {"training__component_weight_decay": {"router": 0.1}},
             "training.component_weight_decay: the proxy has no 'router'; it has embedding",
         ),
-        ({"data__tokenizer": "none/here"}, "data.tokenizer='none/here' should be 'bpe', 'bytes'"),
+        ({"data__tokenizer": "not/to/be/found"}, "data.tokenizer='not/to/be/found' should be 'bpe', 'bytes'"),
         (
             {"search__space": {"batch_size": "search"}, "training__accumulate": 2},
             "search.space.batch_size: cannot be searched with training.accumulate",
@@ -163,9 +163,9 @@ def test_a_config_json_counts_by_what_it_holds(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**held, "transformers_version": "5.0"}, indent=4))
     (tmp_path / "config.json").rename(tmp_path / "moved" / "config.json")
     assert resolve(first) == first
-    assert resolve(hub({"hub": str(tmp_path / "moved")})) == first
+    assert resolve(hub({"hub": str(tmp_path / "moved"), "weights": "random"})) == first
     (tmp_path / "moved" / "config.json").write_text(json.dumps({**held, "n_layer": 2}))
-    edited = resolve(hub({"hub": str(tmp_path / "moved")}))
+    edited = resolve(hub({"hub": str(tmp_path / "moved"), "weights": "random"}))
     assert "n_layer is 1 there and 2 here" in difference(changing(first), changing(edited))
 
 

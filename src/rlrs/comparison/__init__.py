@@ -1,6 +1,6 @@
 """Comparison of arms on the target: paired seeds, saved steps, decision; and the reader of what a study left."""
 
-from rlrs.comparison.arms import searched_components
+from rlrs.comparison.arms import FACTORS, frozen_components, searched_components
 from rlrs.comparison.decision import decide
 from rlrs.comparison.judging import SIMPLEST_FIRST, Judged, judge, judged_again
 from rlrs.comparison.measure import measure
@@ -13,6 +13,7 @@ from rlrs.comparison.statistics import FIXED, bootstrap, holm, interval, p_value
 
 __all__ = [
     "ANYTIME",
+    "FACTORS",
     "FIXED",
     "POWER",
     "SIMPLEST_FIRST",
@@ -27,6 +28,7 @@ __all__ = [
     "boundary",
     "confidence_sequence",
     "decide",
+    "frozen_components",
     "holm",
     "interval",
     "judge",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rlrs.comparison.judging import judge
 from rlrs.comparison.sentences import Verdict
 from rlrs.comparison.statistics import FIXED, Rule
-from rlrs.records import Decision, SpeedUp
+from rlrs.records import Decision, GeneralText, SpeedUp
 from rlrs.settings import Arm
 
 
@@ -17,6 +17,7 @@ def decide(
     speed_ups: Mapping[Arm, SpeedUp] | None = None,
     rule: Rule = FIXED,
     winner_speed_ups: Mapping[Arm, SpeedUp] | None = None,
+    general: GeneralText | None = None,
 ) -> Decision:
     """The simplest arm that none of those beyond it is measurably better than.
 
@@ -24,7 +25,7 @@ def decide(
     differences, with Holm's correction for the number of arms beyond. So the chance of a false gain, that is, of
     passing over an arm that nothing is truly better than, is at most 5 %, however many arms there are: the arms are
     tried in an order that was fixed beforehand, and the first that is not passed over ends it. An arm that diverged on
-    some seed neither wins nor beats another.
+    some seed neither wins nor beats another, and so does one that raised the loss on general text by more than it may.
 
     Args:
         losses: arm -> final validation losses, nats per token, one for each seed; infinite for a run that diverged.
@@ -32,14 +33,15 @@ def decide(
         speed_ups: control -> steps that `rlrs` saves against it, where that was measured.
         rule: `FIXED` for a number of seeds that was fixed beforehand, `ANYTIME` for one that depends on the losses.
         winner_speed_ups: the same of the winner, where it is another arm than `rlrs`.
+        general: what the arms did to the loss on general text, where that was watched.
 
     Examples:
         >>> losses = {"uniform": [3.61, 3.58, 3.60], "embedding_only": [3.40, 3.38, 3.39], "rlrs": [3.40, 3.37, 3.40]}
         >>> decide(losses, [1, 2, 3]).winner
         'embedding_only'
     """
-    judged = judge(losses, seeds, rule)
-    verdict = Verdict(judged, speed_ups, winner_speed_ups)
+    judged = judge(losses, seeds, rule, () if general is None else general.bought)
+    verdict = Verdict(judged, speed_ups, winner_speed_ups, general=general)
     controls: list[Arm] = [control for arm, control in judged.against if arm == "rlrs"]
     return Decision(
         winner=judged.winner,

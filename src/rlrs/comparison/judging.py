@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, LEVEL, Rule, holm
 from rlrs.records import Comparison, Interval, Standing
 from rlrs.settings import Arm
 
-SIMPLEST_FIRST: tuple[Arm, ...] = ("uniform", "embedding_only", "constant", "rlrs")
+SIMPLEST_FIRST: tuple[Arm, ...] = get_args(Arm)
 """Arms by what they ask of those who use them."""
 FAR = 15.0
 """Times the median distance of the seeds from their median, beyond which one is called unlike the others. Chosen here:
@@ -36,6 +37,7 @@ class Judged:
         standings: pair -> what that says.
         winner: the simplest arm that none of those beyond it is measurably better than.
         anytime: whether the number of seeds depends on the losses.
+        bought: arms that raised the loss on general text by more than they may; their losses are infinite here.
     """
 
     losses: Mapping[Arm, Sequence[float]]
@@ -45,6 +47,7 @@ class Judged:
     standings: Mapping[Pair, Standing]
     winner: Arm
     anytime: bool
+    bought: tuple[Arm, ...] = ()
 
     @property
     def diverged(self) -> dict[Arm, list[int]]:
@@ -52,6 +55,7 @@ class Judged:
         lost: dict[Arm, list[int]] = {
             arm: [seed for seed, value in zip(self.seeds, values, strict=True) if not math.isfinite(value)]
             for arm, values in self.losses.items()
+            if arm not in self.bought
         }
         return {arm: seeds for arm, seeds in lost.items() if seeds}
 
@@ -84,14 +88,18 @@ class Judged:
         return self.standings["rlrs", self.winner] == "not_different" and statistics.median(difference.per_seed) < 0
 
 
-def judge(losses: Mapping[Arm, Sequence[float]], seeds: Sequence[int], rule: Rule = FIXED) -> Judged:
+def judge(
+    losses: Mapping[Arm, Sequence[float]], seeds: Sequence[int], rule: Rule = FIXED, bought: Sequence[Arm] = ()
+) -> Judged:
     """Judge arms by their paired losses; `decide` says how.
 
     Args:
         losses: arm -> final validation losses, nats per token, one for each seed; infinite for a run that diverged.
         seeds: in the order of the losses.
         rule: `FIXED` for a number of seeds that was fixed beforehand, `ANYTIME` for one that depends on the losses.
+        bought: arms that are left out, having raised the loss on general text by more than they may.
     """
+    losses = without(losses, bought)
     sound = sound_arms(losses)
     against: dict[Pair, Interval] = {}
     adjusted: dict[Pair, float] = {}
@@ -108,7 +116,7 @@ def judge(losses: Mapping[Arm, Sequence[float]], seeds: Sequence[int], rule: Rul
     # The last has nothing beyond it; none is sound only where every arm diverged.
     unbeaten: list[Arm] = [arm for arm in sound if arm not in beaten]
     winner: Arm = unbeaten[0] if unbeaten else "uniform"
-    return Judged(losses, tuple(seeds), against, adjusted, standings, winner, rule is ANYTIME)
+    return Judged(losses, tuple(seeds), against, adjusted, standings, winner, rule is ANYTIME, tuple(bought))
 
 
 def judged_again(comparison: Comparison) -> Judged:
@@ -117,8 +125,14 @@ def judged_again(comparison: Comparison) -> Judged:
         arm: [math.inf if value is None else value for value in part.per_seed]
         for arm, part in comparison.losses.items()
     }
-    found = judge(losses, comparison.seeds, FIXED if comparison.stopping is None else ANYTIME)
+    bought = () if comparison.general is None else comparison.general.bought
+    found = judge(losses, comparison.seeds, FIXED if comparison.stopping is None else ANYTIME, bought)
     return Judged(**{**vars(found), "winner": comparison.decision.winner})
+
+
+def without(losses: Mapping[Arm, Sequence[float]], arms: Sequence[Arm]) -> dict[Arm, Sequence[float]]:
+    """The losses with infinite ones for arms that are left out: they neither win nor beat another."""
+    return {arm: [math.inf] * len(own) if arm in arms else own for arm, own in losses.items()}
 
 
 def sound_arms(losses: Mapping[Arm, Sequence[float]]) -> list[Arm]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlrs.comparison.decision import decide
-from rlrs.comparison.judging import SIMPLEST_FIRST, judge
+from rlrs.comparison.judging import SIMPLEST_FIRST, judge, without
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, speed_up
 from rlrs.comparison.stopping import stopping
-from rlrs.records import ArmLosses, Comparison, ComparisonRun, Interval, RunResult, SpeedUp
+from rlrs.records import ArmLosses, Comparison, ComparisonRun, GeneralText, Interval, RunResult, SpeedUp
 from rlrs.settings import Arm, ComparisonConfig
 
 
@@ -45,6 +45,7 @@ def measure(
     steps: int,
     tokens: int,
     settings: ComparisonConfig | None = None,
+    may_rise: float | None = None,
 ) -> Comparison:
     """Losses, paired differences, saved steps and what they decide.
 
@@ -56,6 +57,7 @@ def measure(
         tokens: of a full-length run.
         settings: with `stop: anytime`, everything is judged so that more seeds may follow, and `stopping` says whether
             they should; a fixed number of seeds if None.
+        may_rise: nats per token by which the loss on general text may rise; None if that is not watched.
     """
     anytime = settings is not None and settings.stop == "anytime"
     rule = ANYTIME if anytime else FIXED
@@ -78,11 +80,13 @@ def measure(
             pairs = zip(final["rlrs"], final[control], strict=True)
             differences[control] = rule.interval([ours - theirs for ours, theirs in pairs])
         speed_ups = saved("rlrs", controls)
-    winner = judge(final, seeds, rule).winner
+    general = None if may_rise is None else general_text(runs, arms, seeds, may_rise)
+    bought = general.bought if general is not None else ()
+    winner = judge(final, seeds, rule, bought).winner
     own: dict[Arm, SpeedUp] = {}
     if winner not in ("uniform", "rlrs") and any(arm == winner and horizon < 1 for arm, _, horizon in runs):
         own = saved(winner, [arm for arm in sound if SIMPLEST_FIRST.index(arm) < SIMPLEST_FIRST.index(winner)])
-    decision = decide(final, seeds, speed_ups, rule, own)
+    decision = decide(final, seeds, speed_ups, rule, own, general)
     return Comparison(
         steps=steps,
         tokens=tokens,
@@ -98,8 +102,36 @@ def measure(
         speed_up=speed_ups,
         winner_speed_up=own,
         decision=decision,
-        stopping=stopping(final, decision, settings.margin, settings.most_seeds) if settings and anytime else None,
+        general=general,
+        stopping=stopping(without(final, bought), decision, settings.margin, settings.most_seeds)
+        if settings and anytime
+        else None,
     )
+
+
+def general_text(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], may_rise: float) -> GeneralText:
+    """What full-length runs did to the loss on general text, and which arms raised it by more than they may.
+
+    Args:
+        runs: as of `measure`.
+        arms: in the order of the tables.
+        seeds: paired.
+        may_rise: nats per token, of the mean over the seeds.
+
+    Raises:
+        ValueError: runs that were not measured on general text.
+    """
+    ended: dict[Arm, list[RunResult]] = {arm: [runs[arm, seed, 1.0][1] for seed in seeds] for arm in arms}
+    before = [result.general_before for own in ended.values() for result in own if result.general_before is not None]
+    if not before:
+        raise ValueError("no run of the comparison was measured on general text")
+    rises: dict[Arm, tuple[float | None, ...]] = {}
+    for arm, own in ended.items():
+        pairs = [(result.general_before, result.general_loss) for result in own]
+        rises[arm] = tuple(None if was is None or now is None else now - was for was, now in pairs)
+    means: dict[Arm, list[float]] = {arm: [rise for rise in own if rise is not None] for arm, own in rises.items()}
+    bought = tuple(arm for arm, own in means.items() if own and math.fsum(own) / len(own) > may_rise)
+    return GeneralText(may_rise=may_rise, before=math.fsum(before) / len(before), rises=rises, bought=bought)
 
 
 def _run(arm: Arm, seed: int, horizon: float, spec: Compared, result: RunResult) -> ComparisonRun:
@@ -113,6 +145,8 @@ def _run(arm: Arm, seed: int, horizon: float, spec: Compared, result: RunResult)
         status=result.status,
         valid_loss=result.valid_loss,
         score=result.score,
+        general_before=result.general_before,
+        general_loss=result.general_loss,
         seconds=result.seconds,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from rlrs.comparison.judging import Judged, Pair
 from rlrs.comparison.power import MOST_SEEDS, POWER, seeds_needed
-from rlrs.records import Interval, SpeedUp, Standing
+from rlrs.records import GeneralText, Interval, SpeedUp, Standing
 from rlrs.settings import Arm
 from rlrs.words import Words
 
@@ -28,6 +28,7 @@ class Verdict:
         speed_ups: control -> steps that `rlrs` saves against it.
         winner_speed_ups: control -> steps that the winner saves, where it is a simpler arm than `rlrs`.
         words: of the language.
+        general: what the arms did to the loss on general text, where that was watched.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Verdict:
         speed_ups: Mapping[Arm, SpeedUp] | None = None,
         winner_speed_ups: Mapping[Arm, SpeedUp] | None = None,
         words: Words = ENGLISH,
+        general: GeneralText | None = None,
     ) -> None:
-        self.judged, self.words = judged, words
+        self.judged, self.words, self.general = judged, words, general
         self.speed_ups = (speed_ups if judged.winner in ("rlrs", "uniform") else winner_speed_ups) or {}
 
     @property
@@ -50,22 +52,23 @@ class Verdict:
         """Which arm is handed out, and why; first what it saves against the strongest simpler way."""
         judged, words, winner = self.judged, self.words, self.judged.winner
         if not all(map(math.isfinite, judged.losses[winner])):
-            return words("verdict.all_diverged")
+            return words("verdict.all_bought" if judged.bought else "verdict.all_diverged")
         if judged.undecided:
             return self._undecided()
         if not all(map(math.isfinite, judged.losses["uniform"])):
-            return words("verdict.uniform_diverged", arm=self.arm(winner))
+            key = "bought" if "uniform" in judged.bought else "diverged"
+            return words(f"verdict.uniform_{key}", arm=self.arm(winner))
         if winner == "rlrs":
             return self._gain()
         ours: Pair = ("rlrs", winner)
         if winner == "uniform":
             if ours not in judged.against:
-                return words("verdict.none_diverged")
+                return words("verdict.none_bought" if "rlrs" in judged.bought else "verdict.none_diverged")
             return words("verdict.none", standing=self.standing(ours), nats=self.nats(ours), seeds=self.seeds())
         rest = (
             words(f"verdict.rest.{winner}", standing=self.standing(ours), nats=self.nats(ours))
             if ours in judged.against
-            else words("verdict.rest.diverged")
+            else words("verdict.rest.bought" if "rlrs" in judged.bought else "verdict.rest.diverged")
         )
         return words(f"verdict.simpler.{winner}", rest=rest, gain=self._gain_of_simpler(winner))
 
@@ -76,6 +79,7 @@ class Verdict:
             words("verdict.diverged", arm=self.arm(arm), n=len(seeds), seeds=words.list([str(s) for s in seeds]))
             for arm, seeds in self.judged.diverged.items()
         ]
+        found += self._general_notes()
         controls: list[Arm] = [control for arm, control in self.judged.against if arm == "rlrs"]
         for control in controls:
             pair: Pair = ("rlrs", control)
@@ -91,6 +95,22 @@ class Verdict:
                 for seed, value in self.judged.unlike(control).items()
             ]
         return found
+
+    def _general_notes(self) -> list[str]:
+        """What the arms did to the loss on general text; those that bought their gain there, a sentence each."""
+        words, general = self.words, self.general
+        if general is None:
+            return []
+        means: dict[Arm, list[float]] = {
+            arm: [rise for rise in own if rise is not None] for arm, own in general.rises.items()
+        }
+        rises: dict[Arm, str] = {arm: f"{math.fsum(own) / len(own):+.3f}" for arm, own in means.items() if own}
+        limit = f"{general.may_rise:g}"
+        told = [words("verdict.general_rise", arm=self.arm(arm), rise=rise) for arm, rise in rises.items()]
+        return [
+            words("verdict.general", before=f"{general.before:.3f}", limit=limit, rises=words.list(told)),
+            *(words("verdict.bought", arm=self.arm(arm), rise=rises[arm], limit=limit) for arm in self.judged.bought),
+        ]
 
     def arm(self, arm: Arm) -> str:
         """An arm in a sentence."""

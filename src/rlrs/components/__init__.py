@@ -1,5 +1,6 @@
 """Parameter -> component: `partition` decides by rules, ownership, structure and names, in that order."""
 
+from rlrs.components.adapters import is_lora_b
 from rlrs.components.granularity import Refined, Slice, refine
 from rlrs.components.layers import Depth
 from rlrs.components.parts import (
@@ -25,6 +26,7 @@ __all__ = [
     "Slice",
     "canonical_name",
     "coarse",
+    "is_lora_b",
     "partition",
     "refine",
     "standard_name",

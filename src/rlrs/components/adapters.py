@@ -19,6 +19,18 @@ _AROUND = ("original_module", "base_model", "model", "lora_model")
 _NAMED = re.compile(r"^(?:lora|adapters?)(?:_.*)?$", re.IGNORECASE)
 
 
+_SECOND = re.compile(r"lora_(?:embedding_)?B", re.IGNORECASE)
+
+
+def is_lora_b(name: str) -> bool:
+    """Whether a parameter is the second of LoRA's two matrices, B of B A, the one that begins at zero.
+
+    >>> is_lora_b("layers.0.q_proj.lora_B.default.weight"), is_lora_b("layers.0.q_proj.lora_A.default.weight")
+    (True, False)
+    """
+    return any(_SECOND.fullmatch(step) for step in path_steps(name))
+
+
 def adapter_names(model: nn.Module) -> set[str]:
     """Names of the parameters, aliases of tied ones included, that an adapter has added to the model."""
     everything = [name for name, _ in model.named_parameters(remove_duplicate=False)]

@@ -1,4 +1,4 @@
-"""Finer ratios than a component's: by layer (`attention/layer.0-3`) and by expert (`experts/expert.0-3`).
+"""Finer ratios than a component's: by layer (`attention/layer.0-3`), by expert (`experts/expert.0-3`), by LoRA's B.
 
 A key COMPONENT/layer.RANGE or COMPONENT/expert.RANGE refines its component: RANGE is one number (`5`), both ends
 inclusive (`0-3`), or open (`4-`), counted from 0. COMPONENT/below is what the component has below the first layer, such
@@ -7,6 +7,7 @@ as the norm of the embeddings. What no key of a component takes keeps the compon
 - Layers are those of `Partition.depths`, found by structure: stages of layers are counted through, and in an encoder
   and decoder layers are counted in each. COMPONENT/TOWER.layer.RANGE means those of one tower alone:
   `attention/encoder.layer.0`, `norm/decoder.below`.
+- COMPONENT/lora_B is the second matrix of the component's LoRA adapters, as LoRA+ has it.
 - Experts that are modules of their own become components of their own. Of experts that are fused into one tensor,
   (experts, ...), a range is a slice of it: the parameter stays whole, and `RelativeLR` scales the slices' updates.
 """
@@ -21,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
+from rlrs.components.adapters import is_lora_b
 from rlrs.components.layers import Depth
 from rlrs.components.module_tree import path_steps
 from rlrs.components.parts import Partition, PartitionError
@@ -28,9 +30,9 @@ from rlrs.components.synonyms import suggest_component
 
 _KEY = re.compile(
     r"^(?P<component>.+)/(?:(?P<tower>[\w.-]+)\.)?"
-    r"(?:(?P<below>below)|(?P<axis>layer|expert)\.(?P<first>\d+)(?P<to>-(?P<last>\d+)?)?)$"
+    r"(?:(?P<below>below|lora_B)|(?P<axis>layer|expert)\.(?P<first>\d+)(?P<to>-(?P<last>\d+)?)?)$"
 )
-_NEAR = re.compile(r"/(?:.*\.)?\s*(?:layer|expert|block|below)s?\b", re.IGNORECASE)
+_NEAR = re.compile(r"/(?:.*\.)?\s*(?:(?:layer|expert|block|below)s?|lora_[ab])\b", re.IGNORECASE)
 _EXPERTS = re.compile(r"experts?$", re.IGNORECASE)
 _NUMBERED_EXPERT = re.compile(r"^experts?_?(\d+)$", re.IGNORECASE)
 
@@ -49,7 +51,7 @@ class _Span:
 
     key: str
     component: str
-    axis: Literal["layer", "expert", "below"]
+    axis: Literal["layer", "expert", "below", "lora_B"]
     tower: str
     """Empty for all towers."""
     first: int
@@ -63,16 +65,17 @@ class _Span:
             PartitionError: a key that wants to be a span and is none, or a range that ends before it begins.
         """
         match = _KEY.match(key)
-        if match is None or (match["tower"] and match["axis"] == "expert"):
+        towerless = match is not None and (match["axis"] == "expert" or match["below"] == "lora_B")
+        if match is None or (match["tower"] and towerless):
             if _NEAR.search(key):
                 raise PartitionError(
                     f"{key!r} should look like attention/layer.0-3, attention/layer.4-, attention/encoder.layer.0, "
-                    "norm/below or experts/expert.2"
+                    "norm/below, attention/lora_B or experts/expert.2"
                 )
             return None
         tower = match["tower"] or ""
         if match["below"]:
-            return cls(key, match["component"], "below", tower, 0, None)
+            return cls(key, match["component"], "below" if match["below"] == "below" else "lora_B", tower, 0, None)
         first = int(match["first"])
         last = first if match["to"] is None else int(match["last"]) if match["last"] else None
         if last is not None and last < first:
@@ -83,8 +86,10 @@ class _Span:
         """Whether a layer or expert of this number is in the range."""
         return self.first <= number and (self.last is None or number <= self.last)
 
-    def takes(self, depth: Depth | None) -> bool:
-        """Whether a parameter at this place belongs to the span, for one of layers or of what is below them."""
+    def takes(self, name: str, depth: Depth | None) -> bool:
+        """Whether a parameter at this place belongs to the span, for one that is not of experts."""
+        if self.axis == "lora_B":
+            return is_lora_b(name)
         if depth is None or self.axis == "expert" or self.tower not in ("", depth.tower):
             return False
         if self.axis == "below":
@@ -148,7 +153,7 @@ def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: 
             if any(span.axis == "expert" for span in own):
                 place = _place(name, own, shapes[name], experts)
             else:
-                place = next((span for span in own if span.takes(parts.depths.get(name))), ())
+                place = next((span for span in own if span.takes(name, parts.depths.get(name))), ())
             if isinstance(place, _Span):
                 finer[place.key].append(name)
             else:
@@ -198,6 +203,8 @@ def _place(name: str, spans: list[_Span], shape: tuple[int, ...], experts: set[i
 def _check_overlap(spans: list[_Span]) -> None:
     if len({span.axis == "expert" for span in spans}) > 1:
         raise PartitionError(f"ratios divide {spans[0].component!r} both by layer and by expert; choose one")
+    if len({span.axis == "lora_B" for span in spans}) > 1:
+        raise PartitionError(f"ratios divide {spans[0].component!r} both by layer and by LoRA's B; choose one")
     for one, other in itertools.combinations(sorted(spans, key=lambda span: span.first), 2):
         towers = not one.tower or not other.tower or one.tower == other.tower
         if one.axis == other.axis and towers and one.holds(other.first):
@@ -211,6 +218,8 @@ def _holds_nothing(span: _Span, depths: list[Depth], experts: set[int], towers: 
         return start + (f"the model's towers are {named}" if named else "the model has one tower: leave its name out")
     if span.axis == "below":
         return f"{start}{span.component} has nothing below the layers"
+    if span.axis == "lora_B":
+        return f"{start}{span.component} has no LoRA adapters"
     here = [depth for depth in depths if span.tower in ("", depth.tower) and depth.layer is not None]
     numbers = experts if span.axis == "expert" else {depth.layer for depth in here if depth.layer is not None}
     there = f"{span.axis}s {min(numbers)} to {max(numbers)}" if numbers else f"no numbered {span.axis}s"

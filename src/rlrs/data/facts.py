@@ -16,6 +16,8 @@ FORMAT = 3
 """Version of the files that this code writes; others are made anew."""
 
 FILE = "data.json"
+GENERAL = "general"
+"""Folder beside data.json of the general text, with a data.json of its own."""
 
 
 class DataSummary(Record):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rlrs.data import shards
-from rlrs.data.facts import FORMAT, DataSummary, Facts, read_facts, write_facts
+from rlrs.data.chat import chat_encoder
+from rlrs.data.facts import FORMAT, GENERAL, DataSummary, Facts, read_facts, write_facts
 from rlrs.data.hub_datasets import is_local, open_hub
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.shards import STREAMS, ShardWriter, digests
@@ -76,6 +78,25 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
     (257, 3200)
     """
     folder = Path(folder)
+    _prepare(config, folder, tell)
+    place = folder / GENERAL
+    if config.general is None:
+        shutil.rmtree(place, ignore_errors=True)  # of a preparation that was given up
+        return TokenData.load(folder)
+    facts = read_facts(folder)
+    assert facts is not None, "it has just been made"
+    learnt = config.tokenizer == BPE
+    general = config.of_general(str(facts.place(folder) / "tokenizer.json") if learnt else config.tokenizer)
+    assert general is not None
+    try:
+        _prepare(general, place, tell)
+    except ConfigError as error:
+        raise ConfigError(f"data.general: {error}") from None
+    return TokenData.load(folder)
+
+
+def _prepare(config: DataConfig, folder: Path, tell: Tell | None) -> None:
+    """Make the tokens of one corpus, or find them made."""
     root = folder if config.folder is None else Path(config.folder).expanduser()
     notes = Notes.load(root / "notes.json")
     settings = _settings(config)
@@ -93,7 +114,6 @@ def prepare(config: DataConfig, folder: str | Path, tell: Tell | None = None) ->
         (home / "progress.json").unlink(missing_ok=True)
         _describe(config, home, folder)
         notes.save()
-    return TokenData.load(folder)
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
@@ -101,6 +121,8 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {"tokenizer": identity(config), "valid_fraction": config.valid_fraction}
     plain["text_field"] = config.text_field
     plain["format"] = config.format
+    if config.format == "chat":
+        plain["template"] = chat_encoder(config).template
     if _is_hub(config):
         names = ("source", "config_name", "split", "valid_split", "revision", "max_bytes")
         plain["hub"] = {name: getattr(config, name) for name in names}
@@ -233,7 +255,7 @@ class _Preparation:
             self._commit(encoder, done)
         else:
             encoder, done = found
-        dtype = np.dtype("<u2" if encoder.size <= 2**16 else "<u4")
+        dtype = np.dtype("<u2" if encoder.stored <= 2**16 else "<u4")
         writers = {
             stream: ShardWriter(self.folder, stream, dtype, done.tokens[stream], shards.SHARD_TOKENS)
             for stream in STREAMS
@@ -267,6 +289,8 @@ class _Preparation:
             return None
         if self.config.tokenizer == BYTES:
             return of_bytes(), done
+        if self.config.format == "chat":
+            return chat_encoder(self.config), done
         from tokenizers import Tokenizer
 
         return make_encoder(Tokenizer.from_str(tokenizer.decode()), found.end), done
@@ -286,12 +310,14 @@ class _Preparation:
             key=_key(self.settings),
             tokenizer=hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest(),
             end=encoder.end,
-            itemsize=2 if encoder.size <= 2**16 else 4,
+            itemsize=2 if encoder.stored <= 2**16 else 4,
             done=done,
         )
         write_sealed(self.path, progress)
 
     def _tokenizer(self) -> Encoder:
+        if self.config.format == "chat":
+            return chat_encoder(self.config)
         if self.config.tokenizer == BPE:
             return learn(self._sample(), self.config.vocab_size)
         if self.config.tokenizer == BYTES:
@@ -353,7 +379,7 @@ class _Preparation:
     def _tokenize(self, encoder: Encoder, writers: dict[str, ShardWriter], done: _Done) -> None:
         """The pass over the text, from `done` on."""
         committed = sum(done.tokens.values())
-        end = np.array([encoder.end], dtype=np.uint32)
+        end = encoder.ending()
         for batch, part, piece in self._batches(done):
             for item, tokens in zip(batch, encoder.encode([item.text for item in batch]), strict=True):
                 stream = "valid" if item.valid else "train"

@@ -24,7 +24,7 @@ a hundred bytes and more for each character that it is at work on, and its threa
 ELEMENT = 2**28
 """Characters that one element of a JSON array may have; a longer one is taken for the end of what is whole."""
 
-Format = Literal["text", "jsonl", "json", "parquet"]
+Format = Literal["text", "jsonl", "json", "parquet", "chat"]
 
 BadRecord = Callable[[str, str], None]
 """Is told of a record that holds no document (where, such as `line 3`; why); raises `DamagedError` or not."""
@@ -214,6 +214,11 @@ def _check_text(schema: Any, names: list[str], field: str) -> None:
     tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
     if not any(getattr(pa.types, f"is_{test}")(value) for test in tests):
         raise DamagedError(f"the column {_named(field)} (data.text_field) is {str(kind)[:80]}, not text")
+
+
+def read_records(path: Path, bad_record: BadRecord, digest: Hash | None = None) -> Iterator[tuple[str, Any]]:
+    """What each line of JSON lines holds, with its place; see `read_jsonl`."""
+    return _parsed(unpack(path, digest), bad_record, "not JSON")
 
 
 def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rlrs.data.chat import MESSAGES, read_chat
 from rlrs.data.reading import (
     BadRecord,
     Format,
@@ -112,6 +113,9 @@ class FilePart:
                 yield from read_text(self.path, digest)
             case "jsonl":
                 yield from read_jsonl(self.path, self.text_field, bad_record, digest)
+            case "chat":
+                field = MESSAGES if self.text_field == "text" else self.text_field
+                yield from read_chat(self.path, field, bad_record, digest)
             case "json":
                 yield from read_json(self.path, self.text_field, bad_record, digest)
             case "parquet":

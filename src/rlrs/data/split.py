@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rlrs.data.reading import borders, split_pieces
+from rlrs.data.reading import Piece, borders, split_pieces
 from rlrs.data.sources import Part, hash_order
 from rlrs.data.stock import Entry, Stock, is_valid, taken, text_key
 from rlrs.data.unpacking import DamagedError
@@ -108,7 +108,8 @@ def labelled(part: Part, entry: Entry, split: Split, config: DataConfig) -> Iter
                 if split.cut_document is not None and key == split.cut_document[0]:
                     yield from _halves((piece.text for piece in split_pieces(text)), split.cut_document[1])
                     continue
-        for piece in split_pieces(text):
+        # A conversation is never cut.
+        for piece in [Piece(text, last=True)] if config.format == "chat" else split_pieces(text):
             yield Labelled(piece.text, valid, piece.last)
 
 
@@ -117,7 +118,11 @@ def _split_documents(known: Iterable[tuple[Part, Entry]], config: DataConfig) ->
     streams = [(part, entry) for part, entry in known if not part.one_document and part.valid is None]
     share = config.valid_fraction * sum(entry.bytes or 0 for _, entry in streams)
     filled = sum(entry.valid_bytes for _, entry in streams)
-    if any(entry.bytes is None for _, entry in streams) or abs(filled - share) <= share / NEAR:
+    if (
+        config.format == "chat"
+        or any(entry.bytes is None for _, entry in streams)
+        or abs(filled - share) <= share / NEAR
+    ):
         return {}
     largest: list[tuple[int, int]] = []
     for part, entry in streams:

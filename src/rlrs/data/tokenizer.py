@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rlrs.data.unpacking import first_line
 from rlrs.extras import install
+from rlrs.models.hub_weights import fetched, is_hub_name
 from rlrs.settings import ConfigError, DataConfig
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ class Encoder:
     def size(self) -> int:
         """Entries of the vocabulary: one more than the largest token number."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def stored(self) -> int:
+        """Numbers that may stand on disk."""
+        return self.size
+
+    def ending(self) -> NDArray[Any]:
+        """What stands after a document, [1]."""
+        return np.array([self.end], dtype=np.uint32)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Tokens of each text, in order, without an end; on all cores. What looks like a mark in a text is text."""
@@ -139,8 +149,7 @@ def identity(config: DataConfig) -> list[Any]:
         return [BPE, config.vocab_size, config.vocab_sample]
     if config.tokenizer == BYTES:
         return [BYTES]
-    place = _place(config.tokenizer)
-    folder = place if place.is_dir() else place.parent
+    place, folder = _place(config.tokenizer), tokenizer_folder(config.tokenizer)
     files = {folder / name for name in TOKENIZER_FILES} | {place}
     digests = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in sorted(files) if file.is_file()]
     return ["path", digests, config.end_token]
@@ -160,7 +169,19 @@ def vocabulary_size(config: DataConfig) -> int:
     return BYTES_SIZE if config.tokenizer == BYTES else from_path(config.tokenizer, config.end_token).size
 
 
+def tokenizer_folder(path: str) -> Path:
+    """The folder of a tokenizer that is given by path.
+
+    Raises:
+        ConfigError: there is nothing at the path.
+    """
+    place = _place(path)
+    return place if place.is_dir() else place.parent
+
+
 def _place(path: str) -> Path:
+    if is_hub_name(path):
+        return fetched(path)
     place = Path(path).expanduser()
     if not place.exists():
         raise ConfigError(

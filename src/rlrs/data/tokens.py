@@ -5,6 +5,7 @@ Shape suffixes: B sequences, T tokens per sequence, W windows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlrs.data.facts import FILE, read_facts
+from rlrs.data.facts import FILE, GENERAL, read_facts
 from rlrs.data.order import window_order
 from rlrs.data.shards import digests, identity, open_shards
 from rlrs.data.stock import Notes
+from rlrs.models.loss import IGNORED
 from rlrs.records import RecordError
 from rlrs.settings import ConfigError
 
@@ -34,6 +36,9 @@ class TokenData:
         vocab_size: entries of the vocabulary.
         hash: of tokenizer, tokens and sequence length.
         summary: source, files, bytes and so on, as in data.json.
+        general: text whose loss fine-tuning should leave about as it was; None if that is not watched.
+        masked: tokens that are only context, and not learnt, have `vocab_size` added to their number; as targets they
+            are -100.
 
     Raises:
         ConfigError: too few tokens for one sequence.
@@ -55,12 +60,20 @@ class TokenData:
         vocab_size: int,
         hash: str,
         summary: dict[str, Any] | None = None,
+        general: TokenData | None = None,
+        masked: bool = False,
     ) -> None:
         self._train, self._valid = _shards(train), _shards(valid)
         self.sequence_length = sequence_length
         self.vocab_size = vocab_size
         self.hash = hash
         self.summary = dict(summary or {})
+        self.general, self.masked = general, masked
+        if general is not None:
+            # A run measures on both: with another general text it is another run.
+            self.hash = hashlib.sha256(f"{hash} {general.hash}".encode()).hexdigest()[:12]
+            known = {"source": general.summary.get("source"), "hash": general.hash, "tokens": general.valid_tokens}
+            self.summary |= {"hash": self.hash, **{f"general_{name}": value for name, value in known.items()}}
         for name, tokens in (("training", self.train_tokens), ("validation", self.valid_tokens)):
             if self._windows(tokens) < 1:
                 raise ConfigError(
@@ -88,6 +101,7 @@ class TokenData:
         if facts is None or facts.sequence_length is None or name is None:
             raise ConfigError(f"{folder}: no whole prepared data; prepare it (again) with rlrs.data.prepare")
         place, summary = facts.place(folder), facts.summary
+        general = cls.load(folder / GENERAL, check=check) if (folder / GENERAL / FILE).exists() else None
         if check:
             found = digests(place, facts.sha256, Notes())
             bad = [file for file, digest in found.items() if digest != facts.sha256[file]]
@@ -101,6 +115,8 @@ class TokenData:
             vocab_size=summary.vocab_size,
             hash=name,
             summary=summary.to_plain(),
+            general=general,
+            masked=facts.settings.get("format") == "chat",
         )
 
     @property
@@ -176,7 +192,9 @@ class TokenData:
                 here = shards[shard][: len(row_T)]
                 row_T[: len(here)] = here
         rows = torch.from_numpy(rows_BT)
-        return rows[:, :-1], rows[:, 1:]
+        if not self.masked:
+            return rows[:, :-1], rows[:, 1:]
+        return rows[:, :-1] % self.vocab_size, rows[:, 1:].masked_fill(rows[:, 1:] >= self.vocab_size, IGNORED)
 
 
 def _shards(tokens: NDArray[Any] | Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

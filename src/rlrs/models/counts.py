@@ -51,15 +51,16 @@ def count_parameters(model: LanguageModel) -> ParameterCount:
 def training_flops(model: LanguageModel, sequence_length: int) -> int:
     """Floating-point operations of training on one token, forward and backward.
 
-        3 * (2 * P + 2 * A * (T + 1))
+        4 * P + 2 * Q + 6 * A * (T + 1)
 
     P are the active weights of matrix products: experts as far as a token uses them, the unembedding also when it is
-    tied; look-ups and vectors (norms, biases) not. Each costs a multiplication and an addition forward and twice that
-    backward (Kaplan et al., 2020, arXiv:2001.08361, section 2.1). A is the width of the queries of all heads and layers
-    together: token t of a sequence meets t keys, (T + 1) / 2 on average, at 2 * A operations each for the scores and as
-    many for the sum of the values. Pairs that causality masks are not counted: Chowdhery et al. (2022,
-    arXiv:2204.02311, appendix B) count them, which doubles this part. Norms, activations, softmax, rotary positions,
-    the optimizer, and anything computed a second time are not counted.
+    tied; look-ups and vectors (norms, biases) not. Q are those of them that are trained. Each costs a multiplication
+    and an addition forward, as many backward, and as many for its own gradient (Kaplan et al., 2020, arXiv:2001.08361,
+    section 2.1). A is the width of the queries of all heads and layers together: token t of a sequence meets t keys,
+    (T + 1) / 2 on average, at 2 * A operations each for the scores and as many for the sum of the values. Pairs that
+    causality masks are not counted: Chowdhery et al. (2022, arXiv:2204.02311, appendix B) count them, which doubles
+    this part. Norms, activations, softmax, rotary positions, the optimizer, and anything computed a second time are not
+    counted.
 
     Args:
         model: one of `build_model`'s.
@@ -71,11 +72,16 @@ def training_flops(model: LanguageModel, sequence_length: int) -> int:
     >>> training_flops(model, 33) - training_flops(model, 32)  # 3 * 2 * A, with A = 16
     96
     """
-    sizes = _sizes(model, matrices_only=True)
+    products = _products(model, _sizes(model, matrices_only=True))
+    trained = _products(model, _sizes(model, matrices_only=True, trained_only=True))
+    return 4 * products + 2 * trained + 6 * model.attention_width * (sequence_length + 1)
+
+
+def _products(model: LanguageModel, sizes: dict[str, int]) -> int:
+    """Weights that one token is multiplied by."""
     products = sum(size for component, size in sizes.items() if component not in (*TABLES, "experts"))
     products += _used(sizes, model)
-    products += sizes.get("unembedding", sizes["embedding"])  # where it is tied, the embedding's table projects
-    return 3 * (2 * products + 2 * model.attention_width * (sequence_length + 1))
+    return products + sizes.get("unembedding", sizes["embedding"])  # where it is tied, the embedding's table projects
 
 
 def _used(sizes: dict[str, int], model: LanguageModel) -> int:
@@ -85,7 +91,7 @@ def _used(sizes: dict[str, int], model: LanguageModel) -> int:
     return int(used)
 
 
-def _sizes(model: LanguageModel, *, matrices_only: bool = False) -> dict[str, int]:
+def _sizes(model: LanguageModel, *, matrices_only: bool = False, trained_only: bool = False) -> dict[str, int]:
     """Component -> number of parameters."""
     parameters = dict(model.named_parameters())
     return {
@@ -93,6 +99,7 @@ def _sizes(model: LanguageModel, *, matrices_only: bool = False) -> dict[str, in
             parameters[name].numel()
             for name in names
             if not (matrices_only and undecayed(name, parameters[name], component))
+            and (parameters[name].requires_grad or not trained_only)
         )
         for component, names in partition(model).items()
     }

@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, from a config or a folder, trained like our own. Nothing is downloaded.
+"""Any causal language model of transformers, from a config, a folder or the hub, trained like our own.
 
 Shape suffixes: B sequences, T tokens per sequence, N = B * T tokens, D model width, V vocabulary, E experts.
 """
@@ -19,9 +19,17 @@ from torch import Tensor, nn
 
 from rlrs.extras import install
 from rlrs.messages import printable, shown
-from rlrs.models.hub_weights import check_vocabulary, check_weights, content_hash, load_weights
+from rlrs.models.adapted import adapted
+from rlrs.models.hub_weights import (
+    check_vocabulary,
+    check_weights,
+    content_hash,
+    fetched,
+    is_hub_name,
+    load_weights,
+)
 from rlrs.models.language_model import LanguageModel, ModelOutput
-from rlrs.models.loss import projected_cross_entropy
+from rlrs.models.loss import cross_entropy, projected_cross_entropy
 from rlrs.models.moe import Routing, load_balancing
 from rlrs.settings import ConfigError, HubConfig
 
@@ -45,6 +53,8 @@ class HubTransformer(LanguageModel):
         self.config = config
         self.vocab_size = vocab_size
         self.model = _build(config, vocab_size)
+        if config.lora is not None:
+            self.model = adapted(self.model, config.lora)
         accepted = inspect.signature(self.model.forward).parameters
         self._routed, self._slices = "output_router_logits" in accepted, "logits_to_keep" in accepted
         self._projects = False
@@ -84,13 +94,15 @@ class HubTransformer(LanguageModel):
             output = self.model(inputs_BT, use_cache=False, **options)
             logits_BTV, loss = output.logits, None
             if targets_BT is not None:
-                loss = nn.functional.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+                loss = cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten(), masked=self.masked)
                 logits_BTV = None
         else:
             # The logits of one position are made and thrown away: all positions' are never held at once.
             output, hidden_BTD = self._with_hidden(inputs_BT, logits_to_keep=1, **options)
             assert self.unembedding is not None
-            loss = projected_cross_entropy(hidden_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten())
+            loss = projected_cross_entropy(
+                hidden_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten(), masked=self.masked
+            )
             logits_BTV = None
         routings = self._routings(output)
         auxiliary = None
@@ -211,6 +223,8 @@ def with_content(config: HubConfig) -> HubConfig:
     Raises:
         ConfigError: as `transformers_config`.
     """
+    if config.weights == "load" and is_hub_name(config.hub):
+        config = config.model_copy(update={"hub": str(fetched(config.hub))})
     transformers_config(config)
     if config.config is not None:
         return config

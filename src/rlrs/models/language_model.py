@@ -40,6 +40,8 @@ class LanguageModel(nn.Module):
     """A model that a trainer trains and that can be counted; `build_model` makes one from settings."""
 
     vocab_size: int
+    masked: bool = False
+    """Whether targets may be -100, which are not learnt; a trainer says it of its data."""
 
     @property
     def attention_width(self) -> int:

@@ -128,7 +128,9 @@ class Transformer(LanguageModel):
         if targets_BT is None:
             logits_BTV = self.unembedding(x_BTD)
         else:
-            loss = projected_cross_entropy(x_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten())
+            loss = projected_cross_entropy(
+                x_BTD.flatten(0, 1), self.unembedding.weight, targets_BT.flatten(), masked=self.masked
+            )
         return ModelOutput(loss=loss, auxiliary=auxiliary, logits=logits_BTV, routings=tuple(routings))
 
     def _table(self, length: int, device: torch.device) -> Tensor:

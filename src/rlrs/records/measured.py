@@ -70,6 +70,10 @@ class ComparisonRun(Record):
     status: Literal["finished", "diverged", "pruned", "failed"]
     valid_loss: Loss | None
     score: Loss | None
+    general_before: Loss | None = None
+    """Loss on general text before the first step; None where that is not watched."""
+    general_loss: Loss | None = None
+    """The same after the last."""
     seconds: float | None = Field(default=None, ge=0, le=1e12)
     """Of training and evaluation; None in results that are older."""
 
@@ -79,6 +83,19 @@ class ArmLosses(Record):
 
     mean: Loss | None
     per_seed: Annotated[tuple[Loss | None, ...], Field(min_length=2)]
+
+
+class GeneralText(Record):
+    """What runs did to the loss on general text, nats per token."""
+
+    may_rise: float = Field(ge=0, le=1e6)
+    """That it may rise by."""
+    before: Loss
+    """Of the weights that were loaded, before any step."""
+    rises: dict[Arm, tuple[Loss | None, ...]]
+    """Arm -> from before to the end of its full-length runs, one for each seed; None for a run that diverged."""
+    bought: tuple[Arm, ...] = ()
+    """Arms whose mean rise is more than that: what they gain on the task is no gain."""
 
 
 class Decision(Record):
@@ -129,6 +146,8 @@ class Comparison(Record):
     winner_speed_up: dict[Arm, SpeedUp] = Field(default_factory=dict)
     """The same of the arm that was decided for against simpler ones, where it is neither `rlrs` nor `uniform`."""
     decision: Decision
+    general: GeneralText | None = None
+    """None where general text was not watched."""
     stopping: Stopping | None = None
     """None where the number of seeds was fixed beforehand."""
 

@@ -57,6 +57,10 @@ class MetricsLine(Record):
     valid_loss: Measured | None = None
     """On the fixed validation sample, nats per token."""
     bits_per_byte: Measured | None = None
+    general_loss: Measured | None = None
+    """On general text, nats per token."""
+    general_rise: Measured | None = None
+    """The same less that before the first step."""
 
     @model_validator(mode="after")
     def _something(self) -> MetricsLine:

@@ -73,6 +73,8 @@ class Provenance(Record):
     horizon: Horizon | None = None
     base: dict[str, Any]
     """What the ratios were found with; see `Recipe`."""
+    made_of: dict[str, float] | None = None
+    """Of an arm that searches one factor: that factor, of which the target's ratios are made."""
     search: SearchSummary | None = None
     code: dict[str, JsonValue] = Field(default_factory=dict)
     target: TargetSummary | None = None

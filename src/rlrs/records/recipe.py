@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from torch import nn
 
 from rlrs.messages import printable, shown
+from rlrs.param_groups import layer_decay, lora_plus
 from rlrs.ratios import BASE, Ratios
 from rlrs.records.base import Rate, Record, RecordError, first_problem
 from rlrs.schedules import BaseSchedule, warmup_steps
@@ -18,6 +20,7 @@ from rlrs.settings import TrainingConfig
 
 _KNOT = re.compile(r"(\d+(?:\.\d+)?)%")
 _BETAS = ("beta1", "beta2")
+_FACTORS = ("layer_decay", "lora_plus")
 
 
 class Recipe(Record):
@@ -43,6 +46,10 @@ class Recipe(Record):
     """Of Adam."""
     init_scale: float | None = Field(default=None, gt=0, le=1e6)
     """Of the model's initialisation where a search found one; None leaves the model's own."""
+    layer_decay: float | None = Field(default=None, gt=0, le=1e6)
+    """Factor from a layer to the one below it; what `on` makes ratios of."""
+    lora_plus: float | None = Field(default=None, gt=0, le=1e6)
+    """Rate of LoRA's second matrices over that of the first; what `on` makes ratios of."""
     ratios: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict)
     """Component -> knots (progress, ratio), as `Ratio.knots`; components not named follow the base rate."""
 
@@ -95,7 +102,9 @@ class Recipe(Record):
         base = _section(ratios.provenance, "base")
         # Files of 0.1 have betas and a component's own weight decay by the names that they were searched by.
         point = {name: base.pop(name) for name in list(base) if name in _BETAS or name.endswith(".weight_decay")}
-        if unknown := [name for name in base if name not in cls.model_fields or name in ("ratios", "target_lr")]:
+        if unknown := [
+            name for name in base if name not in cls.model_fields or name in ("ratios", "target_lr", *_FACTORS)
+        ]:
             raise RecordError(
                 f"provenance.base.{printable(str(unknown[0]), 60)}: not a setting that ratios are found with"
             )
@@ -121,7 +130,7 @@ class Recipe(Record):
         """
         found: dict[str, Any] = {
             name: point[name]
-            for name in ("lr", "final_fraction", "warmup_fraction", "weight_decay", "init_scale")
+            for name in ("lr", "final_fraction", "warmup_fraction", "weight_decay", "init_scale", *_FACTORS)
             if name in point
         }
         if any(name in point for name in _BETAS):
@@ -136,8 +145,30 @@ class Recipe(Record):
     @property
     def digest(self) -> str:
         """Hash of everything but the target's rate, as 8 hex digits: what a transfer is about."""
-        plain = self.model_dump(mode="json", exclude={"target_lr"})
+        plain = self.model_dump(mode="json", exclude={"target_lr", *(n for n in _FACTORS if getattr(self, n) is None)})
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+    def on(self, model: nn.Module) -> Recipe:
+        """This recipe with its factors made ratios of a model's layers and adapters: each model has its own number.
+
+        Args:
+            model: on any device; meta will do.
+
+        Raises:
+            ValueError: the model has no layers, or no adapters.
+        """
+        ratios = self.relative_rates()
+        if self.layer_decay is not None:
+            ratios = layer_decay(model, self.layer_decay, ratios)
+        if self.lora_plus is not None:
+            ratios = lora_plus(model, self.lora_plus, ratios)
+        knots = {component: ratio.knots for component, ratio in ratios.items()}
+        return self.model_copy(update={"ratios": knots, **dict.fromkeys(_FACTORS)})
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `on` has something to make of it."""
+        return any(getattr(self, name) is not None for name in _FACTORS)
 
     def relative_rates(self) -> Ratios:
         """The ratios as the rest of the library takes them."""
@@ -170,8 +201,8 @@ class Recipe(Record):
         )
 
     def base_settings(self) -> dict[str, Any]:
-        """All but ratios and the target's rate, as the provenance of a ratios.yaml has it."""
-        plain = self.model_dump(mode="json", exclude={"ratios", "target_lr"}, exclude_none=True)
+        """All but ratios, what they are made of, and the target's rate, as the provenance of a ratios.yaml has it."""
+        plain = self.model_dump(mode="json", exclude={"ratios", "target_lr", *_FACTORS}, exclude_none=True)
         return {name: value for name, value in plain.items() if value != {}}
 
     def optimizer_words(self) -> tuple[str, ...]:

@@ -55,6 +55,10 @@ class RunResult(Record):
     """Training loss averaged over the last `score_steps` steps, nats per token; None if not finished."""
     valid_loss: float | None
     """On the fixed validation sample after the last step, nats per token; None if not finished or not wanted."""
+    general_before: float | None = None
+    """On general text before the first step, nats per token; None if that is not watched."""
+    general_loss: float | None = None
+    """The same after the last step."""
     tokens: int = Field(ge=0)
     """Tokens trained on."""
     seconds: float = Field(ge=0)

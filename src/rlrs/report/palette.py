@@ -38,6 +38,10 @@ COMPONENTS = {
 }
 ARMS = {
     "uniform": Look("#747d89", "#b4bcc6", "dash"),
+    "head_only": Look("#8a5a3c", "#d0a58a", "longdash"),
+    "frozen_embedding": Look("#2f6f9f", "#86b7dc", "longdash"),
+    "layer_decay": Look("#9a2f6a", "#e08bbb", "dot"),
+    "lora_plus": Look("#4f6b1e", "#b5cf7a", "dashdot"),
     "embedding_only": Look("#6d28a8", "#9d86f5", "dot"),
     "constant": Look("#b07000", "#f0c04a", "dashdot"),
     "rlrs": Look("#0a6b42", "#2fc587"),

@@ -68,7 +68,13 @@ class Head:
         against = self.judged.against
         saved = saved_by_winner(results.comparison)
         self.saved: Mapping[Arm, SpeedUp] = {c: found for c, found in saved.items() if (self.arm, c) in against}
-        self.verdict = Verdict(self.judged, self.comparison.speed_up, self.comparison.winner_speed_up, words)
+        self.verdict = Verdict(
+            self.judged,
+            self.comparison.speed_up,
+            self.comparison.winner_speed_up,
+            words,
+            self.comparison.general,
+        )
         found = account(results)
         assert found is not None
         self.account: Account = found
@@ -91,7 +97,7 @@ class Head:
         words, fair = self.words, self.fair
         action = words(f"action.{self.winner}")
         if fair is None or not self.verdict.decided:
-            return words("head.diverged")
+            return words("head.bought" if self.judged.bought else "head.diverged")
         if self.judged.undecided:
             return words("head.undecided", action=action)
         if self.winner == "uniform":

@@ -7,7 +7,7 @@ from rlrs.search.making import METHODS, make_method
 from rlrs.search.method import History, Method
 from rlrs.search.methods import Bracket, LocalSearch, ResponseSurface
 from rlrs.search.space import SEARCHED, Parameter, Point, Space, ratios_at, run_at, run_for, start_point
-from rlrs.search.space_settings import held_constant, read_space
+from rlrs.search.space_settings import held_constant, read_space, with_frozen
 from rlrs.search.store import StorageError, TrialStore, first_difference
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "run_for",
     "start_point",
     "tune",
+    "with_frozen",
 ]

@@ -9,6 +9,7 @@ free parameter (of `1 - beta` for the two betas), so that a step is a factor. Th
 | `COMPONENT.start`, `COMPONENT.end` | a component's ratio at the end of the warm-up and at the last step |
 | `COMPONENT.25%` | its ratio at a quarter of the way: a knot between the two |
 | `weight_decay`, `COMPONENT.weight_decay` | of all decayed parameters, of a component's own |
+| `layer_decay`, `lora_plus` | of these arms: factor from a layer to the one below; rate of LoRA's B over A's |
 | `init_scale`, `warmup_fraction`, `batch_size`, `beta1`, `beta2` | as in the settings of model, training and scale |
 """
 
@@ -46,10 +47,12 @@ _LIMITS = {
     "batch_size": (1.0, 65536.0),
     "beta1": (0.0, 0.9999),
     "beta2": (0.0, 0.999999),
+    "layer_decay": (0.1, 1.0),
+    "lora_plus": (0.1, 1000.0),
 }
 _RATIO_LIMITS = (1e-4, 1e4)
 # Chosen here, not studied: how far from its start a parameter is searched, as a factor, unless bounds are given.
-_REACH = {"lr": 16.0, "final_fraction": 32.0}
+_REACH = {"lr": 16.0, "final_fraction": 32.0, "lora_plus": 16.0}
 _RATIO_REACH = 64.0
 _OTHER_REACH = 10.0
 _EDGE = 0.01

@@ -115,6 +115,12 @@ def held_constant(space: Space) -> Space:
     return Space(list(held.values()))
 
 
+def with_frozen(space: Space, components: Sequence[str]) -> Space:
+    """The same space with ratios of 0 for components, from start to end."""
+    zero = [Parameter(f"{c}.{end}", 0.0, 0.0, 0.0, fixed=True) for c in components for end in ("start", "end")]
+    return Space([*space, *zero])
+
+
 def _components_in(key: str, value: object, components: Sequence[str]) -> set[str]:
     """Components that a line of the settings names, on either side."""
     text = f"{key} {value.get('when', '')}" if isinstance(value, Mapping) else f"{key} {value}"

@@ -5,7 +5,7 @@ value and what would be right.
 """
 
 from rlrs.settings.base import ConfigError, Settings
-from rlrs.settings.data import DataConfig
+from rlrs.settings.data import DataConfig, GeneralConfig
 from rlrs.settings.hub_trainer import TransformersConfig
 from rlrs.settings.ladder import LadderConfig
 from rlrs.settings.loading import (
@@ -20,7 +20,7 @@ from rlrs.settings.loading import (
     study_from,
 )
 from rlrs.settings.machine import MachineConfig
-from rlrs.settings.model import AnyModelConfig, HubConfig, ModelConfig
+from rlrs.settings.model import AnyModelConfig, HubConfig, LoraConfig, ModelConfig
 from rlrs.settings.own_trainer import OutputConfig, TrainerConfig
 from rlrs.settings.study import (
     Arm,
@@ -45,8 +45,10 @@ __all__ = [
     "DataConfig",
     "EngineConfig",
     "FidelityConfig",
+    "GeneralConfig",
     "HubConfig",
     "LadderConfig",
+    "LoraConfig",
     "MachineConfig",
     "ModelConfig",
     "OutputConfig",

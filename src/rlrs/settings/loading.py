@@ -125,6 +125,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
         for name in ("width", "depth"):
             if plain["trainer"][name] is None:
                 del plain["trainer"][name]
+    if "data" in plain and plain["data"].get("general", ...) is None:
+        del plain["data"]["general"]
     if plain.get("transfer", {}).get("mode") == "unchanged":
         del plain["transfer"]["mode"]
     for scale in (plain.get("proxy"), plain.get("target")):
@@ -135,9 +137,11 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
 
 
 def by_content(model: dict[str, Any]) -> None:
-    """Leave out where a folder is whose weights are loaded: it is known by what it holds."""
+    """Leave out where a folder is whose weights are loaded, as what it holds is there; and adapters that are not."""
     if model.get("content"):
         del model["hub"]
+    if model.get("lora", ...) is None:
+        del model["lora"]
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "") -> str | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from rlrs.settings.base import Count, CountFrom0, NonNegative, Positive, Settings
+from rlrs.settings.base import Count, CountFrom0, NonNegative, Positive, Settings, number
 
 
 class ModelConfig(Settings):
@@ -86,23 +86,47 @@ class ModelConfig(Settings):
         return self.top_k * self.granularity
 
 
+class LoraConfig(Settings):
+    """Low-rank adapters on frozen weights, placed by PEFT (Hu et al., 2021, arXiv:2106.09685). Names are PEFT's."""
+
+    r: Annotated[Count, Field(le=2**16)] = 8
+    """Rank of the two matrices B A that are added to a weight."""
+    alpha: Positive = 16.0
+    """They are scaled by `alpha / r`."""
+    dropout: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
+    """Of what comes into an adapter, in training."""
+    target_modules: Annotated[str, Field(min_length=1)] | tuple[str, ...] = "all-linear"
+    """`all-linear` (every linear layer but the head), names of layers (`[q_proj, v_proj]`), or a regular expression."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules that are trained whole beside the adapters: `[embed_tokens, lm_head]`."""
+
+
 class HubConfig(Settings):
-    """A causal language model of transformers, built from a config: nothing is downloaded."""
+    """A causal language model of transformers: from a config, or with weights from a folder or from the hub."""
 
     hub: str
-    """A model type (llama, olmoe, gpt2, ...), or a local config.json or the folder that holds one."""
+    """A model type (llama, olmoe, gpt2, ...), or a local config.json or the folder that holds one; with `weights: load`
+    also a name on the hub (`ORGANISATION/NAME`)."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Its settings that differ from the type's defaults or from the file, by transformers' own names
     (hidden_size, num_hidden_layers, ...). The vocabulary's size is the data's."""
     weights: Literal["random", "load"] | None = None
-    """Of a folder that holds weights: `load` them, or take the architecture alone (`random`). To be said if there are
-    any."""
+    """Of a folder: `load` its weights, or take the architecture alone (`random`). To be said of every folder, so that
+    none is trained from scratch by mistake."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters on the loaded weights, which stay as they are; all weights if not set."""
     config: dict[str, Any] | None = None
     """What the config.json holds; `hub` is then its model type. A study is run with it in the place of a path, so that
     it is the same study where the file has moved, and another one where it has changed (`rlrs.models.concrete`)."""
     content: str | None = None
     """Hash of the config.json and the weights of a folder whose weights are loaded, set when a study is resolved: what
     the folder holds is part of a run's identity, and where it is is not."""
+
+    @model_validator(mode="after")
+    def _adapts_something(self) -> Self:
+        if self.lora is not None and self.weights != "load":
+            raise ValueError(f"lora adapts weights that are loaded: say weights: load, not {self.weights}")
+        return self
 
 
 AnyModelConfig = Annotated[

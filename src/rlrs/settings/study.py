@@ -15,8 +15,10 @@ from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
 from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
 
-Arm = Literal["uniform", "embedding_only", "constant", "rlrs"]
-"""One side of a comparison: see `rlrs.comparison.arms`."""
+Arm = Literal[
+    "uniform", "head_only", "frozen_embedding", "layer_decay", "lora_plus", "embedding_only", "constant", "rlrs"
+]
+"""One side of a comparison, the simplest first, by what it asks of those who use it: see `rlrs.comparison.arms`."""
 
 
 class TrainingConfig(Settings):
@@ -62,7 +64,8 @@ class TrainingConfig(Settings):
     score_steps: Count = 100
     """A trial's score is the training loss averaged over this many last steps (the paper: 100)."""
     loss_limit: Positive | None = None
-    """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set."""
+    """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set, or that of
+    the first step where weights are loaded and that is more."""
 
     @model_validator(mode="before")
     @classmethod

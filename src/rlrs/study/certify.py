@@ -18,7 +18,7 @@ from rlrs.search.space import AnySpec
 from rlrs.settings import Arm, RetestConfig, ScaleConfig
 from rlrs.study.directory import StudyError
 from rlrs.study.ladder import LadderPlan, PlannedRung, plan_ladder
-from rlrs.study.resolve import search_spaces
+from rlrs.study.spaces import search_spaces
 from rlrs.study.stages import Stages
 from rlrs.transfer import LEVEL, Climbed, Forecast, Ladder, checks, forecast, refutations, sentence
 

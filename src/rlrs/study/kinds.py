@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlrs.components import partition
 from rlrs.data import TokenData
 from rlrs.inspection import describe, meta_model
 from rlrs.models import training_flops
 from rlrs.records import ModelSize, Recipe
 from rlrs.runs import OwnRun
+from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Engine, Processes, Ray
 from rlrs.search.engines.verifying import verified as verified_run
 from rlrs.search.space import AnySpec
 from rlrs.settings import ModelConfig, ScaleConfig, StudyConfig
 from rlrs.study.own_trainer import own_components, own_size
+from rlrs.study.spaces import trained_components
 from rlrs.training import RunSpec
 from rlrs.training.verifying import verified as verified_steps
 from rlrs.verify import Report
@@ -35,7 +36,11 @@ class RunKind(Protocol):
         ...
 
     def components(self) -> list[str]:
-        """Of the proxy."""
+        """Of the proxy, those that are trained."""
+        ...
+
+    def made_out(self, scale: ScaleConfig, recipe: Recipe) -> Recipe:
+        """A recipe with its factors made ratios of a size's layers and adapters."""
         ...
 
     def size(self, scale: ScaleConfig) -> ModelSize:
@@ -78,7 +83,7 @@ class ReferenceRuns:
 
     def spec(self, scale: ScaleConfig, recipe: Recipe, seed: int, *, lr: float, steps: int | None = None) -> RunSpec:
         """The run that a size, what was found, a seed and a base rate stand for."""
-        model = scale.model
+        model, recipe = scale.model, self.made_out(scale, recipe)
         if recipe.init_scale is not None and isinstance(model, ModelConfig):  # others initialise themselves
             model = model.model_copy(update={"init_scale": recipe.init_scale})
         return RunSpec(
@@ -94,8 +99,12 @@ class ReferenceRuns:
         )
 
     def components(self) -> list[str]:
-        """Of the proxy."""
-        return list(partition(meta_model(self._study.proxy.model, self._tokens.vocab_size)))
+        """Of the proxy, those that are trained."""
+        return trained_components(meta_model(self._study.proxy.model, self._tokens.vocab_size))
+
+    def made_out(self, scale: ScaleConfig, recipe: Recipe) -> Recipe:
+        """A recipe with its factors made ratios of a size's layers and adapters."""
+        return recipe.on(meta_model(scale.model, self._tokens.vocab_size)) if recipe.has_factors else recipe
 
     def size(self, scale: ScaleConfig) -> ModelSize:
         """One size of model, with how long it is trained."""
@@ -162,6 +171,7 @@ class OwnRuns:
 
     def spec(self, scale: ScaleConfig, recipe: Recipe, seed: int, *, lr: float, steps: int | None = None) -> OwnRun:
         """The run that a size, what was found, a seed and a base rate stand for."""
+        recipe = self.made_out(scale, recipe)
         return OwnRun(
             trainer=self._trainer,
             args=scale.set or {},
@@ -179,6 +189,10 @@ class OwnRuns:
     def components(self) -> list[str]:
         """Of the proxy."""
         return own_components(self._trainer, self._study.proxy, "proxy.set")[0]
+
+    def made_out(self, scale: ScaleConfig, recipe: Recipe) -> Recipe:
+        """A recipe with its factors made ratios of a size's layers and adapters, which only its own model tells."""
+        return recipe.on(own_model(self._trainer, scale, "set")) if recipe.has_factors else recipe
 
     def size(self, scale: ScaleConfig) -> ModelSize:
         """One size of model, with how long it is trained; what is not known is None, and 0 tokens."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrs.comparison import read_results
+from rlrs.comparison import FACTORS, read_results
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import (
     ArmResult,
@@ -90,8 +90,12 @@ def save_best_so_far(
     Ratios(recipe.ratios, provenance.to_plain()).save(path)
 
 
-def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
+def save_ratios(
+    study: StudyConfig, results: Results, folder: Path, made_out: Callable[[Recipe], Recipe] = lambda recipe: recipe
+) -> None:
     """Write ratios.yaml with the recipe of the arm that was decided for; before a comparison, of `rlrs`.
+
+    `made_out` makes a recipe's factors ratios of the target's layers and adapters.
 
     Nothing in it depends on the clock, so that a study run again gives the same bytes. What an earlier run of the same
     study decided stays until it is decided again.
@@ -101,7 +105,7 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
         path, lambda old: "decision" in old and old.get("study_hash") == results.study.config_hash
     ):
         return
-    search = winner.search
+    search, recipe = winner.search, made_out(winner.recipe)
     assert search is not None, "every arm of a study that was run has one"
     proxy, environment = results.models.proxy, results.environment
     batch_size = round(search.best["batch_size"]) if "batch_size" in search.best else proxy.batch_size
@@ -125,7 +129,8 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
         found_on=FoundOn(model=_shape(study.proxy), parameters=dict(proxy.parameters or {})),
         data=_data(results.data),
         horizon=Horizon(steps=max(1, round(steps)), batch_size=batch_size, tokens=proxy.tokens),
-        base=winner.recipe.base_settings(),
+        base=recipe.base_settings(),
+        made_of={name: value for name in FACTORS if (value := getattr(winner.recipe, name)) is not None} or None,
         search=SearchSummary(
             method=study.search.method,
             start=study.search.start,
@@ -139,7 +144,7 @@ def save_ratios(study: StudyConfig, results: Results, folder: Path) -> None:
         carried_by=None if comparison is None or study.transfer.mode == "unchanged" else study.transfer.mode,
         rlrs_ratios=None if winner.arm == "rlrs" else _plain(results.arms["rlrs"].recipe),
     )
-    Ratios(winner.recipe.ratios, provenance.to_plain()).save(path)
+    Ratios(recipe.ratios, provenance.to_plain()).save(path)
 
 
 def _target(study: StudyConfig, results: Results, comparison: Comparison) -> TargetSummary:
@@ -163,7 +168,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _data(summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: summary[key] for key in ("source", "hash", "vocab_size") if key in summary}
+    known = {key: summary[key] for key in ("source", "hash", "vocab_size") if key in summary}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 def _keeps(path: Path, wanted: Any) -> bool:

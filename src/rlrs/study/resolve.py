@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlrs.comparison import searched_components
 from rlrs.components import partition, refine
 from rlrs.data import vocabulary_size
 from rlrs.data.sources import HUB, find_files
@@ -17,10 +16,12 @@ from rlrs.models import LanguageModel, at_width, concrete
 from rlrs.models.hub_folders import folder_model_is_there
 from rlrs.models.hub_weights import content_hash
 from rlrs.ratios import PRESETS, Ratios
-from rlrs.search import SEARCHED, Commands, Processes, Space, held_constant, make_method, read_space, start_point
-from rlrs.settings import Arm, ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
+from rlrs.runs.own_model import own_model
+from rlrs.search import Commands, Processes, make_method
+from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
 from rlrs.study.ladder import plan_ladder
 from rlrs.study.own_trainer import check_command, own_components
+from rlrs.study.spaces import check_arms, search_spaces, start_ratios, trained_components
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
 
@@ -65,7 +66,9 @@ def resolve(study: StudyConfig) -> StudyConfig:
         with _in("search.fidelity"):
             narrow = at_width(study.proxy.model, study.search.fidelity.width)
         _built("search.fidelity.width", narrow, vocab_size)
-    _check_search(study, list(parts["proxy"]))
+    for name, model in models.items():
+        check_arms(study.comparison.arms, name, model, trained_components(model, parts[name]))
+    _check_search(study, trained_components(models["proxy"], parts["proxy"]))
     _check_ladder(study, list(parts["proxy"]))
     if study.engine.kind == "processes" and study.engine.gpus:
         Processes(Path(), study.processes, gpus=study.engine.gpus, ranks=study.engine.ranks)
@@ -88,6 +91,11 @@ def _with_own_trainer(study: StudyConfig) -> StudyConfig:
     check_command(study, components["proxy"][0])
     known, tied = components["proxy"]
     study = _with_start(study, known, tied)
+    trainer = study.trainer
+    assert trainer is not None
+    for name, (own, _) in components.items():
+        model = own_model(trainer, getattr(study, name), f"{name}.set") if trainer.model is not None else None
+        check_arms(study.comparison.arms, name, model, own)
     _check_search(study, known)
     if study.ladder is not None:
         plan_ladder(study)
@@ -121,7 +129,7 @@ def _with_folders(study: StudyConfig) -> StudyConfig:
 def _with_start(study: StudyConfig, components: Sequence[str], tied: Collection[str]) -> StudyConfig:
     """The study with the ratios that `search.start` names, checked against the proxy's components."""
     with _in("search.start"):
-        start = _start(study)
+        start = start_ratios(study)
         start.check_used([*components, *tied], "the proxy")
     kept = _without_tied(start, tied, "search.start")
     if not isinstance(study.search.start, str) or study.search.start not in PRESETS or len(kept) < len(start):
@@ -143,42 +151,10 @@ def check_sources(study: StudyConfig) -> None:
     if reads and not any(source.startswith(HUB) for source in sources):
         with _in("data"):
             find_files(study.data)
-
-
-def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Space]:
-    """What every arm's search on the proxy may change: of `search.space`, what is about the components that it moves.
-
-    Args:
-        study: settings.
-        components: of the proxy.
-
-    Raises:
-        ConfigError: a space that cannot be searched. Every arm is checked on the whole of it: a mistake is an error,
-            whichever arm comes first.
-    """
-    settings, start, names = study.search, _start(study), list(components)
-    model = study.proxy.model
-    defaults = {
-        "weight_decay": study.training.weight_decay,
-        "warmup_fraction": study.training.warmup_fraction,
-        "beta1": study.training.betas[0],
-        "beta2": study.training.betas[1],
-        **({} if study.trainer is not None else {"batch_size": float(study.proxy.batch_size)}),
-        **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
-    }
-
-    def space(moved: list[str], only: list[str] | None) -> Space:
-        first = start_point(settings.lr, study.training.final_fraction, start, moved)
-        return read_space(settings.space, first, names, defaults, only=only)
-
-    space([name for name in names if name in SEARCHED], None)
-    spaces: dict[Arm, Space] = {}
-    for arm in study.comparison.arms:
-        moved = searched_components(arm, names)
-        spaces[arm] = space(moved, moved)
-    if "constant" in spaces:
-        spaces["constant"] = held_constant(spaces["constant"])
-    return spaces
+    general = study.data.of_general(study.data.tokenizer)
+    if study.trainer is None and general is not None and not str(general.source).startswith(HUB):
+        with _in("data.general"):
+            find_files(general)
 
 
 def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:
@@ -191,13 +167,6 @@ def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:
     parts = partition(model)
     ratios.check_used([*parts, *sorted(refine(model, parts, ratios).names - set(parts))], where)
     return _without_tied(ratios, parts.tied_components, where)
-
-
-def _start(study: StudyConfig) -> Ratios:
-    start = study.search.start
-    if isinstance(start, Mapping):
-        return Ratios(start)
-    return Ratios.named(start)
 
 
 def _without_tied(ratios: Ratios, tied_components: Collection[str], where: str) -> Ratios:

@@ -5,7 +5,7 @@ Every stage can be killed at any moment: the same call goes on from what is on d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -84,15 +84,21 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                 arms = stages.transfer(at_target(stages, certificate, arms))
                 comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
-        _keep(study, results, certificate, folder)
+        _keep(study, results, certificate, folder, partial(kind.made_out, study.target))
         if until == "report":
             _report(folder, progress)
         return results
 
 
-def _keep(study: StudyConfig, results: Results, certificate: Certificate | None, folder: Path) -> None:
+def _keep(
+    study: StudyConfig,
+    results: Results,
+    certificate: Certificate | None,
+    folder: Path,
+    made_out: Callable[[Recipe], Recipe],
+) -> None:
     """Write down what a study has found that was compared."""
-    save_ratios(study, results, folder)
+    save_ratios(study, results, folder, made_out)
     write_results(folder / "results.json", results)
     if certificate is not None:
         with_outcome(certificate, results, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
 from rlrs.study.ladder import width_growth
-from rlrs.study.resolve import search_spaces
+from rlrs.study.spaces import search_spaces
 from rlrs.transfer import carried
 
 K = TypeVar("K", bound=tuple[Any, ...])
@@ -94,7 +95,10 @@ class Stages:
         whole = self.kind.spec(study.proxy, defaults, settings.seed, lr=settings.lr)
 
         def spec(point: Point) -> AnySpec:
-            return run_at(point, whole)
+            recipe, run = defaults.at(point), run_at(point, whole)
+            if not recipe.has_factors:
+                return run
+            return replace(run, ratios=self.kind.made_out(study.proxy, recipe).run_ratios())
 
         searches = {}
         spaces = search_spaces(study, self.kind.components())
@@ -170,7 +174,8 @@ class Stages:
         was stopped goes the same way again.
         """
         target, settings = self.study.target, self.study.comparison
-        tokens = self.kind.size(target).tokens
+        general = self.study.data.general
+        tokens, may_rise = self.kind.size(target).tokens, None if general is None else general.may_rise
         runs: dict[tuple[Arm, int, float], tuple[AnySpec, RunResult]] = {}
         seeds: list[int] = []
         while True:
@@ -178,7 +183,7 @@ class Stages:
             new = range(first, first + (1 if seeds else settings.seeds))
             seeds += new
             runs |= self._compared(arms, new)
-            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings)
+            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise)
             if found.stopping is None or found.stopping.reason is not None:
                 break
         winner = found.decision.winner
@@ -186,7 +191,7 @@ class Stages:
             return found
         # What the simpler arm saves is measured as for `rlrs`. The full-length runs have decided; these change nothing.
         runs |= self._compared({winner: arms[winner]}, seeds, settings.horizons)
-        return measure(runs, settings.arms, seeds, target.steps, tokens, settings)
+        return measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise)
 
     def _compared(
         self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int], lengths: Sequence[float] | None = None

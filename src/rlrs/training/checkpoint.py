@@ -17,7 +17,7 @@ from rlrs.training.storage import read_manifest, write_alone
 
 PREFIX = "step-"
 FACTS = frozenset({"id", "step", "valid_losses", "metrics_bytes", "seconds"})
-"""What a checkpoint holds beside tensors."""
+"""What every checkpoint holds beside tensors; from 0.2 on also losses on general text."""
 
 
 class CheckpointError(ValueError):
@@ -52,7 +52,7 @@ class Checkpoints:
 
         Args:
             tensors: by name, the same names on every rank; copied before this returns.
-            facts: `FACTS` but `id`, plain data; rank 0's are written.
+            facts: `FACTS` but `id`, and `general_losses`; plain data; rank 0's are written.
             lasting: called on rank 0 before the checkpoint counts: what it must not speak of without it being on disk.
 
         Raises:
@@ -60,7 +60,7 @@ class Checkpoints:
         """
         self.wait()
         facts = {"id": self.run_id, **facts}
-        assert facts.keys() == FACTS, facts.keys() ^ FACTS
+        assert facts.keys() == FACTS | {"general_losses"}, facts.keys() ^ FACTS
         target = self.folder / f"{PREFIX}{facts['step']:010d}"
 
         def last() -> Mapping[str, Any]:

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Sequence[Sequence[Tensor]]) -> float:
-    """Mean cross-entropy over batches of one size, nats per token; routers' losses do not count."""
+    """Mean cross-entropy over batches of one size, nats per token; routers' losses do not count.
+
+    Where targets are left out (-100), every batch counts by the targets that it has.
+    """
     model.eval()  # architectures of transformers may have dropout
-    losses = [model(inputs_BT, targets_BT).loss for inputs_BT, targets_BT in batches]
+    losses = torch.stack([model(inputs_BT, targets_BT).loss for inputs_BT, targets_BT in batches]).double()
+    counts = torch.stack([(targets_BT >= 0).sum() for _, targets_BT in batches]).double()
     model.train()
-    return torch.stack(losses).double().mean().item()
+    whole = bool((counts == counts[0]).all())
+    return (losses.mean() if whole else (losses * counts).sum() / counts.sum()).item()

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlrs.data import TokenData
 from rlrs.models import ModelOutput, training_flops
 from rlrs.records import Pruning, RunResult
-from rlrs.settings import ConfigError, TrainingConfig
+from rlrs.settings import ConfigError, HubConfig, TrainingConfig
 from rlrs.training.checkpoint import CheckpointError, Checkpoints
 from rlrs.training.distributed import World, gradients_kept_local
 from rlrs.training.evaluate import evaluate
@@ -28,7 +28,8 @@ OnStep = Callable[[int, float], object]
 """Called with the steps done and the mean training loss since the last call, nats per token."""
 
 LOSS_LIMIT = 1.5
-"""A loss above this multiple of ln(vocabulary), which a uniform guess has, is divergence. Chosen here, not studied."""
+"""A loss above this multiple of ln(vocabulary), which a uniform guess has, is divergence; of the first step's loss
+where that is more: loaded weights may be sure of what is wrong for a new text. Chosen here, not studied."""
 
 
 class _DivergedError(Exception):
@@ -69,18 +70,25 @@ class Loop:
         self.limits = dict(self.prune.rungs)
         check_division(spec.batch_size, settings.accumulate, world.size)
         self.state = TrainState(spec, data.vocab_size, world, settings.distributed)
-        self.loss_limit = settings.loss_limit or LOSS_LIMIT * math.log(data.vocab_size)
+        self.state.model.masked = data.masked
+        self.loads = isinstance(spec.model, HubConfig) and spec.model.weights == "load"
         batches = data.valid_batches(spec.batch_size, settings.eval_tokens) if validate else []
         self.valid_batches = [tuple(self._mine(rows) for rows in batch) for batch in batches]
+        general = data.general.valid_batches(spec.batch_size, settings.eval_tokens) if validate and data.general else []
+        self.general_batches = [tuple(self._mine(rows) for rows in batch) for batch in general]
         self.valid_steps = evaluation_steps(spec.steps, settings) if validate and folder else {spec.steps}
         self.step = 0  # optimizer steps done
         self.losses: list[float] = []  # of every step
         self.valid_losses: list[tuple[int, float]] = []  # (step, loss)
+        self.general_losses: list[tuple[int, float]] = []  # the same on general text, from before the first step on
         self.seconds = 0.0
         self.started = time.perf_counter()
         self.last_line = (0, self.started)  # (step, moment)
         self.flops_per_token = training_flops(self.state.model, data.sequence_length)
-        self.bytes_per_token = data.summary.get("valid_bytes_per_token", data.summary.get("bytes_per_token"))
+        # Of a conversation, bytes are those of its JSON.
+        self.bytes_per_token = (
+            None if data.masked else data.summary.get("valid_bytes_per_token", data.summary.get("bytes_per_token"))
+        )
         self.checkpoints: Checkpoints | None = None
         self.metrics: MetricsFile | None = None  # of rank 0
         if folder is not None:
@@ -93,6 +101,8 @@ class Loop:
             Stopped: `stop` was set, and the state is saved.
         """
         try:
+            if self.general_batches and not self.general_losses:
+                self._validate_general()
             while self.step < self.spec.steps:
                 stopping = self._train_step(log=self.checkpoints is not None and self.is_logged(self.step + 1))
                 if (reason := self._over_limit()) is not None:
@@ -115,6 +125,8 @@ class Loop:
     def _result(
         self, status: Any, score: float | None = None, valid_loss: float | None = None, **end: Any
     ) -> RunResult:
+        if status == "finished" and self.general_losses:
+            end |= {"general_before": self.general_losses[0][1], "general_loss": self.general_losses[-1][1]}
         return RunResult(
             status=status,
             steps=self.step,
@@ -184,9 +196,18 @@ class Loop:
         count = rows.shape[0] // self.world.size
         return rows[self.world.rank * count : (self.world.rank + 1) * count].to(self.world.device, non_blocking=True)
 
+    def _loss_limit(self, loss: float) -> float:
+        """What the loss of the present step may be at most."""
+        if self.spec.training.loss_limit is not None:
+            return self.spec.training.loss_limit
+        uniform = math.log(self.data.vocab_size)
+        first = self.losses[0] if self.losses else loss
+        return LOSS_LIMIT * (max(uniform, first) if self.loads and math.isfinite(first) else uniform)
+
     def _check_loss(self, loss: float) -> None:
-        if not loss <= self.loss_limit:  # written so that NaN does not pass
-            limit = f"above the limit of {self.loss_limit:.4g}" if math.isfinite(loss) else "not a finite number"
+        most = self._loss_limit(loss)
+        if not loss <= most:  # written so that NaN does not pass
+            limit = f"above the limit of {most:.4g}" if math.isfinite(loss) else "not a finite number"
             raise _DivergedError(self.step + 1, f"training loss {loss:.4g} nats per token is {limit}")
 
     def _validate(self) -> None:
@@ -195,11 +216,23 @@ class Loop:
         if not math.isfinite(loss):
             raise _DivergedError(self.step, f"validation loss {loss:.4g} is not a finite number")
         self.valid_losses.append((self.step, loss))
+        if self.general_batches:
+            self._validate_general()
         if self.metrics is not None:
             line = {"step": self.step, "tokens": self._tokens(), "valid_loss": loss}
+            if self.general_losses:
+                (_, before), (_, now) = self.general_losses[0], self.general_losses[-1]
+                line |= {"general_loss": now, "general_rise": now - before}
             if self.bytes_per_token:
                 line["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
             self.metrics.write(line)
+
+    def _validate_general(self) -> None:
+        with self.state.autocast():
+            (loss,) = self.world.mean([evaluate(self.state.forward, self.general_batches)])
+        if not math.isfinite(loss):
+            raise _DivergedError(self.step, f"loss on general text {loss:.4g} is not a finite number")
+        self.general_losses.append((self.step, loss))
 
     def _write_line(
         self,
@@ -257,6 +290,7 @@ class Loop:
             {
                 "step": self.step,
                 "valid_losses": list(self.valid_losses),  # sealed and written while training goes on
+                "general_losses": list(self.general_losses),
                 "metrics_bytes": self.metrics.length() if self.metrics else 0,
                 "seconds": self._seconds(),
             },
@@ -283,6 +317,7 @@ class Loop:
             self.step, self.seconds = manifest["step"], manifest["seconds"]
             self.last_line = (self.step, time.perf_counter())
             self.losses, self.valid_losses = losses.tolist(), [(step, loss) for step, loss in manifest["valid_losses"]]
+            self.general_losses = [(step, loss) for step, loss in manifest.get("general_losses", [])]
             self.state.go_to(self.step)
             self.checkpoints.saved_step = self.step
             length = manifest["metrics_bytes"]

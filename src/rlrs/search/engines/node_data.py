@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlrs.data import TokenData
-from rlrs.data.facts import FILE, read_facts
+from rlrs.data.facts import FILE, GENERAL, read_facts
 from rlrs.files import write_atomic
 from rlrs.search.engines.engine import EngineError
 from rlrs.settings import ConfigError
@@ -71,7 +71,10 @@ def pack(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     assert facts is not None, "the driver has opened it"
     files = {name: np.fromfile(facts.place(folder) / name, dtype=np.uint8) for name in facts.sizes}
     text = facts.model_copy(update={"home": None}).sealed().model_dump_json(indent=1)
-    return files | {FILE: np.frombuffer(text.encode(), dtype=np.uint8)}
+    files |= {FILE: np.frombuffer(text.encode(), dtype=np.uint8)}
+    if (folder / GENERAL / FILE).exists():
+        files |= {f"{GENERAL}/{name}": content for name, content in pack(folder / GENERAL).items()}
+    return files
 
 
 def open_data(source: Source) -> tuple[Path, TokenData] | None:
@@ -133,6 +136,8 @@ def _fetch(files: Mapping[str, Any], folder: Path) -> None:
     import ray
 
     folder.mkdir(exist_ok=True)
+    if any(name.startswith(f"{GENERAL}/") for name in files):
+        (folder / GENERAL).mkdir(exist_ok=True)
     # data.json last: with it the folder counts as whole.
     for name in sorted(files, key=lambda name: (name == FILE, name)):
         write_atomic(folder / name, np.asarray(ray.get(files[name])).tobytes())

@@ -1,0 +1,1 @@
+"""Fine-tuning on another language: see README.md."""
