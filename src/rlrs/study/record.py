@@ -26,6 +26,8 @@ from rlrs.records.results import StudyIdentity
 from rlrs.settings import Arm, ScaleConfig, StudyConfig
 from rlrs.study import noted
 
+_ADDED = "Seeds were added after"
+
 
 def finished(folder: Path, identity: StudyIdentity, data: Mapping[str, Any]) -> Results | None:
     """What a study that has ended in this folder found; None if it has not, or its files are not as it left them.
@@ -40,7 +42,34 @@ def finished(folder: Path, identity: StudyIdentity, data: Mapping[str, Any]) -> 
     except (OSError, RecordError):
         return None  # what is missing or damaged is made anew
     same = results.study.config_hash == identity.config_hash and results.data.get("hash") == data.get("hash")
-    return results if same and results.comparison is not None and noted.ended_with(folder) else None
+    if not same or results.comparison is None or not noted.ended_with(folder):
+        return None
+    # A run whose files are gone, which the page is made from, is trained again.
+    whole = all((folder / "runs" / run.id / "metrics.jsonl").exists() for run in results.comparison.runs)
+    return results if whole else None
+
+
+def added_seeds(folder: Path, seeds: int) -> str | None:
+    """A sentence where a fixed number of seeds is larger than the one that was looked at before, from results.json.
+
+    Args:
+        folder: the study's run directory.
+        seeds: that are compared now.
+    """
+    try:
+        before = read_results(folder / "results.json").comparison
+    except (OSError, RecordError):
+        return None
+    if before is None or before.stopping is not None:
+        return None
+    if said := [note for note in before.decision.notes if note.startswith(_ADDED)]:
+        return said[0]
+    if len(before.seeds) >= seeds:
+        return None
+    return (
+        f"{_ADDED} the comparison on {len(before.seeds)} had been looked at: Student's intervals and tests do not "
+        "allow for that, and call a gain that is none in more than 5 % of cases; `stop: anytime` allows for it."
+    )
 
 
 def page_is_newer(folder: Path) -> bool:

@@ -30,6 +30,7 @@ from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
 from rlrs.study.ladder import width_growth
+from rlrs.study.record import added_seeds
 from rlrs.study.resolve import search_spaces
 from rlrs.transfer import carried
 
@@ -179,6 +180,9 @@ class Stages:
             seeds += new
             runs |= self._compared(arms, new)
             found = measure(runs, settings.arms, seeds, target.steps, tokens, settings)
+            if found.stopping is None and (note := added_seeds(self.folder, len(seeds))) is not None:
+                decision = found.decision.model_copy(update={"notes": (*found.decision.notes, note)})
+                return found.model_copy(update={"decision": decision})
             if found.stopping is None or found.stopping.reason is not None:
                 return found
 
@@ -268,5 +272,10 @@ def _none_finished(what: str, result: SearchResult, task: SearchTask) -> str:
             f"no run of {what} was finished: {len(lost)} of {len(ended)} were given up{others}; the last was "
             f"{lost[-1].reason}; the same command tries them again"
         )
-    rate = task.spec(result.trials[0].params).lr
-    return f"every run of {what} diverged; start from a lower rate than search.lr={rate:g}"
+    rates = [task.spec(trial.params).lr for trial in result.trials]
+    if what.endswith("on the target"):  # where the rate comes from the proxy, and no setting gives it
+        return (
+            f"every run of {what} diverged, with base rates from {min(rates):g} to {max(rates):g} (its search on the "
+            "proxy ended at the highest); raise transfer.trials, and the same command goes on to lower ones"
+        )
+    return f"every run of {what} diverged; start from a lower rate than search.lr={rates[0]:g}"
