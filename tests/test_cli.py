@@ -258,9 +258,14 @@ def test_an_interrupt_that_python_drops_ends_the_command_all_the_same(capsys):
             raise KeyboardInterrupt
 
     hook = sys.unraisablehook
-    with pytest.raises(typer.Exit) as ended, _resumable():
-        Dropping()
-        time.sleep(20)
+
+    def drop():
+        with _resumable():
+            Dropping()
+            time.sleep(20)
+
+    with pytest.raises(typer.Exit) as ended:
+        drop()
     assert ended.value.exit_code == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert sys.unraisablehook is hook

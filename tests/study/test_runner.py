@@ -1,6 +1,6 @@
 import json
-import re
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -161,7 +161,7 @@ def test_a_result_that_was_changed_is_not_believed(command, tiny, tmp_path):
 
 
 def test_seeds_that_are_added_after_a_look_are_said_to_be(command, tiny, tmp_path):
-    path, folder, _ = tiny
+    folder = tiny[1]
     copy, more = tmp_path / "copy", tmp_path / "more.yaml"
     shutil.copytree(folder, copy)
     seeds = len(results(folder).comparison.seeds)
