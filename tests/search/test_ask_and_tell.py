@@ -137,3 +137,11 @@ def test_more_trials_go_on_with_a_search_that_has_ended(search):
         short.tell(trial, loss=loss(trial))
     assert short.ask() == []
     assert min(trial.number for trial in search(trials=8).ask()) == 2
+
+
+def test_fewer_trials_than_were_asked_for_is_one_line(search):
+    found = search(trials=8)
+    for trial in found:
+        found.tell(trial, loss=loss(trial))
+    with pytest.raises(ConfigError, match=r"trials=4 should be [5-8] or more: so many were asked for before"):
+        search(trials=4)

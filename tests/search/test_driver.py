@@ -253,6 +253,23 @@ DAMAGES = {
         "damaged",
     ),
     "no studies": ("delete from studies", "damaged"),
+    "another size": (
+        "update trial_user_attributes set value_json = '7' where key = 'batch_size' and trial_id = "
+        "(select max(trial_id) from trials)",
+        "batch",
+    ),
+    "another place": ("update trial_user_attributes set value_json = '99' where key = 'index'", "no place in a batch"),
+    "another batch": ("update study_user_attributes set value_json = '{}' where key = 'batch'", "its last batch"),
+    "a row less": (
+        "delete from study_user_attributes where key = 'batch'; delete from trials where number = 3; "
+        "delete from trial_params where trial_id not in (select trial_id from trials)",
+        "a part of batch",
+    ),
+    "an answer of its own": (
+        "update study_user_attributes set value_json = replace(value_json, '\"lr\": ', '\"lr\": 1') "
+        "where key = 'answer'",
+        "none of its trials",
+    ),
     "another answer": ("update study_user_attributes set value_json = '{}' where key = 'answer'", "answer"),
 }
 
@@ -263,7 +280,8 @@ def test_a_database_that_was_changed_is_one_line_and_never_another_result(tmp_pa
     tune(searches(6), Engine(), TrialStore(path))
     statement, message = DAMAGES[damage]
     with sqlite3.connect(path) as connection:
-        assert connection.execute(statement).rowcount
+        for one in statement.split("; "):
+            assert connection.execute(one).rowcount
     connection.close()
     with pytest.raises(StorageError, match=message) as caught:
         tune(searches(6), Engine(), TrialStore(path))
@@ -279,6 +297,31 @@ def test_a_schema_that_is_not_utf8_is_one_line(tmp_path):
     with pytest.raises(StorageError, match=r"trials\.db: the database of trials is damaged") as caught:
         tune(searches(6), Engine(), TrialStore(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_half_written_batch_is_completed_as_it_was_asked_for_though_more_trials_are(tmp_path, monkeypatch, written):
+    create, left = optuna.storages._CachedStorage.create_new_trial, [written]
+
+    def killed(self, study, template_trial=None):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        return create(self, study, template_trial)
+
+    one = {"proxy/one": searches(4)["proxy/one"]}
+    monkeypatch.setattr(optuna.storages._CachedStorage, "create_new_trial", killed)
+    with pytest.raises(KilledError):
+        tune(one, Engine(), TrialStore(tmp_path / "trials.db"))
+    left[0] = 10**9
+    assert len(rows(tmp_path / "trials.db")) == written
+    for trials in (9, 9, 12):
+        result = tune({"proxy/one": searches(trials)["proxy/one"]}, Engine(), TrialStore(tmp_path / "trials.db"))
+        found = rows(tmp_path / "trials.db")
+        assert len(found) == len({row.user_attrs["run"] for row in found}) == len(result["proxy/one"].trials) <= trials
+        places = [(row.user_attrs["batch"], row.user_attrs["index"]) for row in found]
+        assert len(set(places)) == len(places)
+    assert len(found) > 4
 
 
 @pytest.fixture

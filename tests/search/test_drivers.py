@@ -177,7 +177,7 @@ def test_one_driver_at_a_time_writes_a_batch_and_a_dead_ones_part_is_completed(t
     assert not other.plan("x")  # its claim has a beat that was not seen before
     time.sleep(0.2)
     assert other.plan("x")
-    other.add_batch("x", batch, ["a", "b", "c"])
+    other.complete("x")
     assert [(t.number, t.batch, t.run) for t in other.trials("x")] == [(0, 0, "a"), (1, 0, "b"), (2, 0, "c")]
     assert other.missing("x") == 0
 
@@ -198,15 +198,14 @@ def test_a_batch_that_two_drivers_wrote_counts_once(tmp_path):
             assert not other.plan("x")
             time.sleep(0.2)
             assert other.plan("x")
-            theirs = [Proposal(params={"lr": 0.1 * n}, move="theirs") for n in (1, 2, 3)]
-            other.add_batch("x", theirs, ["a", "b", "c"])
+            other.complete("x")
         return create(*arguments)
 
     slow._storage.create_new_trial = suspended
-    slow.add_batch("x", [Proposal(params={"lr": 0.1 * n + 1e-9}, move="mine") for n in (1, 2, 3)], ["A", "B", "C"])
+    slow.add_batch("x", [Proposal(params={"lr": 0.1 * n + 1e-9}, move="m") for n in (1, 2, 3)], ["A", "B", "C"])
     assert len(calls) == 2
     other.refresh("x")
-    assert [trial.run for trial in other.trials("x")] == [trial.run for trial in slow.trials("x")] == ["A", "b", "c"]
+    assert [trial.run for trial in other.trials("x")] == [trial.run for trial in slow.trials("x")] == ["A", "B", "C"]
     assert slow.missing("x") == other.missing("x") == 0
 
 

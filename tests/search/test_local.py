@@ -46,7 +46,7 @@ def test_no_more_than_the_budget_is_tried_and_nothing_twice(budget, seed):
     points = [tuple(p.params.items()) for batch in batches for p in batch]
     assert len(points) == len(set(points)) <= budget
     if len(points) == budget:
-        assert stop.reason == f"the budget of {budget} runs is spent"
+        assert stop.reason == f"the budget of {budget} run{'s' if budget > 1 else ''} is spent"
 
 
 def test_the_seed_decides_the_order_and_the_same_seed_gives_the_same_course():

@@ -129,6 +129,10 @@ class Search:
             "code": {"rlrs": rlrs.__version__},
         }
         self._store.open(NAME, identity)
+        if self._store.missing(NAME):
+            self._store.complete(NAME)
+        if trials < (there := len(self._trials())):
+            raise ConfigError(f"rlrs.Search: trials={trials} should be {there} or more: so many were asked for before")
 
     def ask(self) -> list[Suggestion]:
         """All trials that wait for a loss and may be trained side by side; none when the search has ended."""
@@ -199,18 +203,14 @@ class Search:
 
     def _history(self) -> History:
         """Trials of the batches that are whole; if none is, those that have ended."""
-        trials, missing = self._trials(), self._store.missing(NAME)
+        trials = self._trials()
         waiting = [trial.batch for trial in trials if trial.result is None]
-        waiting += [trials[-1].batch] if missing else []
         whole = [trial for trial in trials if not waiting or trial.batch < min(waiting)]
         return whole or [trial for trial in trials if trial.result is not None]
 
     def _plan(self) -> bool:
-        """Write the next batch, or what is missing of the last one; False when the search has ended."""
-        trials, missing = self._trials(), self._store.missing(NAME)
-        asked = self._method.ask([t for t in trials if t.batch < trials[-1].batch] if missing else trials)
-        if isinstance(asked, SearchResult) and missing:
-            asked = self._method.ask(trials)  # the part that was written is the batch
+        """Write the next batch; False when the search has ended."""
+        asked = self._method.ask(self._trials())
         if isinstance(asked, SearchResult):
             self._store.keep_answer(NAME, self._limits, asked)
             if at := self._space.at_bounds(asked.best):

@@ -221,19 +221,19 @@ class _Driver:
             return any(trial.result is None for trial in self._trials(name))
         self.planning.discard(name)
         try:
-            trials, missing = self._trials(name), self.store.missing(name)
-            history = [t for t in trials if t.batch < trials[-1].batch] if missing else trials
-            if not missing and (answer := self.store.answer(name, task.limits)) is not None:
+            if self.store.missing(name):
+                self.store.complete(name)
+                return True
+            history = self._trials(name)
+            if (answer := self.store.answer(name, task.limits)) is not None:
                 self._finish(name, answer, keep=False)
                 return True
             asked = task.method.ask(history)
-            if isinstance(asked, SearchResult) and missing:
-                history, asked = trials, task.method.ask(trials)  # the part that was written is the batch
             if isinstance(asked, SearchResult):
                 self._finish(name, asked)
                 return True
             specs = [run_for(proposal, task.spec(proposal.params)) for proposal in asked]
-            if not missing and (unit := self._over_budget(name, specs, history)) is not None:
+            if (unit := self._over_budget(name, specs, history)) is not None:
                 reason = f"the next runs would pass the budget of {unit}"
                 self._finish(name, task.method.result(history, reason))
                 return True

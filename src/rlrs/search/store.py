@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from sqlalchemy.exc import (
 from rlrs.extras import install
 from rlrs.messages import printable, shown
 from rlrs.records import Proposal, RunResult, SearchResult, Trial
-from rlrs.records.base import first_problem
+from rlrs.records.base import Record, first_problem
 from rlrs.search.claims import Claims
 from rlrs.search.space import bounds
 
@@ -49,6 +50,14 @@ _PLAN = "plan"
 
 class StorageError(ValueError):
     """A database that cannot be used, or that belongs to another study."""
+
+
+class _Batch(Record):
+    """A batch as its method asked for it: what a kill left unwritten is written from here, not asked for anew."""
+
+    number: int
+    proposals: tuple[Proposal, ...]
+    runs: tuple[str, ...]
 
 
 class TrialStore:
@@ -96,8 +105,10 @@ class TrialStore:
         self._rows: dict[str, list[int]] = {}
         """Of a search: Optuna's id of each trial, by the trial's number."""
         self._trials: dict[str, list[Trial]] = {}
-        self._sizes: dict[str, dict[int, int]] = {}
-        """Of a search: how many trials each batch has when it is whole."""
+        self._places: dict[str, set[tuple[int, int]]] = {}
+        """Of a search: batch and place in it of each trial."""
+        self._batch: dict[str, _Batch | None] = {}
+        """Of a search: the last batch as it was asked for, of which rows may be missing."""
         self.running: set[tuple[str, int]] = set()
         """Trials that this driver has begun."""
 
@@ -142,10 +153,12 @@ class TrialStore:
             StorageError: a row that is not what this class writes.
         """
         known = self._trials.get(search, [])
-        rows, trials, sizes = [], [], self._sizes.setdefault(search, {})
+        rows, trials = [], []
         places: set[tuple[int, int]] = set()
+        sizes: dict[int, int] = {}
         with self._errors(), self._intact(search):
             frozen = self._storage.get_all_trials(self._studies[search], deepcopy=False)
+            asked = self._storage.get_study_user_attrs(self._studies[search]).get("batch")
         for row in frozen:
             number = len(trials)
             old = known[number] if number < len(known) and self._rows[search][number] == row._trial_id else None
@@ -153,38 +166,49 @@ class TrialStore:
             place = trial.batch, row.user_attrs["index"]
             if place in places:  # two drivers wrote the batch, of which one was taken for dead: the first row counts
                 continue
+            size = sizes.setdefault(trial.batch, row.user_attrs["batch_size"])
+            if size != row.user_attrs["batch_size"] or place[1] not in range(size):
+                raise self._damaged(search, f"trial {number} has no place in a batch of {size}")
             places.add(place)
             trials.append(trial)
-            sizes[trial.batch] = row.user_attrs["batch_size"]
             rows.append(row._trial_id)
-        self._rows[search], self._trials[search] = rows, trials
+        self._rows[search], self._trials[search], self._places[search] = rows, trials, places
+        self._batch[search] = self._last_batch(search, asked, sizes)
 
     def missing(self, search: str) -> int:
         """How many trials of the last batch are not written: a kill in the middle of writing it leaves a part."""
-        trials = self._trials[search]
-        if not trials:
-            return 0
-        batch = trials[-1].batch
-        return self._sizes[search][batch] - sum(trial.batch == batch for trial in trials)
+        batch, there = self._batch[search], self._places[search]
+        return sum((batch.number, index) not in there for index in range(len(batch.runs))) if batch else 0
 
     def add_batch(self, search: str, proposals: Sequence[Proposal], runs: Sequence[str]) -> None:
-        """Write a batch as waiting trials, or what is missing of the last one.
+        """Write a batch: what it is, then each of its trials as a waiting one.
 
         Args:
             search: its name.
             proposals: of the whole batch.
             runs: ids of their runs.
         """
-        there, missing = self._trials[search], self.missing(search)
-        batch = there[-1].batch + (not missing) if there else 0
-        self._sizes[search][batch] = len(proposals)
-        for index in range(len(proposals) - missing if missing else 0, len(proposals)):
-            trial = Trial(**dict(proposals[index]), number=len(there), batch=batch, run=runs[index])
+        there = self._trials[search]
+        number = there[-1].batch + 1 if there else 0
+        batch = self._batch[search] = _Batch(number=number, proposals=tuple(proposals), runs=tuple(runs))
+        with self._errors():
+            self._storage.set_study_user_attr(self._studies[search], "batch", batch.to_plain())
+        self.complete(search)
+
+    def complete(self, search: str) -> None:
+        """Write the trials of the last batch that are missing, as they were asked for when it was written."""
+        batch, there = self._batch[search], self._trials[search]
+        assert batch is not None
+        for index, (proposal, run) in enumerate(zip(batch.proposals, batch.runs, strict=True)):
+            if (batch.number, index) in self._places[search]:
+                continue
+            trial = Trial(**dict(proposal), number=len(there), batch=batch.number, run=run)
             with self._errors():
                 if self._claims is not None and not self._claims.hold(self._prefix + search, _PLAN):
                     break  # taken for dead: another driver writes the rest
-                row = self._storage.create_new_trial(self._studies[search], _row(trial, index, len(proposals)))
+                row = self._storage.create_new_trial(self._studies[search], _row(trial, index, len(batch.runs)))
             self._rows[search].append(row)
+            self._places[search].add((batch.number, index))
             there.append(trial)
         if self.shared:
             self.refresh(search)
@@ -255,9 +279,12 @@ class TrialStore:
         try:
             if kept["limits"] != json.loads(json.dumps(dict(limits))) or kept["seen"] != self._seen(search):
                 return None
-            return SearchResult.model_validate(kept["result"])
+            answer = SearchResult.model_validate(kept["result"])
         except (KeyError, TypeError, ValidationError):
             raise self._damaged(search, "its answer is not one") from None
+        if not any(trial.params == answer.best for trial in self._trials[search]):
+            raise self._damaged(search, "its answer is none of its trials")
+        return answer
 
     def keep_answer(self, search: str, limits: Mapping[str, Any], result: SearchResult) -> None:
         """Write down what a search ended with: another processor does not choose again between equal points."""
@@ -305,6 +332,25 @@ class TrialStore:
         # It was claimed by nobody else, but one that was taken for dead may have written it a moment before.
         with suppress(UpdateFinishedTrialError):
             self._storage.set_trial_state_values(row, _STATES[result.status], values)
+
+    def _last_batch(self, search: str, asked: Any, sizes: Mapping[int, int]) -> _Batch | None:
+        """The last batch as it was asked for, checked against the rows that there are."""
+        last, there = max(sizes, default=-1), Counter(batch for batch, _ in self._places[search])
+        for number, size in sizes.items():
+            if there[number] < size and (asked is None or number < last):
+                raise self._damaged(search, f"a part of batch {number} is missing")
+        if asked is None:
+            return None
+        try:
+            batch = _Batch.model_validate(asked)
+        except ValidationError as error:
+            raise self._damaged(search, f"its last batch: {first_problem(error)}") from None
+        if len(batch.runs) != len(batch.proposals) or (batch.number, len(batch.runs)) not in (
+            (last, sizes.get(last)),
+            (last + 1, len(batch.runs)),
+        ):
+            raise self._damaged(search, f"its last batch, {batch.number}, is not that of its rows")
+        return batch
 
     def _seen(self, search: str) -> list[int]:
         trials = self._trials[search]
