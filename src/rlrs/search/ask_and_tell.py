@@ -20,7 +20,7 @@ from rlrs.search.method import History
 from rlrs.search.space import SEARCHED, bounds, ratios_at, start_point
 from rlrs.search.space_settings import read_space
 from rlrs.search.store import TrialStore
-from rlrs.settings import RetestConfig, SearchConfig, settings_from
+from rlrs.settings import ConfigError, RetestConfig, SearchConfig, settings_from
 
 log = logging.getLogger("rlrs.search")
 
