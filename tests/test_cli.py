@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+import typer
 
-from rlrs.cli import main
+from rlrs.cli import _resumable, main
 
 STUDY = """
 name: s
@@ -200,3 +202,70 @@ def test_the_command_alone_prints_its_help(capsys, monkeypatch):
     said = capsys.readouterr()
     assert (stop.value.code, said.err) == (2, "")
     assert "inspect" in said.out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("storage: foo", "storage: should be a database URL"),
+        ("storage: ''", "storage: should be a database URL"),
+        ("storage: oops://x/y", "storage: no kind of database is called 'oops'"),
+        ("comparison: {horizons: [0.5, 0.5]}", "comparison: horizons=[0.5, 0.5] names a length twice"),
+        ("comparison: {horizons: [0.001]}", "comparison.horizons: 0.001 of target.steps=8 is no step"),
+        ("comparison: {horizons: [0.5, 0.51]}", "comparison.horizons: 0.5 of target.steps=8 is 4 as another's"),
+        (
+            "search: {method: optuna.samplers.GridSampler, options: {search_space: {x: [1]}}}",
+            "search.method: optuna.samplers.GridSampler cannot propose points of this space",
+        ),
+        ("search: {space: {norm.start: 1.0}}", "search.space.norm.start: norm has no end, and a ratio needs both"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would_end_with(command, folder, more, message):
+    (folder / "s.yaml").write_text(f"{STUDY}{more}\n")
+    for way in (["--dry-run"], ["--out", "r"]):
+        code, error = command("run", "s.yaml", *way)
+        assert (code, error.count("\n")) == (2, 1)
+        assert message in error
+    assert not (folder / "r").exists()
+
+
+def test_a_folder_of_tokens_that_cannot_be_and_a_name_that_is_too_long(command, folder):
+    (folder / "file").write_text("")
+    (folder / "s.yaml").write_text(STUDY.replace("data: {", "data: {folder: file/tokens, "))
+    assert "data.folder: 'file/tokens'" in command("run", "s.yaml", "--dry-run")[1]
+    (folder / "s.yaml").write_text(STUDY.replace("name: s", f"name: {'s' * 300}"))
+    assert "name: string should have at most 100 characters" in command("run", "s.yaml", "--dry-run")[1]
+    (folder / "s.yaml").write_text(STUDY.replace("eval_tokens: 256", "eval_tokens: 256, warmup_fraction: 1.0"))
+    assert "training.warmup_fraction: input should be less than 1" in command("run", "s.yaml", "--dry-run")[1]
+
+
+@pytest.mark.parametrize("name", ["--seed", "--steps"])
+def test_counts_beyond_any_run_are_refused(command, folder, name):
+    code, error = command("train", "s.yaml", name, "9" * 23, "--out", "r")
+    assert code == 2
+    assert f"error: {name[2:]} should be a whole number from" in error
+
+
+def test_a_link_to_a_folder_that_is_not_there_is_named(command, folder):
+    (folder / "link").symlink_to("nowhere")
+    code, error = command("run", "s.yaml", "--out", "link")
+    assert (code, error) == (2, "error: link: a link to nowhere, which is not there; make that folder first\n")
+
+
+def test_an_interrupt_that_python_drops_ends_the_command_all_the_same(capsys):
+    class Dropping:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    hook = sys.unraisablehook
+
+    def drop():
+        with _resumable():
+            Dropping()
+            time.sleep(20)
+
+    with pytest.raises(typer.Exit) as ended:
+        drop()
+    assert ended.value.exit_code == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert sys.unraisablehook is hook

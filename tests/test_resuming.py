@@ -165,11 +165,14 @@ def test_a_new_peak_rate_is_said_with_both_values_and_has_a_way_to_count():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"total": 200}, "the saved total_steps=100 is 200 here; the present values count"),
-        ({"warmup_steps": 5}, "the saved warmup_steps=0 is 5 here"),
+        (
+            {"total": 200},
+            "rates may jump: when it was saved, total_steps was 100 and is 200 here; the present values count",
+        ),
+        ({"warmup_steps": 5}, "warmup_steps was 0 and is 5 here"),
         (
             {"ratios": {"embedding": 2.0}},
-            r"ratio of embedding, \{'start': 5.0, 'end': 5.0\}, is \{'start': 2.0, 'end': 2.0\}",
+            r"ratio of embedding was \{'start': 5.0, 'end': 5.0\} and is \{'start': 2.0, 'end': 2.0\}",
         ),
     ],
 )

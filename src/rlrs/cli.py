@@ -98,10 +98,11 @@ def run(
 ) -> None:
     """Run a whole study: search on the proxy, transfer, comparison, report. Started again, it goes on."""
     if dry_run:
-        from rlrs.study import check_sources, resolve
+        from rlrs.study import check_places, check_sources, resolve
 
         settings = resolve(_settings(study, processes, engine, address, storage))
         check_sources(settings)
+        check_places(settings)
         print_plan(settings)
         return
     results, where, worked = _study(study, folder, processes, "report", engine, address, storage)
@@ -232,7 +233,13 @@ def train(
         settings = settings.model_copy(update={"training": training})
     where = folder or Path("runs") / settings.name
     recipe = _recipe(ratios, Recipe.from_settings(settings.training, settings.search.lr))
-    with warnings_shown(), world() as ranks, stop_on_signals() as stop, Watch(quiet=ranks.rank > 0) as bars:
+    with (
+        _resumable(),
+        warnings_shown(),
+        world() as ranks,
+        stop_on_signals() as stop,
+        Watch(quiet=ranks.rank > 0) as bars,
+    ):
         out.quiet = ranks.rank > 0
         scale = settings.proxy if model == "proxy" else settings.target
         for change in recipe.changes(settings.training, scale.model):
@@ -405,11 +412,25 @@ def _study(
 def _resumable() -> Iterator[None]:
     """Say, where Ctrl-C or a scheduler's SIGTERM stops a command, that it goes on; typer would end without a word."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = sys.unraisablehook
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        # Ctrl-C that Python met where nothing can be raised, as in a destructor: it would be dropped, and all goes on.
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return before(lost)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    sys.unraisablehook = again
     try:
         yield
     except KeyboardInterrupt:
+        err.quiet = os.environ.get("RANK", "0") != "0"
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = before
 
 
 def _settings(

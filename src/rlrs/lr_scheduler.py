@@ -496,14 +496,14 @@ def _changes(saved: Any, here: str) -> str | None:
         return None
     before, now = json.loads(saved), json.loads(here)
     parts = [
-        f"{key}={before.get(key)!r} is {now.get(key)!r} here"
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r} here"
         for key in dict.fromkeys((*before, *now))
         if key != "ratios" and before.get(key) != now.get(key)
     ]
     old, new = before.get("ratios", {}), now["ratios"]
     parts += [
-        f"the ratio of {component}, {old.get(component, 1)}, is {new.get(component, 1)} here"
+        f"the ratio of {component} was {old.get(component, 1)} and is {new.get(component, 1)} here"
         for component in dict.fromkeys((*old, *new))
         if old.get(component) != new.get(component)
     ]
-    return f"rates may jump, as the saved {'; '.join(parts[:4])}; the present values count" if parts else None
+    return f"rates may jump: when it was saved, {'; '.join(parts[:4])}; the present values count" if parts else None

@@ -364,6 +364,10 @@ class _Rates(dict[str, float]):
     def __missing__(self, component: str) -> float:
         return self._base
 
+    def get(self, component: str, default: Any = None) -> Any:
+        """The same as `[]`: there is a rate for every name, so `default` is not used."""
+        return self[component]
+
 
 @lru_cache(maxsize=256)
 def _points(schedule: BaseSchedule, knots: tuple[tuple[float, float], ...]) -> Points:

@@ -102,7 +102,8 @@ def print_ended(study: Path, folder: Path) -> None:
     """Of a study that had ended before it was started again: where its page is, and how it is extended."""
     out.print(f"finished already, nothing to do: its page is {folder / 'report.html'}", highlight=False, soft_wrap=True)
     out.print(
-        f"to extend it, raise trials, seeds or arms in {study} and run it again (docs/search.md, Extend a search)",
+        f"to extend it, raise trials or arms in {study} and run it again; for more seeds, now that these were looked "
+        "at, set comparison.stop: anytime and max_seeds (docs/search.md, Extend a search)",
         highlight=False,
         soft_wrap=True,
     )

@@ -165,7 +165,7 @@ def test_an_arm_without_a_component_passes_over_what_is_said_of_it():
             "search.space.embedding.end: tie names 'router.end', which is tied itself",
         ),
         ({"router.end": {"when": "router.start"}}, 'search.space.router.end: when should be "NAME > VALUE"'),
-        ({"router.start": "exclude"}, "search.space.router.end: router.start is excluded; exclude router as a whole"),
+        ({"router.start": "exclude"}, "search.space.router.end: router has no start, and a ratio needs both: give"),
         (dict.fromkeys(START, "fixed"), "search.space: every parameter is fixed or tied"),
         ({"router.150%": "search"}, "no parameter 'router.150%'"),
     ],

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,8 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"finished already, nothing to do: its page is {folder / 'report.html'}",
-        f"to extend it, raise trials, seeds or arms in {path} and run it again (docs/search.md, Extend a search)",
+        f"to extend it, raise trials or arms in {path} and run it again; for more seeds, now that these were looked "
+        "at, set comparison.stop: anytime and max_seeds (docs/search.md, Extend a search)",
     ]
     assert ((folder / "ratios.yaml").read_bytes(), results(folder).comparison) == before
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
@@ -127,6 +129,52 @@ def test_a_finished_study_makes_again_what_was_lost_or_changed(command, tiny, tm
     assert same_end(folder, copy)
     assert (copy / "report.html").exists()
     assert "finished already" in command("run", path, "--out", copy).stdout
+
+
+def test_a_finished_study_trains_a_run_again_whose_files_are_gone(command, tiny, tmp_path):
+    path, folder, _ = tiny
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    one, other = (copy / "runs" / run.id for run in results(copy).comparison.runs[:2])
+    shutil.rmtree(one)
+    (other / "metrics.jsonl").unlink()
+    done = command("run", path, "--out", copy)
+    assert done.returncode == 0, done.stderr
+    assert "finished already" not in done.stdout
+    assert (one / "metrics.jsonl").exists()
+    assert (other / "metrics.jsonl").exists()
+    assert same_end(folder, copy)
+
+
+def test_a_result_that_was_changed_is_not_believed(command, tiny, tmp_path):
+    path, folder, _ = tiny
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "results.json").unlink()
+    result = copy / "runs" / results(folder).comparison.runs[0].id / "result.json"
+    plain = json.loads(result.read_text())
+    result.write_text(json.dumps({**plain, "valid_loss": 3.0}))
+    assert f"{result}: does not go with its checksum" in one_line_error(command("run", path, "--out", copy))
+    result.write_text(json.dumps({name: value for name, value in plain.items() if name != "checksum"}))
+    assert command("run", path, "--out", copy).returncode == 0  # of an older version
+    assert same_end(folder, copy)
+
+
+def test_seeds_that_are_added_after_a_look_are_said_to_be(command, tiny, tmp_path):
+    folder = tiny[1]
+    copy, more = tmp_path / "copy", tmp_path / "more.yaml"
+    shutil.copytree(folder, copy)
+    seeds = len(results(folder).comparison.seeds)
+    more.write_text(re.sub(r"seeds: \d+", f"seeds: {seeds + 1}", STUDY))
+    assert command("run", more, "--out", copy).returncode == 0
+    said = [note for note in results(copy).comparison.decision.notes if note.startswith("Seeds were added after the")]
+    assert len(said) == 1
+    assert f"on {seeds} had been looked at" in said[0]
+    for name in ("ratios.yaml", "report.html"):
+        assert "Seeds were added after" in " ".join((copy / name).read_text().split())
+    (copy / "ratios.yaml").unlink()  # written anew, it is still said
+    assert command("run", more, "--out", copy).returncode == 0
+    assert said[0] in results(copy).comparison.decision.notes
 
 
 def test_neither_ray_nor_the_number_of_processes_changes_what_is_found(tiny, tmp_path):

@@ -37,10 +37,10 @@ def test_every_field_changes_the_id(spec, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps should be a whole number, 1 or more, not 0"),
-        ({"steps": 10.0}, "steps should be a whole number, 1 or more, not 10.0"),
+        ({"steps": 0}, "steps should be a whole number from 1 to 9,007,199,254,740,992, not 0"),
+        ({"steps": 10.0}, "steps should be a whole number from 1 to 9,007,199,254,740,992, not 10.0"),
         ({"batch_size": 0}, "batch_size should be"),
-        ({"seed": -1}, "seed should be a whole number, 0 or more, not -1"),
+        ({"seed": -1}, "seed should be a whole number from 0 to 9,007,199,254,740,992, not -1"),
         ({"lr": 0.0}, "lr should be a number above 0, not 0.0"),
         ({"lr": float("nan")}, "lr should be a number above 0, not nan"),
         ({"final_fraction": 1.5}, "final_fraction should be from 0 to 1, not 1.5"),

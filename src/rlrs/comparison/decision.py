@@ -18,6 +18,7 @@ def decide(
     rule: Rule = FIXED,
     winner_speed_ups: Mapping[Arm, SpeedUp] | None = None,
     general: GeneralText | None = None,
+    looked_at: int | None = None,
 ) -> Decision:
     """The simplest arm that none of those beyond it is measurably better than.
 
@@ -34,6 +35,7 @@ def decide(
         rule: `FIXED` for a number of seeds that was fixed beforehand, `ANYTIME` for one that depends on the losses.
         winner_speed_ups: the same of the winner, where it is another arm than `rlrs`.
         general: what the arms did to the loss on general text, where that was watched.
+        looked_at: seeds after which a fixed comparison had been looked at, before more were added.
 
     Examples:
         >>> losses = {"uniform": [3.61, 3.58, 3.60], "embedding_only": [3.40, 3.38, 3.39], "rlrs": [3.40, 3.37, 3.40]}
@@ -41,7 +43,7 @@ def decide(
         'embedding_only'
     """
     judged = judge(losses, seeds, rule, () if general is None else general.bought)
-    verdict = Verdict(judged, speed_ups, winner_speed_ups, general=general)
+    verdict = Verdict(judged, speed_ups, winner_speed_ups, general=general, looked_at=looked_at)
     controls: list[Arm] = [control for arm, control in judged.against if arm == "rlrs"]
     return Decision(
         winner=judged.winner,

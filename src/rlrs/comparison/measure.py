@@ -46,6 +46,7 @@ def measure(
     tokens: int,
     settings: ComparisonConfig | None = None,
     may_rise: float | None = None,
+    looked_at: int | None = None,
 ) -> Comparison:
     """Losses, paired differences, saved steps and what they decide.
 
@@ -58,6 +59,7 @@ def measure(
         settings: with `stop: anytime`, everything is judged so that more seeds may follow, and `stopping` says whether
             they should; a fixed number of seeds if None.
         may_rise: nats per token by which the loss on general text may rise; None if that is not watched.
+        looked_at: seeds after which a fixed comparison had been looked at, before more were added.
     """
     anytime = settings is not None and settings.stop == "anytime"
     rule = ANYTIME if anytime else FIXED
@@ -86,8 +88,10 @@ def measure(
     own: dict[Arm, SpeedUp] = {}
     if winner not in ("uniform", "rlrs") and any(arm == winner and horizon < 1 for arm, _, horizon in runs):
         own = saved(winner, [arm for arm in sound if SIMPLEST_FIRST.index(arm) < SIMPLEST_FIRST.index(winner)])
-    decision = decide(final, seeds, speed_ups, rule, own, general)
+    looked_at = None if anytime else looked_at
+    decision = decide(final, seeds, speed_ups, rule, own, general, looked_at)
     return Comparison(
+        looked_at=looked_at,
         steps=steps,
         tokens=tokens,
         seeds=tuple(seeds),
@@ -130,7 +134,7 @@ def general_text(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], may_rise
         pairs = [(result.general_before, result.general_loss) for result in own]
         rises[arm] = tuple(None if was is None or now is None else now - was for was, now in pairs)
     means: dict[Arm, list[float]] = {arm: [rise for rise in own if rise is not None] for arm, own in rises.items()}
-    bought = tuple(arm for arm, own in means.items() if own and math.fsum(own) / len(own) > may_rise)
+    bought: tuple[Arm, ...] = tuple(arm for arm, own in means.items() if own and math.fsum(own) / len(own) > may_rise)
     return GeneralText(may_rise=may_rise, before=math.fsum(before) / len(before), rises=rises, bought=bought)
 
 

@@ -29,6 +29,7 @@ class Verdict:
         winner_speed_ups: control -> steps that the winner saves, where it is a simpler arm than `rlrs`.
         words: of the language.
         general: what the arms did to the loss on general text, where that was watched.
+        looked_at: seeds after which a fixed comparison had been looked at, before more were added.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class Verdict:
         winner_speed_ups: Mapping[Arm, SpeedUp] | None = None,
         words: Words = ENGLISH,
         general: GeneralText | None = None,
+        looked_at: int | None = None,
     ) -> None:
-        self.judged, self.words, self.general = judged, words, general
+        self.judged, self.words, self.general, self.looked_at = judged, words, general, looked_at
         self.speed_ups = (speed_ups if judged.winner in ("rlrs", "uniform") else winner_speed_ups) or {}
 
     @property
@@ -80,6 +82,8 @@ class Verdict:
             for arm, seeds in self.judged.diverged.items()
         ]
         found += self._general_notes()
+        if self.looked_at is not None:
+            found.append(words("verdict.looked_at", n=self.looked_at))
         controls: list[Arm] = [control for arm, control in self.judged.against if arm == "rlrs"]
         for control in controls:
             pair: Pair = ("rlrs", control)

@@ -150,6 +150,8 @@ class Comparison(Record):
     """None where general text was not watched."""
     stopping: Stopping | None = None
     """None where the number of seeds was fixed beforehand."""
+    looked_at: int | None = Field(default=None, ge=2)
+    """Seeds after which a comparison of a fixed number was looked at, before more were added; None if it was not."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Comparison:

@@ -74,6 +74,7 @@ class Head:
             self.comparison.winner_speed_up,
             words,
             self.comparison.general,
+            self.comparison.looked_at,
         )
         found = account(results)
         assert found is not None

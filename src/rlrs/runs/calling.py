@@ -28,7 +28,7 @@ def function_at(place: str) -> Callable[..., Any]:
     try:
         found = _file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     except FileNotFoundError:
-        raise RunError(f"{shown(place)}: there is no file {module}") from None
+        raise RunError(f"{shown(place)}: there is no file {module} in {Path.cwd()}") from None
     except ModuleNotFoundError as error:
         raise RunError(f"{shown(place)}: no module {error.name!r} from {Path.cwd()}") from None
     except Exception as error:

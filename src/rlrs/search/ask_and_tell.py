@@ -20,7 +20,7 @@ from rlrs.search.method import History
 from rlrs.search.space import SEARCHED, bounds, ratios_at, start_point
 from rlrs.search.space_settings import read_space
 from rlrs.search.store import TrialStore
-from rlrs.settings import ConfigError, RetestConfig, SearchConfig
+from rlrs.settings import ConfigError, RetestConfig, SearchConfig, settings_from
 
 log = logging.getLogger("rlrs.search")
 
@@ -108,12 +108,10 @@ class Search:
     ) -> None:
         names = list(components)
         ratios = start if isinstance(start, Ratios) else Ratios(start)
-        try:
-            settings = SearchConfig(
-                method=method, trials=trials, lr=lr, seed=seed, retest=RetestConfig(points=0, seeds=0)
-            )
-        except ValueError as error:
-            raise ConfigError(f"rlrs.Search: {str(error).splitlines()[2].strip()}") from None
+        retest = RetestConfig(points=0, seeds=0)
+        settings = settings_from(
+            SearchConfig, "rlrs.Search", method=method, trials=trials, lr=lr, seed=seed, retest=retest
+        )
         ratios.check_used(names, "the model")
         first = start_point(lr, final_fraction, ratios, [name for name in names if name in SEARCHED])
         defaults = {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}

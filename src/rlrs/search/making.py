@@ -8,7 +8,7 @@ from rlrs.search.fidelity import LowFidelity, Retested
 from rlrs.search.method import Method
 from rlrs.search.methods import CheapRuns, LocalSearch, ResponseSurface, Sampled
 from rlrs.search.methods.response_surface import FIRST_MOVE
-from rlrs.search.methods.sampled import sampler_at
+from rlrs.search.methods.sampled import check_proposes, sampler_at
 from rlrs.search.pruning import Pruned
 from rlrs.search.space import Space
 from rlrs.settings import ConfigError, FidelityConfig, SearchConfig
@@ -78,7 +78,9 @@ def _plain(space: Space, settings: SearchConfig, runs: int) -> Method:
             f"its import path, as optuna.samplers.{example}"
         )
     sampler = sampler_at(settings.method, settings.seed, settings.options)
-    return Sampled(space, sampler, most, settings.method.rpartition(".")[2])
+    method = Sampled(space, sampler, most, settings.method.rpartition(".")[2])
+    check_proposes(method, settings.method)
+    return method
 
 
 def _mixed(space: Space, settings: SearchConfig, fidelity: FidelityConfig, budget: int, steps: int) -> Method:

@@ -247,7 +247,8 @@ def _check(parameters: Mapping[str, Parameter]) -> None:
             for end in ("start", "end"):
                 if f"{component}.{end}" not in parameters:
                     raise ConfigError(
-                        f"search.space.{name}: {component}.{end} is excluded; exclude {component} as a whole"
+                        f"search.space.{name}: {component} has no {end}, and a ratio needs both: "
+                        f"give {component}.{end}, or leave it out as a whole (search.space: {{{component}: exclude}})"
                     )
     if not any(p.free for p in parameters.values()):
         raise ConfigError("search.space: every parameter is fixed or tied; nothing is left to search")

@@ -27,7 +27,7 @@ from sqlalchemy.exc import (
 )
 
 from rlrs.extras import install
-from rlrs.messages import printable
+from rlrs.messages import printable, shown
 from rlrs.records import Proposal, RunResult, SearchResult, Trial
 from rlrs.records.base import Record, first_problem
 from rlrs.search.claims import Claims
@@ -454,7 +454,7 @@ def first_difference(theirs: Any, mine: Any, at: str = "") -> str | None:
             if found:
                 return found
         return None
-    return None if theirs == mine else f"{at} is {theirs!r} there and {mine!r} here"
+    return None if theirs == mine else f"{at or 'its identity'} is {shown(theirs)} there and {shown(mine)} here"
 
 
 def optuna_url(where: Path | str | sqlalchemy.URL) -> str:

@@ -17,6 +17,7 @@ from rlrs.settings.loading import (
     fingerprint,
     kept,
     load_study,
+    settings_from,
     study_from,
 )
 from rlrs.settings.machine import MachineConfig
@@ -67,5 +68,6 @@ __all__ = [
     "fingerprint",
     "kept",
     "load_study",
+    "settings_from",
     "study_from",
 ]

@@ -19,6 +19,8 @@ from rlrs.settings.model import TAGGED
 from rlrs.settings.study import StudyConfig
 from rlrs.yaml_files import YAMLError, load_yaml
 
+S = typing.TypeVar("S", bound=Settings)
+
 CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
@@ -92,6 +94,23 @@ def study_from(raw: Any, where: str) -> StudyConfig:
         raise ConfigError(f"{where}: {problem}; it should have the keys of a study: name, proxy, target, ...")
     try:
         return StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+
+
+def settings_from(kind: type[S], where: str, **values: Any) -> S:
+    """A part of a study's settings from values, for callers in Python.
+
+    Args:
+        kind: of the settings.
+        where: the values come from, for messages.
+        values: by their names.
+
+    Raises:
+        ConfigError: a value that cannot be used; one line.
+    """
+    try:
+        return kind(**values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error)}") from None
 

@@ -24,7 +24,7 @@ Arm = Literal[
 class TrainingConfig(Settings):
     """What all runs of a study share."""
 
-    warmup_fraction: Fraction = 0.01
+    warmup_fraction: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.01
     """Warm-up steps as a share of all steps (the paper: 1 %)."""
     final_fraction: Fraction = 0.0444
     """Base rate at the end over the base peak rate (the paper's MoE value; 1 for `constant`); where a search starts."""
@@ -220,6 +220,12 @@ class ComparisonConfig(Settings):
             raise ValueError(f"max_seeds={self.max_seeds} should be seeds={self.seeds} or more with stop=anytime")
         return self
 
+    @model_validator(mode="after")
+    def _horizons(self) -> Self:
+        if len(set(self.horizons)) < len(self.horizons):
+            raise ValueError(f"horizons={list(self.horizons)} names a length twice")
+        return self
+
     @property
     def most_seeds(self) -> int:
         """Seeds that are run at most."""
@@ -261,7 +267,7 @@ class StudyConfig(Settings):
     Settings as they are written: sizes and files that they name are looked up by `rlrs.study.resolve`.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     trainer: TrainerConfig | None = None
     """A trainer of the user's own; the reference trainer if not set."""
     data: DataConfig = DataConfig()
@@ -312,6 +318,21 @@ class StudyConfig(Settings):
             if given := [key for key in others if getattr(scale, key) is not None]:
                 whose = "the reference trainer" if self.trainer is not None else "a trainer of your own"
                 raise ValueError(f"{name}.{given[0]} is for {whose}")
+        return self
+
+    @model_validator(mode="after")
+    def _horizons(self) -> Self:
+        horizons, total = self.comparison.horizons, self.target.steps
+        if horizons == ComparisonConfig.model_fields["horizons"].default:
+            return self  # of a target of a few steps too
+        lengths = [round(share * total) for share in horizons]
+        for share, steps in zip(horizons, lengths, strict=True):
+            if not 0 < steps < total or lengths.count(steps) > 1:
+                what = "no step" if not steps else "all of them" if steps == total else f"{steps} as another's"
+                raise ValueError(
+                    f"comparison.horizons: {share:g} of target.steps={total} is {what}; every horizon should be a "
+                    "length of its own"
+                )
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.ladder import ladder_lines
 from rlrs.study.plan import PlanRow, growth, plan
-from rlrs.study.resolve import check_sources, resolve
+from rlrs.study.resolve import check_places, check_sources, resolve
 from rlrs.study.runner import run, train_one
 from rlrs.study.verifying import verify_study
 
@@ -11,6 +11,7 @@ __all__ = [
     "PlanRow",
     "StudyError",
     "StudyProgress",
+    "check_places",
     "check_sources",
     "growth",
     "ladder_lines",

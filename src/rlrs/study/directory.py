@@ -90,6 +90,10 @@ def held(study: StudyConfig, folder: Path) -> Iterator[bool]:
         and {entry.name for entry in folder.iterdir()} - {"lock", "data", "verify"}
     ):
         raise StudyError(f"{where}: holds files but no study.yaml, so it is no study's run directory; name another")
+    if folder.is_symlink() and not folder.exists():
+        raise StudyError(
+            f"{where}: a link to {printable(str(folder.readlink()))}, which is not there; make that folder first"
+        )
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder):

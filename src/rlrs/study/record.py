@@ -42,7 +42,27 @@ def finished(folder: Path, identity: StudyIdentity, data: Mapping[str, Any]) -> 
     same = results.study.config_hash == identity.config_hash and results.data.get("hash") == data.get("hash")
     # It changes no result, but the page reckons by it.
     same = same and results.study.config.get("machine") == identity.config.get("machine")
-    return results if same and results.comparison is not None and noted.ended_with(folder) else None
+    if not same or results.comparison is None or not noted.ended_with(folder):
+        return None
+    # A run whose files are gone, which the page is made from, is trained again.
+    whole = all((folder / "runs" / run.id / "metrics.jsonl").exists() for run in results.comparison.runs)
+    return results if whole else None
+
+
+def looked_at(folder: Path, seeds: int) -> int | None:
+    """Seeds after which a fixed comparison was looked at before, where there are more now; from results.json.
+
+    Args:
+        folder: the study's run directory.
+        seeds: that are compared now.
+    """
+    try:
+        before = read_results(folder / "results.json").comparison
+    except (OSError, RecordError):
+        return None
+    if before is None or before.stopping is not None:
+        return None
+    return before.looked_at or (len(before.seeds) if len(before.seeds) < seeds else None)
 
 
 def page_is_newer(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlrs.models.hub_weights import content_hash
 from rlrs.ratios import PRESETS, Ratios
 from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Processes, make_method
+from rlrs.search.urls import check_url
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
 from rlrs.study.ladder import plan_ladder
 from rlrs.study.own_trainer import check_command, own_components
@@ -155,6 +157,24 @@ def check_sources(study: StudyConfig) -> None:
     if study.trainer is None and general is not None and not str(general.source).startswith(HUB):
         with _in("data.general"):
             find_files(general)
+
+
+def check_places(study: StudyConfig) -> None:
+    """See that a study's database and folder of tokens can be, before anything is written; no connection is made.
+
+    Raises:
+        ConfigError: `storage` that is no URL of a database, or `data.folder` where none can be made or written.
+        ImportError: the database's driver is not installed.
+    """
+    if study.storage is not None:
+        check_url(study.storage)
+    if study.data.folder is not None:
+        path = Path(study.data.folder).expanduser().absolute()
+        there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+        if not there.is_dir():
+            raise ConfigError(f"data.folder: {shown(study.data.folder)}: {shown(str(there))} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"data.folder: {shown(study.data.folder)}: {shown(str(there))} cannot be written to")
 
 
 def usable(ratios: Ratios, model: LanguageModel, where: str) -> Ratios:

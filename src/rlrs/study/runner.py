@@ -26,7 +26,7 @@ from rlrs.study.dtype import settled
 from rlrs.study.kinds import ReferenceRuns, RunKind
 from rlrs.study.preparing import own_runs
 from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios
-from rlrs.study.resolve import resolve, usable
+from rlrs.study.resolve import check_places, resolve, usable
 from rlrs.study.stages import Stages
 from rlrs.study.verifying import check_rates
 from rlrs.training import RunSpec, StopFlag, World, train
@@ -49,6 +49,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
         Interrupted: Ctrl-C in a search; ratios.yaml then has the best so far, marked so.
     """
     study = resolve(study)
+    check_places(study)
     if until == "certificate" and study.ladder is None:
         raise ConfigError("ladder is missing: a certificate needs ladder.sizes and ladder.horizons")
     with _kind_of_runs(study, folder, progress) as (study, kind):

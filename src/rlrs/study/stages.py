@@ -31,6 +31,7 @@ from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
 from rlrs.study.ladder import width_growth
+from rlrs.study.record import looked_at
 from rlrs.study.spaces import search_spaces
 from rlrs.transfer import carried
 
@@ -176,6 +177,7 @@ class Stages:
         target, settings = self.study.target, self.study.comparison
         general = self.study.data.general
         tokens, may_rise = self.kind.size(target).tokens, None if general is None else general.may_rise
+        before = looked_at(self.folder, settings.seeds)
         runs: dict[tuple[Arm, int, float], tuple[AnySpec, RunResult]] = {}
         seeds: list[int] = []
         while True:
@@ -183,15 +185,16 @@ class Stages:
             new = range(first, first + (1 if seeds else settings.seeds))
             seeds += new
             runs |= self._compared(arms, new)
-            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise)
+            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise, before)
             if found.stopping is None or found.stopping.reason is not None:
                 break
         winner = found.decision.winner
-        if winner in ("uniform", "rlrs") or not settings.horizons:
-            return found
-        # What the simpler arm saves is measured as for `rlrs`. The full-length runs have decided; these change nothing.
-        runs |= self._compared({winner: arms[winner]}, seeds, settings.horizons)
-        return measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise)
+        if winner not in ("uniform", "rlrs") and settings.horizons:
+            # What the simpler arm saves is measured as for `rlrs`. The full-length runs have decided; these change
+            # nothing.
+            runs |= self._compared({winner: arms[winner]}, seeds, settings.horizons)
+            found = measure(runs, settings.arms, seeds, target.steps, tokens, settings, may_rise, before)
+        return found
 
     def _compared(
         self, arms: Mapping[Arm, ArmResult], seeds: Iterable[int], lengths: Sequence[float] | None = None
@@ -285,5 +288,10 @@ def _none_finished(what: str, result: SearchResult, task: SearchTask) -> str:
             f"no run of {what} was finished: {len(lost)} of {len(ended)} were given up{others}; the last was "
             f"{lost[-1].reason}; the same command tries them again"
         )
-    rate = task.spec(result.trials[0].params).lr
-    return f"every run of {what} diverged; start from a lower rate than search.lr={rate:g}"
+    rates = [task.spec(trial.params).lr for trial in result.trials]
+    if what.endswith("on the target"):  # where the rate comes from the proxy, and no setting gives it
+        return (
+            f"every run of {what} diverged, with base rates from {min(rates):g} to {max(rates):g} (its search on the "
+            "proxy ended at the highest); raise transfer.trials, and the same command goes on to lower ones"
+        )
+    return f"every run of {what} diverged; start from a lower rate than search.lr={rates[0]:g}"

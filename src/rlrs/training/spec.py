@@ -8,9 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rlrs.messages import shown
 from rlrs.ratios import Ratios
 from rlrs.schedules import warmup_steps
 from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig, by_content
+from rlrs.settings.base import LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ class RunSpec:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} should be a whole number, {least} or more, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+                raise ValueError(f"{name} should be a whole number from {least} to {LARGEST:,}, not {shown(value)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr should be a number above 0, not {self.lr!r}")
         if not 0 <= self.final_fraction <= 1:

@@ -17,6 +17,7 @@ from rlrs.data import TokenData
 from rlrs.files import locked, naming, write_atomic
 from rlrs.records import Pruning, RunResult
 from rlrs.records.base import first_problem
+from rlrs.records.results import checksum
 from rlrs.settings import HubConfig
 from rlrs.training.checkpoint import CheckpointError
 from rlrs.training.distributed import World
@@ -126,9 +127,10 @@ def _enter(folder: Path, spec: RunSpec, resume: bool, validate: bool) -> RunResu
     _read_json(folder / "run.json", spec.id, frozenset())
     result = _read_result(folder, spec.id)
     if result is not None:
-        if not validate or result.valid_loss is not None or result.status != "finished":
+        validated = not validate or result.valid_loss is not None or result.status != "finished"
+        if validated and (folder / "metrics.jsonl").exists():
             return result
-        _clear(folder)  # a search's trial, trained for its score alone
+        _clear(folder)  # a search's trial, trained for its score alone, or a run whose losses are gone
     record = {"id": spec.id, **spec.to_plain()}
     if isinstance(spec.model, HubConfig):  # whose code it is; the id says what was asked for, not by whom it is done
         record["transformers"] = version("transformers")
@@ -146,6 +148,12 @@ def _read_result(folder: Path, run_id: str) -> RunResult | None:
     result = _read_json(folder / "result.json", run_id, frozenset(RunResult.model_fields))
     if result is None:
         return None
+    stored = result.pop("checksum", None)  # older files have none
+    if stored is not None and stored != checksum(result):
+        raise CheckpointError(
+            f"{folder / 'result.json'}: does not go with its checksum: it was changed after it was written, or is "
+            "damaged; delete the folder to start the run again"
+        )
     try:
         return RunResult(**{name: value for name, value in result.items() if name != "id"})
     except ValidationError as error:
@@ -157,7 +165,8 @@ def _read_result(folder: Path, run_id: str) -> RunResult | None:
 
 def _leave(folder: Path, spec: RunSpec, result: RunResult, keep_weights: bool) -> None:
     """The run is over: its result, from then on given back without training."""
-    write_atomic(folder / "result.json", json.dumps({"id": spec.id, **result.to_plain()}, indent=1) + "\n")
+    plain = {"id": spec.id, **result.to_plain()}
+    write_atomic(folder / "result.json", json.dumps({**plain, "checksum": checksum(plain)}, indent=1) + "\n")
     if not keep_weights:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

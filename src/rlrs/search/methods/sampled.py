@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from rlrs.messages import plural
+from rlrs.messages import plural, shown
 from rlrs.records import Proposal, SearchResult, Trial
 from rlrs.search.method import History, batches, lowest
 from rlrs.search.space import Space
@@ -134,9 +134,28 @@ def sampler_at(path: str, seed: int, options: Mapping[str, Any]) -> Callable[[],
 
     try:
         make()
-    except (TypeError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a sampler of somebody else's raises
         raise ConfigError(f"search.options: {path} cannot be made with {dict(options)}: {error}") from None
     return make
+
+
+def check_proposes(method: Sampled, path: str) -> None:
+    """See that a sampler can propose points of the space that it is given; the method itself is asked for nothing.
+
+    Raises:
+        ConfigError: it cannot: a grid of other parameters, or one without enough points.
+    """
+    try:
+        replace(method, _memory=[]).ask([])
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a sampler of somebody else's raises
+        raise ConfigError(
+            f"search.method: {path} cannot propose points of this space ({', '.join(method.space.names)}): "
+            f"{shown(str(error), 300)}"
+        ) from None
 
 
 @contextmanager

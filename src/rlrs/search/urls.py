@@ -1,0 +1,40 @@
+"""The URL of a database, looked at before it is used."""
+
+from __future__ import annotations
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from rlrs.extras import install
+from rlrs.messages import shown
+from rlrs.settings import ConfigError
+
+
+def check_url(text: str) -> None:
+    """See that a database URL is one, and that its driver is installed; no connection is made.
+
+    Raises:
+        ConfigError: no URL, or of a kind of database that there is not.
+        ImportError: its driver is not installed; the message says what to install.
+
+    >>> check_url("sqlite:///trials.db")
+    >>> check_url("oops://host/trials")
+    Traceback (most recent call last):
+    rlrs.settings.base.ConfigError: storage: no kind of database is called 'oops'; postgresql+psycopg is one
+    """
+    try:
+        url = make_url(text)
+        dialect = url.get_dialect()
+    except ArgumentError as error:
+        if not isinstance(error, NoSuchModuleError):  # without the text: it may hold a password
+            raise ConfigError(
+                "storage: should be a database URL, such as postgresql+psycopg://USER@HOST/DATABASE: what was given is "
+                "none"
+            ) from None
+        name = shown(text.partition("://")[0])
+        raise ConfigError(f"storage: no kind of database is called {name}; postgresql+psycopg is one") from None
+    try:
+        dialect.import_dbapi()
+    except ImportError as error:
+        hint = install("postgresql") if url.get_backend_name() == "postgresql" else "install its driver"
+        raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
