@@ -73,7 +73,7 @@ def check_texts() -> None:
 
 def measure(folder: Path, processes: int, names: Sequence[str]) -> None:
     """Train the base and run studies, or go on with them; their results to this folder."""
-    weights = pretrained(folder / "base").resolve()
+    weights = pretrained(folder / "base")
     for name in names:
         path, run = folder / f"{name}.yaml", folder / name
         write_atomic(path, yaml.safe_dump(study(name, weights), sort_keys=False))
