@@ -317,10 +317,10 @@ class Attempt:
 def _finished(job: Job) -> RunResult | None:
     """The result that a run's folder holds, if it is all that is asked for."""
     assert job.folder is not None
-    if not (job.folder / RESULT_FILE).exists() or not (job.folder / METRICS_FILE).exists():
+    if not (job.folder / RESULT_FILE).exists():
         return None
     found = read_result(job.folder)
-    if found.id != job.spec.id or found.status == "failed":
+    if found.id != job.spec.id or found.status == "failed" or not (job.folder / METRICS_FILE).exists():
         return None
     if job.validate and found.status == "finished" and found.valid_loss is None:
         return None
