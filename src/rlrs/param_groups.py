@@ -203,7 +203,8 @@ def lora_plus(
     et al., 2024, arXiv:2402.12354, who take 16). Without `ratios` these are the groups of PEFT's
     `create_loraplus_optimizer`, but for adapters of an embedding, which that gives a rate of their own.
 
-    >>> block = nn.ModuleDict({"q_proj": nn.ModuleDict({"lora_A": nn.Linear(8, 2), "lora_B": nn.Linear(2, 8)})})
+    >>> adapted = {"base_layer": nn.Linear(8, 8), "lora_A": nn.Linear(8, 2), "lora_B": nn.Linear(2, 8)}
+    >>> block = nn.ModuleDict({"q_proj": nn.ModuleDict(adapted)})
     >>> model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"self_attn": block})])})
     >>> lora_plus(model, 16)["attention/lora_B"].start
     16.0

@@ -154,7 +154,8 @@ def test_a_resumed_run_raises_the_same_alarms():
             scale = 1.0 if step < 30 else 4.0
             loss, _ = one_step(*parts, step, scale=scale)
             monitor.observe(step + 1, loss)
-        return [(alarm.check, alarm.component, alarm.step, alarm.value) for alarm in monitor.alarms]
+        found = [alarm for alarm in monitor.alarms if alarm.check != "throughput"]  # the clock's, not the run's
+        return [(alarm.check, alarm.component, alarm.step, alarm.value) for alarm in found]
 
     parts = make()
     whole = alarms(Monitor(parts[1], parts[2], every=3), parts, 0, 40)

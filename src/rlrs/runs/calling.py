@@ -44,8 +44,7 @@ def _file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(path)
     folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    sys.path[:] = [folder, *(other for other in sys.path if other != folder)]  # its own neighbours before others
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
