@@ -238,9 +238,9 @@ class Stages:
             done[key] = ended[1]
             if done[key].status == "failed":
                 # A search can do without a run; a comparison of pairs cannot.
-                which = ", ".join(str(part) for part in key)
+                spec, names = specs[key], ", ".join(part for part in key if isinstance(part, str))
                 raise EngineError(
-                    f"run {specs[key].id} of the {stage} ({which}): {done[key].reason}; "
+                    f"run {spec.id} of the {stage} (arm {names}, seed {spec.seed}): {done[key].reason}; "
                     "finished runs are kept, and the same command tries it again"
                 )
         return {key: (spec, done[key]) for key, spec in specs.items()}
