@@ -306,7 +306,8 @@ Scenario = Literal["gain", "no_gain", "diverged", "unlike_seed", "two_seeds", "b
 
 def write_scenario(folder: Path, scenario: Scenario) -> Path:
     """A sample study of today whose comparison is measured anew, from final losses that tell one story."""
-    kind: Kind = {"no_gain": "no_transferable_gain", "embedding": "gain_is_embedding"}.get(scenario, "gain")
+    kinds: dict[str, Kind] = {"no_gain": "no_transferable_gain", "embedding": "gain_is_embedding"}
+    kind: Kind = kinds.get(scenario, "gain")
     write_sample(folder, kind, name=f"sample-{scenario.replace('_', '-')}", schema=2)
     found = read_results(folder / "results.json")
     seeds = SEEDS[:2] if scenario == "two_seeds" else SEEDS
