@@ -16,7 +16,7 @@ test: .venv/.dev ## all tests
 
 lint: .venv/.dev ## format, lint, types
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache . # a cache would keep the import order of before a file was added
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: .venv/.dev ## format and fix

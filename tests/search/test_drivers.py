@@ -11,11 +11,11 @@ import threading
 import time
 
 import optuna
-import postgresql
 import pytest
 from sqlalchemy import event
 from test_driver import Engine, history, searches, spec_of
 
+import postgresql
 from rlrs.records import Proposal, RunResult
 from rlrs.search import ResponseSurface, SearchTask, Space, StorageError, TrialStore, tune
 from rlrs.search.claims import Claims
