@@ -25,10 +25,10 @@ from pathlib import Path
 
 import rfc8785
 
-from rlrs.audit import Anchor, Trail, Verification
+from rlrs.audit import Anchor, Trail, TrailReport
 
 ENTRIES = 40
-Check = Callable[[Verification], bool]
+Check = Callable[[TrailReport], bool]
 
 
 def written(folder: Path, entries: int = ENTRIES) -> tuple[list[bytes], Anchor]:
@@ -43,7 +43,7 @@ def written(folder: Path, entries: int = ENTRIES) -> tuple[list[bytes], Anchor]:
 def names(*kinds: str, entry: int | None = None, line: int | None = None) -> Check:
     """Whether what was found has one of these kinds, about this entry, on this line."""
 
-    def check(result: Verification) -> bool:
+    def check(result: TrailReport) -> bool:
         return any(
             one.kind in kinds
             and (entry is None or (one.entry is not None and one.entry <= entry <= (one.last or one.entry)))

@@ -1,6 +1,7 @@
 """The rule of docs/architecture.md: imports run one way, and the core needs torch, numpy and PyYAML only."""
 
 import ast
+import collections
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ LAYERS = [
     {"search", "transfer", "comparison", "audit", "drift"},
     {"report", "monitoring"},
     {"study", "rollout", "doctor"},
-    {"cli", "pages", "planning", "terminal", "upkeep", "watching"},
+    {"cli", "pages", "planning", "terminal", "upkeep", "study_view"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])
@@ -127,3 +128,11 @@ def test_no_two_test_files_have_one_name():
     """Pytest imports them by that name alone: of two it would run one, or none."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_no_two_files_and_no_two_classes_have_one_name():
+    names = [path.name for path in modules() if path.name != "__init__.py"]
+    for path in modules():
+        tree = ast.parse(path.read_text())
+        names += [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert not {name for name, count in collections.Counter(names).items() if count > 1}

@@ -22,8 +22,8 @@ from scipy import stats
 from experiments.coverage import noise, store
 from experiments.coverage.table import DOCUMENT, document
 from rlrs.comparison import ANYTIME, FIXED, SIMPLEST_FIRST, boundary, decide
+from rlrs.comparison.seed_stopping import stopping
 from rlrs.comparison.statistics import LEVEL
-from rlrs.comparison.stopping import stopping
 from rlrs.environment import environment
 from rlrs.settings import Arm
 

@@ -27,7 +27,7 @@ from rlrs.records import Certificate, read_certificate
 from rlrs.search.space import Point
 from rlrs.settings import StudyConfig
 from rlrs.study import run
-from rlrs.watching import Watch
+from rlrs.study_view import StudyView
 
 RUNS = Path("runs/ladder")
 MODES = ("unchanged", "law", "sqrt-width", "mup")
@@ -91,7 +91,7 @@ def measure(models: str, folder: Path, modes: Sequence[str]) -> list[Row]:
     kept.mkdir(parents=True, exist_ok=True)
     same = {"commit": environment()["commit"], "models": models, "environment": rows.text(environment())}
     found: list[Row] = []
-    with Watch(quiet=True) as bars:
+    with StudyView(quiet=True) as bars:
         for mode in MODES:
             path = kept / f"certificate_{mode}.json"
             if not path.exists():

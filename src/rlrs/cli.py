@@ -17,12 +17,13 @@ try:
     import typer
     from rich.table import Table
 
-    from rlrs.audit.commands import app as audit_commands
+    from rlrs.audit.trail_commands import app as audit_commands
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.pages import plot, report
     from rlrs.planning import plan, print_plan
-    from rlrs.rollout.commands import app as rollout_commands
+    from rlrs.rollout.rollout_commands import app as rollout_commands
+    from rlrs.study_view import StudyView
     from rlrs.terminal import (
         end_quietly,
         err,
@@ -39,7 +40,6 @@ try:
         warnings_shown,
     )
     from rlrs.upkeep import drift_command, examine_machine
-    from rlrs.watching import Watch
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: {install('study')}")
 
@@ -177,7 +177,7 @@ def verify(
     from rlrs.study import verify_study
 
     settings = load_study(study)
-    with Watch() as bars:
+    with StudyView() as bars:
         report = verify_study(settings, folder or Path("runs") / settings.name, bars, steps)
     print_report(report)
     if not report.ok:
@@ -238,7 +238,7 @@ def train(
         warnings_shown(),
         world() as ranks,
         stop_on_signals() as stop,
-        Watch(quiet=ranks.rank > 0) as bars,
+        StudyView(quiet=ranks.rank > 0) as bars,
     ):
         out.quiet = ranks.rank > 0
         scale = settings.proxy if model == "proxy" else settings.target
@@ -278,7 +278,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = resolve(load_study(study))
     where = folder or Path("runs") / settings.name
-    with _resumable(), Watch() as bars, prepared(settings, where, bars) as tokens:
+    with _resumable(), StudyView() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -404,7 +404,7 @@ def _study(
 
         study = _settings(path, processes, engine, address, storage)
         where = folder or Path("runs") / study.name
-        with Watch() as bars:
+        with StudyView() as bars:
             return studies.run(study, where, bars, until=until), where, bars.worked
 
 

@@ -16,7 +16,7 @@ from rlrs.messages import printable, shown
 from rlrs.models import concrete
 from rlrs.ratios import Ratios
 from rlrs.records import Provenance, Recipe, RecordError
-from rlrs.records.base import first_problem
+from rlrs.records.frozen import first_problem
 from rlrs.settings import ModelConfig, StudyConfig
 
 GROWN = 2.0

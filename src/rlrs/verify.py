@@ -89,7 +89,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
             if not hasattr(each, "get_last_lr"):
                 raise ValueError(f"scheduler should be a torch scheduler or a list of them, not {type(each).__name__}")
         self._model, self._steps, self._on_report = model, steps, on_report
-        from rlrs._verify.verdicts import Promise  # with all that belongs to it, by those who use it only
+        from rlrs._verify.promise import Promise  # with all that belongs to it, by those who use it only
 
         self._promise = Promise(model, partition(model, rules) if parts is None else parts, ratios, rates)
         self._report: Report | None = None
@@ -108,9 +108,9 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
         return self._report is not None
 
     def __enter__(self) -> verify:
-        from rlrs._verify.watching import Watch
+        from rlrs._verify.loop_watch import LoopWatch
 
-        self._watch = Watch(self._model, self._optimizers, self._schedulers, self._steps)
+        self._watch = LoopWatch(self._model, self._optimizers, self._schedulers, self._steps)
         self._watch.on_done = self._finish
         self._watch.start()
         return self
@@ -121,7 +121,7 @@ class verify:  # noqa: N801  (used as `with rlrs.verify(...) as check`, like tor
             self._finish()
 
     def _finish(self) -> None:
-        from rlrs._verify.judging import judge
+        from rlrs._verify.judge import judge
 
         self._report = judge(self._watch, self._promise)
         if self._on_report is not None:

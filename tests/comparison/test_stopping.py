@@ -3,7 +3,7 @@
 import math
 
 from rlrs.comparison import ANYTIME, decide
-from rlrs.comparison.stopping import stopping
+from rlrs.comparison.seed_stopping import stopping
 
 SEEDS = [3.60, 3.62, 3.58, 3.61, 3.59, 3.63]
 JITTER = [0.004, -0.002, 0.001, -0.003, 0.002, -0.001]

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from rlrs.monitoring import CHECKS, ComponentNumbers, Observation, Thresholds
+from rlrs.monitoring.checker import QUIET, Checker
 from rlrs.monitoring.signals import ENOUGH, WINDOW, Signals
-from rlrs.monitoring.watch import QUIET, Watch
 
 
 def feed(signals, observations):
@@ -140,7 +140,7 @@ def test_the_gap_is_over_its_smallest():
 
 
 def test_a_slow_step_is_no_alarm_and_three_are():
-    watch = Watch(Thresholds())
+    watch = Checker(Thresholds())
     for step in range(1, ENOUGH + 1):
         watch.look(Observation(step=step, speed=100.0))
     found = [len(watch.look(Observation(step=9, speed=40.0))) for _ in range(3)]
@@ -164,7 +164,7 @@ def test_windows_come_back_from_their_state():
 
 
 def test_an_alarm_is_raised_once_and_again_after_the_check_was_well():
-    watch = Watch(Thresholds())
+    watch = Checker(Thresholds())
     bad, well = Observation(step=1, loss=math.nan), Observation(step=2, loss=1.0)
     assert [len(watch.look(bad)) for _ in range(3)] == [1, 0, 0]
     for _ in range(QUIET - 1):
@@ -191,31 +191,31 @@ STILL = {"attention": 1.0, "router": 1.0, "norm": 1.0}
 
 
 def test_the_component_that_moves_further_than_usual_is_named():
-    alarm = rise(Watch(Thresholds()), updates={**STILL, "attention": 5.0}, gradients=STILL)
+    alarm = rise(Checker(Thresholds()), updates={**STILL, "attention": 5.0}, gradients=STILL)
     assert alarm.component == "attention"
     assert alarm.cause == "attention moves at 5 times its usual update: its rate is too high"
 
 
 def test_all_components_that_move_further_than_usual_are_the_base_rate():
-    alarm = rise(Watch(Thresholds()), updates=dict.fromkeys(STILL, 5.0), gradients=STILL)
+    alarm = rise(Checker(Thresholds()), updates=dict.fromkeys(STILL, 5.0), gradients=STILL)
     assert alarm.component is None
     assert "the base rate is too high" in alarm.cause
 
 
 def test_a_gradient_alone_names_its_component():
-    alarm = rise(Watch(Thresholds()), updates=STILL, gradients={**STILL, "router": 4.0})
+    alarm = rise(Checker(Thresholds()), updates=STILL, gradients={**STILL, "router": 4.0})
     assert alarm.component == "router"
     assert alarm.cause.startswith("the gradient of router is 4 times its usual, its update is not")
 
 
 def test_gradients_that_are_all_up_are_the_data():
-    alarm = rise(Watch(Thresholds()), updates=STILL, gradients={"attention": 1.5, "router": 1.5, "norm": 5.0})
+    alarm = rise(Checker(Thresholds()), updates=STILL, gradients={"attention": 1.5, "router": 1.5, "norm": 5.0})
     assert alarm.component is None
     assert "gradients of all components are up" in alarm.cause
 
 
 def test_a_loss_without_a_component_that_stands_out_is_the_data():
-    alarm = rise(Watch(Thresholds()), updates=STILL, gradients=STILL)
+    alarm = rise(Checker(Thresholds()), updates=STILL, gradients=STILL)
     assert alarm.component is None
     assert "the data are another" in alarm.cause
 

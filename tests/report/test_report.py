@@ -17,7 +17,7 @@ from rlrs.ratios import Ratios
 from rlrs.records import AtBound, RecordError, write_results
 from rlrs.records.results import checksum
 from rlrs.report import ReportError, figures, palette, text, write_ratios_page, write_report
-from rlrs.report.sources import look_up
+from rlrs.report.origins import look_up
 from rlrs.report.wording import Wording
 from rlrs.schedules import BaseSchedule
 

@@ -7,7 +7,7 @@ from rollouts import stage, table
 
 from rlrs.records import RecordError, RunResult, write_record, write_results
 from rlrs.rollout import RolloutError, StageConfig
-from rlrs.rollout.sources import read_outcomes
+from rlrs.rollout.outcomes import read_outcomes
 from study.sample_results import results
 
 ARMS = ("old", "new")

@@ -19,8 +19,8 @@ from rlrs.runs.verifying import Verification
 from rlrs.settings import ConfigError, DataConfig, HubConfig, TrainerConfig, TrainingConfig, study_from
 from rlrs.study import resolve
 from rlrs.study import run as run_study
-from rlrs.study.own_trainer import own_components
 from rlrs.study.python import _Silent
+from rlrs.study.trainer_checks import own_components
 from rlrs.training import RunSpec, hub_trainer
 from rlrs.training import train as train_reference
 

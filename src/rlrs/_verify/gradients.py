@@ -7,9 +7,9 @@ from statistics import median
 
 import torch
 
+from rlrs._verify.loop_watch import LoopWatch, multiple
 from rlrs._verify.measuring import Step
-from rlrs._verify.verdicts import Promise, Verdict, Verdicts
-from rlrs._verify.watching import Watch, multiple
+from rlrs._verify.promise import Fault, Faults, Promise
 
 SAME = 0.01
 """Factors within 1 % of one another are one factor: gradients of 16 bits are rounded to 0.4 %. Chosen here."""
@@ -26,7 +26,7 @@ INVARIANT = 1.1
 2 for SGD."""
 
 
-def judge_gradients(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
+def judge_gradients(watch: LoopWatch, promise: Promise, notes: list[str]) -> Faults:
     """Every parameter whose gradient has another factor than most have."""
     history = [(step, factors) for step in watch.steps if (factors := _factors(watch, step))]
     commons = {id(step): _common(factors) for step, factors in history}
@@ -44,18 +44,18 @@ def judge_gradients(watch: Watch, promise: Promise, notes: list[str]) -> Verdict
         constant = all(exact and abs(factor - typical) <= SAME * typical for _, factor, exact in seen)
         if constant and len(seen) > 1 and answer < INVARIANT:
             cause = f"its gradient is multiplied by {typical:.3g}, which {name} divides out again"
-            yield key, Verdict("inert", 1 / typical, cause, "give it a group with a rate of its own instead")
+            yield key, Fault("inert", 1 / typical, cause, "give it a group with a rate of its own instead")
         elif constant and len(seen) > 1:
             notes.append(
                 f"{promise.component(key)}: gradients are multiplied by {typical:.3g}, beside the group's rate"
             )
         elif typical < CUT and answer >= INVARIANT:
             cause = f"its gradient is clipped to {typical:.3g} of what the others keep, and the step of {name} with it"
-            yield key, Verdict("clipped", typical, cause, "clip all gradients together, or raise this clip's bound")
+            yield key, Fault("clipped", typical, cause, "clip all gradients together, or raise this clip's bound")
     yield from _all_cut(history, commons)
 
 
-def _all_cut(history: list[tuple[Step, dict[int, tuple[float, bool]]]], commons: dict[int, float]) -> Verdicts:
+def _all_cut(history: list[tuple[Step, dict[int, tuple[float, bool]]]], commons: dict[int, float]) -> Faults:
     """Clipping of everything, under an optimizer that follows the size of gradients."""
     values = [commons[id(step)] for step, _ in history]
     varies = len(values) > 1 and max(values) - min(values) > SAME * max(values)
@@ -71,11 +71,11 @@ def _all_cut(history: list[tuple[Step, dict[int, tuple[float, bool]]]], commons:
                 )
                 yield (
                     key,
-                    Verdict("clipped", median(values), cause, "raise the clip's bound, or lower the rate instead"),
+                    Fault("clipped", median(values), cause, "raise the clip's bound, or lower the rate instead"),
                 )
 
 
-def _factors(watch: Watch, step: Step) -> dict[int, tuple[float, bool]]:
+def _factors(watch: LoopWatch, step: Step) -> dict[int, tuple[float, bool]]:
     """Parameter -> what its gradient was multiplied by on the way to the step, and whether all its elements were."""
     factors: dict[int, tuple[float, bool]] = {}
     for key, arrived in step.arrived.items():

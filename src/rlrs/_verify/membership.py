@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch.optim import Optimizer
 
+from rlrs._verify.loop_watch import LoopWatch
 from rlrs._verify.measuring import sample
-from rlrs._verify.verdicts import Promise, Verdict, Verdicts, group_label
-from rlrs._verify.watching import Watch
+from rlrs._verify.promise import Fault, Faults, Promise, group_label
 from rlrs.components import canonical_name
 
 
-def adopt_masters(watch: Watch, promise: Promise) -> int:
+def adopt_masters(watch: LoopWatch, promise: Promise) -> int:
     """Give float32 master copies of 16-bit weights these weights' names; returns how many there are.
 
     A tensor is one if it is stepped, is not the model's, and has the shape and values of a weight that no optimizer
@@ -43,7 +43,7 @@ def adopt_masters(watch: Watch, promise: Promise) -> int:
     return count
 
 
-def judge_membership(watch: Watch, promise: Promise, stepped: list[Optimizer], notes: list[str]) -> Verdicts:
+def judge_membership(watch: LoopWatch, promise: Promise, stepped: list[Optimizer], notes: list[str]) -> Faults:
     """In no optimizer, in one that is never stepped, in several."""
     containers = {id(o) for o in watch.containers}
     known = list({id(o): o for o in (*watch.optimizers, *stepped) if id(o) not in containers}.values())
@@ -54,7 +54,7 @@ def judge_membership(watch: Watch, promise: Promise, stepped: list[Optimizer], n
     strangers = sum(p not in promise.names for p in homes)
     for key, parameter in promise.parameters.items():
         if parameter.requires_grad and key not in homes:
-            yield key, Verdict("missing", 0.0, *_why_missing(strangers, len(homes)))
+            yield key, Fault("missing", 0.0, *_why_missing(strangers, len(homes)))
     together = _stepping_together(watch)
     for key, places in homes.items():
         places = [place for place in places if id(place[0]) in together]
@@ -67,7 +67,7 @@ def judge_membership(watch: Watch, promise: Promise, stepped: list[Optimizer], n
                 groups = ", ".join(group_label(*place) for place in places)
                 cause = f"{len(places)} times in one optimizer (groups {groups}), and as often stepped"
             remedy = "give every parameter to one group of one optimizer"
-            yield key, Verdict("two_groups", float(len(places)), cause, remedy)
+            yield key, Fault("two_groups", float(len(places)), cause, remedy)
     for optimizer in watch.optimizers:
         if not any(optimizer is o for o in (*stepped, *watch.containers)):
             mine = {key for key, _ in _members(optimizer)}
@@ -75,12 +75,12 @@ def judge_membership(watch: Watch, promise: Promise, stepped: list[Optimizer], n
             how = "while others, made in the loop, move it" if others else "while others were"
             cause = f"its optimizer ({type(optimizer).__name__}) was never stepped, {how}"
             for key, _ in _members(optimizer):
-                yield key, Verdict("inert", 0.0, cause, "call its step() after backward(), like the others'")
+                yield key, Fault("inert", 0.0, cause, "call its step() after backward(), like the others'")
     if strangers and all(key in homes for key in promise.names):
         notes.append(f"the optimizers have {strangers} tensors that are not the model's")
 
 
-def judge_labels(watch: Watch, promise: Promise, stepped: list[Optimizer]) -> Verdicts:
+def judge_labels(watch: LoopWatch, promise: Promise, stepped: list[Optimizer]) -> Faults:
     """Groups that carry the name of others' parameters: a state that was loaded by position."""
     remedy = "load states by name: make groups in the saved order, or use RelativeLR, which puts them in order"
     for optimizer in stepped:
@@ -94,15 +94,15 @@ def judge_labels(watch: Watch, promise: Promise, stepped: list[Optimizer]) -> Ve
                     others = {canonical_name(n) for n in promise.names.values()}
                     if real and canonical_name(said) in others and canonical_name(said) != canonical_name(real):
                         cause = f"group {group_label(optimizer, index)} has it under the name {said}"
-                        yield id(parameter), Verdict("misplaced", None, cause, remedy)
+                        yield id(parameter), Fault("misplaced", None, cause, remedy)
             said = str(group.get("component", group.get("name", ""))).partition("/")[0]
             if said in anywhere and held[index] and said not in held[index]:
                 cause = f"in the group of {said}: the state of groups in another order was loaded by position"
                 for parameter in group["params"]:
-                    yield id(parameter), Verdict("misplaced", None, cause, remedy)
+                    yield id(parameter), Fault("misplaced", None, cause, remedy)
 
 
-def _stepping_together(watch: Watch) -> set[int]:
+def _stepping_together(watch: LoopWatch) -> set[int]:
     """Optimizers (by id) that were named, or step after the same backward pass as another does, or more than once."""
     passes: dict[int, list[int]] = {}
     for step in watch.steps:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlrs.audit.changes import TrailDifference, differences
     from rlrs.audit.entries import AuditEntry, AuditError
     from rlrs.audit.signing import sign
-    from rlrs.audit.tampering import Tampering, Verification
+    from rlrs.audit.tampering import Tampering, TrailReport
     from rlrs.audit.trail import Trail, digests, note
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "Tampering",
     "Trail",
     "TrailDifference",
-    "Verification",
+    "TrailReport",
     "differences",
     "digests",
     "note",
@@ -39,7 +39,7 @@ _MODULES = {
     "changes": ("TrailDifference", "differences"),
     "entries": ("AuditEntry", "AuditError"),
     "signing": ("sign",),
-    "tampering": ("Tampering", "Verification"),
+    "tampering": ("Tampering", "TrailReport"),
     "trail": ("Trail", "digests", "note"),
 }
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from rlrs.audit.entries import AuditError
 from rlrs.extras import install
 from rlrs.records import Record
-from rlrs.records.base import first_problem
+from rlrs.records.frozen import first_problem
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from rlrs.audit.annex_iv import APPLIES, LEFT, TITLES
 from rlrs.audit.changes import sentence
 from rlrs.audit.entries import AuditEntry, AuditError
-from rlrs.audit.tampering import Verification
+from rlrs.audit.tampering import TrailReport
 from rlrs.audit.trail import Trail
 from rlrs.ratios import Ratios
 
@@ -64,7 +64,7 @@ class _Study:
     results: Any
     ratios: Ratios | None
     entries: list[AuditEntry]
-    verified: Verification | None
+    verified: TrailReport | None
 
     def get(self, *path: str, of: Any = None) -> Any:
         """What results.json has at a path, or None."""

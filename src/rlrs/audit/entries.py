@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from rlrs.extras import install
 from rlrs.records import Record
-from rlrs.records.base import first_problem
+from rlrs.records.frozen import first_problem
 
 FORMAT = 1
 """Version of the entries that this code writes and reads."""
@@ -48,7 +48,7 @@ class AuditEntry(Record):
     at: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
     """When, UTC."""
     facts: dict[str, Any]
-    """What, as JSON; see `rlrs.audit.facts.KINDS`."""
+    """What, as JSON; see `rlrs.audit.entry_facts.KINDS`."""
     format: Literal[1] = FORMAT
     index: int = Field(ge=0)
     """Place in the trail, from 0."""

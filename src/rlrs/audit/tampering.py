@@ -65,10 +65,10 @@ class Tampering:
 
 
 @dataclass(frozen=True)
-class Verification:
+class TrailReport:
     """What was looked at, and what is wrong with it.
 
-    >>> Verification(entries=2, head="ab" * 32, found=(), notes=()).intact
+    >>> TrailReport(entries=2, head="ab" * 32, found=(), notes=()).intact
     True
     """
 
@@ -102,7 +102,7 @@ class _Scan:
     files: dict[str, tuple[int, str]] = field(default_factory=dict)  # name -> the last entry that states it, digest
 
 
-def verify(path: Path, lines: Iterable[bytes], anchor: Anchor | None, keys: Sequence[str | Path]) -> Verification:
+def verify(path: Path, lines: Iterable[bytes], anchor: Anchor | None, keys: Sequence[str | Path]) -> TrailReport:
     """See `rlrs.audit.Trail.verify`; `lines` are those of the file `path`."""
     scan = _scanned(path, lines)
     anchors = [("the anchor", anchor)] if anchor is not None else []
@@ -126,7 +126,7 @@ def verify(path: Path, lines: Iterable[bytes], anchor: Anchor | None, keys: Sequ
     length = max(chain, default=-1) + 1
     if not length:
         notes.append("the trail has no entries")
-    return Verification(len(chain), chain[length - 1].hash if length else NOTHING, tuple(found), tuple(notes))
+    return TrailReport(len(chain), chain[length - 1].hash if length else NOTHING, tuple(found), tuple(notes))
 
 
 def _scanned(path: Path, lines: Iterable[bytes]) -> _Scan:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrs.audit.entries import LONGEST, NOTHING, AuditEntry, AuditError, entry_line, read_line
-from rlrs.audit.facts import ACTOR, checked
+from rlrs.audit.entry_facts import ACTOR, checked
 from rlrs.files import naming, open_atomic, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from rlrs.audit.anchors import Anchor
-    from rlrs.audit.tampering import Verification
+    from rlrs.audit.tampering import TrailReport
 
 FILE = "audit.jsonl"
 PATIENCE = 60.0
@@ -43,7 +43,7 @@ def note(folder: str | Path, kind: str, /, **facts: Any) -> AuditEntry:
         folder: where `audit.jsonl` is, or will be; it must exist.
         kind: `begun`, `data`, `ratios`, `alarm`, `decision`, `override`, `sign_off`, `ended`, `failed`, or one of your
             own that begins with `x-`. `begun` is written as `resumed` where the trail has entries already.
-        facts: what is to be kept, JSON or what becomes it; see `rlrs.audit.facts.KINDS` for what a kind must have.
+        facts: what is to be kept, JSON or what becomes it; `rlrs.audit.entry_facts.KINDS` has what a kind must have.
             Passwords in URLs, values of names such as `api_key`, and values of environment variables that hold
             secrets are left out.
 
@@ -200,7 +200,7 @@ class Trail:
             length, head = length + 1, entry.hash
         return Anchor(length=length, head=head)
 
-    def verify(self, anchor: Anchor | None = None, keys: Sequence[str | Path] = ()) -> Verification:
+    def verify(self, anchor: Anchor | None = None, keys: Sequence[str | Path] = ()) -> TrailReport:
         """Look for everything that is not as it was written, and name it.
 
         Args:

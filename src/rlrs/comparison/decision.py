@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rlrs.comparison.judging import judge
 from rlrs.comparison.sentences import Verdict
-from rlrs.comparison.statistics import FIXED, Rule
+from rlrs.comparison.statistics import FIXED, PairedTest
 from rlrs.records import Decision, GeneralText, SpeedUp
 from rlrs.settings import Arm
 
@@ -15,7 +15,7 @@ def decide(
     losses: Mapping[Arm, Sequence[float]],
     seeds: Sequence[int],
     speed_ups: Mapping[Arm, SpeedUp] | None = None,
-    rule: Rule = FIXED,
+    rule: PairedTest = FIXED,
     winner_speed_ups: Mapping[Arm, SpeedUp] | None = None,
     general: GeneralText | None = None,
     looked_at: int | None = None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from rlrs.comparison.sequential import ANYTIME
-from rlrs.comparison.statistics import FIXED, LEVEL, Rule, holm
+from rlrs.comparison.statistics import FIXED, LEVEL, PairedTest, holm
 from rlrs.records import Comparison, Interval, Standing
 from rlrs.settings import Arm
 
@@ -89,7 +89,7 @@ class Judged:
 
 
 def judge(
-    losses: Mapping[Arm, Sequence[float]], seeds: Sequence[int], rule: Rule = FIXED, bought: Sequence[Arm] = ()
+    losses: Mapping[Arm, Sequence[float]], seeds: Sequence[int], rule: PairedTest = FIXED, bought: Sequence[Arm] = ()
 ) -> Judged:
     """Judge arms by their paired losses; `decide` says how.
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from rlrs.comparison.decision import decide
 from rlrs.comparison.judging import SIMPLEST_FIRST, judge, without
+from rlrs.comparison.seed_stopping import stopping
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, speed_up
-from rlrs.comparison.stopping import stopping
 from rlrs.records import ArmLosses, Comparison, ComparisonRun, GeneralText, Interval, RunResult, SpeedUp
 from rlrs.settings import Arm, ComparisonConfig
 

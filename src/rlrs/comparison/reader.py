@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rlrs.comparison.schema1 import upgraded
 from rlrs.messages import printable, shown
 from rlrs.records import RecordError, Results
-from rlrs.records.base import first_problem, read_plain
+from rlrs.records.frozen import first_problem, read_plain
 from rlrs.records.results import RESULTS_SCHEMA, checksum
 
 _REMEDY = "run the study again to rewrite it (rlrs run STUDY.yaml; finished runs are kept)"

@@ -25,7 +25,7 @@ from rlrs.records import (
     StudyIdentity,
     Trial,
 )
-from rlrs.records.base import Loss, Rate, Value, Whole
+from rlrs.records.frozen import Loss, Rate, Value, Whole
 from rlrs.settings import Arm
 
 _OTHERS = ("weight_decay", "init_scale", "warmup_fraction", "beta1", "beta2")
@@ -47,7 +47,7 @@ class _Trial(_Part):
     reason: str | None = None
 
 
-class _Best(_Part):
+class _OldBest(_Part):
     number: Whole
     params: dict[str, Value]
     score: Loss | None
@@ -56,7 +56,7 @@ class _Best(_Part):
 class _Search(_Part):
     budget: int = Field(ge=1, le=10**15)
     trials: Annotated[tuple[_Trial, ...], Field(min_length=1)]
-    best: _Best
+    best: _OldBest
     stopped: str
     sweeps: Whole
     importance: dict[str, Value] = Field(default_factory=dict)
@@ -79,7 +79,7 @@ class _Config(_Part):
     training: _Training
 
 
-class _Study(_Part):
+class _OldStudy(_Part):
     name: str
     config: dict[str, JsonValue]
     config_hash: str
@@ -96,7 +96,7 @@ class _Comparison(_Part):
 
 
 class _Results(_Part):
-    study: _Study
+    study: _OldStudy
     environment: dict[str, Any]
     data: dict[str, Any]
     models: Models

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlrs.comparison.statistics import LEVEL, Rule, moments
+from rlrs.comparison.statistics import LEVEL, PairedTest, moments
 from rlrs.records import Interval
 
 TAU = 3.0
@@ -93,5 +93,5 @@ def anytime_p_value(values: Sequence[float]) -> float:
     return math.exp(min(0.0, -0.5 * math.log(g) - 0.5 * n * (math.log1p(u) - math.log1p(g * u))))
 
 
-ANYTIME = Rule(confidence_sequence, anytime_p_value)
+ANYTIME = PairedTest(confidence_sequence, anytime_p_value)
 """For comparisons that go on until they are decided."""

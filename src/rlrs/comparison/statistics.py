@@ -14,7 +14,7 @@ LEVEL = 0.95
 Name = TypeVar("Name", bound=Hashable)
 
 
-class Rule(NamedTuple):
+class PairedTest(NamedTuple):
     """How paired differences are judged: their mean's interval, and the p-value of a mean of 0, two-sided."""
 
     interval: Callable[[Sequence[float]], Interval]
@@ -85,7 +85,7 @@ def p_value(values: Sequence[float]) -> float:
     return float(2 * special.stdtr(len(values) - 1, -abs(mean) / error))
 
 
-FIXED = Rule(interval, p_value)
+FIXED = PairedTest(interval, p_value)
 """For a number of seeds that was fixed before any was looked at."""
 
 
@@ -135,7 +135,9 @@ def steps_to_reach(loss: float, runs: Mapping[int, float]) -> tuple[float, Liter
     return float(lengths[-1]), "upper"
 
 
-def speed_up(baseline: Sequence[float], runs: Sequence[Mapping[int, float]], steps: int, rule: Rule = FIXED) -> SpeedUp:
+def speed_up(
+    baseline: Sequence[float], runs: Sequence[Mapping[int, float]], steps: int, rule: PairedTest = FIXED
+) -> SpeedUp:
     """Saved steps over paired seeds: 1 - steps needed to end at the baseline's final loss / the baseline's steps.
 
     Every length has a complete schedule of its own. Both arms train one model on batches of one size, so the share is

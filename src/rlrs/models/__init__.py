@@ -2,9 +2,9 @@
 
 from rlrs.models.build import build_model
 from rlrs.models.counts import ParameterCount, count_parameters, training_flops
-from rlrs.models.ladder import Rung, concrete, ladder
 from rlrs.models.language_model import LanguageModel, ModelOutput
 from rlrs.models.moe import RouterStatistics, Routing, router_statistics
+from rlrs.models.scaled import Rung, concrete, ladder
 from rlrs.models.sizes import at_depth, at_width, size_steps
 from rlrs.models.transformer import Transformer
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rlrs.monitoring.alerts import AlertLog, AuditAlerts, JSONLinesAlerts, PrometheusFile, TrackerAlerts, Webhook
     from rlrs.monitoring.calibration import calibrate
     from rlrs.monitoring.callbacks import monitor_lightning, monitor_trainer
+    from rlrs.monitoring.checker import check_file
     from rlrs.monitoring.checks import CHECKS, Check
     from rlrs.monitoring.guard import Guard, Snapshots
     from rlrs.monitoring.monitor import Monitor
     from rlrs.monitoring.observation import ComponentNumbers, Observation
     from rlrs.monitoring.thresholds import Thresholds
-    from rlrs.monitoring.watch import check_file
 
 __all__ = [
     "CHECKS",

@@ -12,7 +12,7 @@ from rlrs.monitoring.observation import read_observations
 from rlrs.monitoring.signals import ENOUGH, Key, Signals
 from rlrs.monitoring.thresholds import Thresholds
 from rlrs.records import RecordError
-from rlrs.records.base import read_plain
+from rlrs.records.frozen import read_plain
 
 FEWEST = 3
 """Runs to calibrate from: two are less than a seed's luck. Chosen here, not studied."""

@@ -47,8 +47,8 @@ def check(
 ) -> None:
     """Print the alarms of a run, also of one that is still training."""
     from rlrs.messages import printable
+    from rlrs.monitoring.checker import check_file
     from rlrs.monitoring.thresholds import Thresholds
-    from rlrs.monitoring.watch import check_file
 
     alarms = check_file(run, Thresholds.load(thresholds) if thresholds is not None else None)
     for alarm in alarms:

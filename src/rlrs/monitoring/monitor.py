@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.monitoring.alarms import Alarm
+from rlrs.monitoring.checker import Checker
 from rlrs.monitoring.observation import ComponentNumbers, Observation, write_observation
 from rlrs.monitoring.probe import StepProbe
 from rlrs.monitoring.thresholds import Thresholds
-from rlrs.monitoring.watch import Watch
 
 if TYPE_CHECKING:
     from rlrs.monitoring.alerts import Alerts
@@ -100,7 +100,7 @@ class Monitor:
         self.ranks = dist.get_world_size(group) if together else 1
         self.first = not together or dist.get_rank(group) == 0
         self.alerts = list(alerts) if self.first else []
-        self._watch = Watch(loaded)
+        self._watch = Checker(loaded)
         self._scheduler = scheduler
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         self._probe = StepProbe(optimizers, scheduler, updates=updates, ranks=self.ranks)

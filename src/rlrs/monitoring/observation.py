@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrs.records import MetricsLine, RecordError, read_metrics
-from rlrs.records.base import read_plain, shown
+from rlrs.records.frozen import read_plain, shown
 
 METRICS = "metrics.jsonl"
 

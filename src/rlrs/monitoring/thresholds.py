@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from rlrs.files import write_atomic
 from rlrs.monitoring.checks import CHECKS
 from rlrs.records import Record, RecordError
-from rlrs.records.base import first_problem, shown
+from rlrs.records.frozen import first_problem, shown
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 FILE = "monitor.yaml"

@@ -1,8 +1,8 @@
 """What rlrs writes down of runs, searches and studies: typed, validated, one shape, reader and writer for each."""
 
 from rlrs.records.arm import ArmResult, ArmSearch, AtBound, bounds_note
-from rlrs.records.base import Record, RecordError, read_record, write_record
-from rlrs.records.certificate import Certificate, Check, Estimate, read_certificate, write_certificate
+from rlrs.records.certificate import Certificate, Estimate, PredictionCheck, read_certificate, write_certificate
+from rlrs.records.frozen import Record, RecordError, read_record, write_record
 from rlrs.records.measured import (
     ArmLosses,
     Comparison,
@@ -28,7 +28,6 @@ __all__ = [
     "ArmSearch",
     "AtBound",
     "Certificate",
-    "Check",
     "Comparison",
     "ComparisonRun",
     "ComponentMetrics",
@@ -41,6 +40,7 @@ __all__ = [
     "ModelSize",
     "Models",
     "Prediction",
+    "PredictionCheck",
     "Proposal",
     "Provenance",
     "Pruning",

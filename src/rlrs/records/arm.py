@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlrs.records.base import Record, Whole
+from rlrs.records.frozen import Record, Whole
 from rlrs.records.recipe import Recipe
 from rlrs.records.trial import SearchResult, Trial
 from rlrs.settings import Arm

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from rlrs.files import write_atomic
-from rlrs.records.base import Loss, Record, RecordError, Value, Whole, first_problem, read_plain
+from rlrs.records.frozen import Loss, Record, RecordError, Value, Whole, first_problem, read_plain
 from rlrs.records.results import Scalar, StudyIdentity, checksum
 from rlrs.settings import Arm
 
@@ -112,7 +112,7 @@ class LadderCost(Record):
     """Of all its runs, those of the proxy's search apart."""
 
 
-class Check(Record):
+class PredictionCheck(Record):
     """A prediction and what was measured."""
 
     what: str
@@ -155,7 +155,7 @@ class Certificate(Record):
     notes: tuple[str, ...]
     """What limits it."""
     refuted_by: tuple[str, ...]
-    checks: tuple[Check, ...] | None = None
+    checks: tuple[PredictionCheck, ...] | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """All fields as certificate.json has them."""

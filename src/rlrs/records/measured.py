@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlrs.records.base import Loss, Rate, Record, Whole
+from rlrs.records.frozen import Loss, Rate, Record, Whole
 from rlrs.settings import Arm
 
 Standing = Literal["better", "not_different", "worse"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from rlrs.records.base import Record, RecordError, Whole, first_problem
+from rlrs.records.frozen import Record, RecordError, Whole, first_problem
 
 Measured = Annotated[float, Field(allow_inf_nan=True)]
 """A measurement, which may be no finite number in a run that diverges."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from rlrs.records.base import Record
+from rlrs.records.frozen import Record
 from rlrs.settings import Arm
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from rlrs.messages import printable, shown
 from rlrs.param_groups import layer_decay, lora_plus
 from rlrs.ratios import BASE, Ratios
-from rlrs.records.base import Rate, Record, RecordError, first_problem
+from rlrs.records.frozen import Rate, Record, RecordError, first_problem
 from rlrs.schedules import BaseSchedule, warmup_steps
 from rlrs.settings import TrainingConfig
 

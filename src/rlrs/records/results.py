@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from rlrs.files import write_atomic
 from rlrs.records.arm import ArmResult
-from rlrs.records.base import Record, Whole
+from rlrs.records.frozen import Record, Whole
 from rlrs.records.measured import Comparison
 from rlrs.settings import Arm
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlrs.records.base import Record
+from rlrs.records.frozen import Record
 
 
 class Pruning(Record):

@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field
 
-from rlrs.records.base import Record
+from rlrs.records.frozen import Record
 from rlrs.records.run import Pruning, RunResult
 
 

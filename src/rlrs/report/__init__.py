@@ -9,7 +9,7 @@ for _package in ("plotly", "jinja2", "pydantic"):
         raise ModuleNotFoundError(f"rlrs.report needs {_package}: {install('report')}", name=_package)
 
 from rlrs.report.across import write_across  # noqa: E402
-from rlrs.report.certificate import write_certificate_page  # noqa: E402
+from rlrs.report.certificate_page import write_certificate_page  # noqa: E402
 from rlrs.report.curves import ReportError  # noqa: E402
 from rlrs.report.page import write_ratios_page, write_report  # noqa: E402
 from rlrs.report.plain import write_summary  # noqa: E402

@@ -11,10 +11,10 @@ from rlrs.files import write_atomic
 from rlrs.report import text
 from rlrs.report.curves import ReportError
 from rlrs.report.drawing import Panel, line, markers, plot
+from rlrs.report.origins import Sources
 from rlrs.report.page import read_compared
 from rlrs.report.palette import MUTED, arm_look
 from rlrs.report.rendering import render
-from rlrs.report.sources import Sources
 from rlrs.report.summary import Head
 from rlrs.report.wording import Wording
 from rlrs.settings import Arm

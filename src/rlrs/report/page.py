@@ -15,9 +15,9 @@ from rlrs.report import figures, trial_figures, tuning
 from rlrs.report.curves import LossCurve, ReportError, read_curves
 from rlrs.report.drawing import ended
 from rlrs.report.limits import budgets, limits
+from rlrs.report.origins import Sources
 from rlrs.report.rendering import render
 from rlrs.report.snippet import snippet
-from rlrs.report.sources import Sources
 from rlrs.report.summary import Head
 from rlrs.report.units import unit_rows
 from rlrs.report.wording import Wording

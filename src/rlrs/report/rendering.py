@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rlrs.report import palette, text
 from rlrs.report.drawing import plain
-from rlrs.report.sources import Sources
+from rlrs.report.origins import Sources
 from rlrs.report.wording import Wording
 
 SCRIPT = ("log_x", "log_y", "linear_x", "linear_y", "table", "figure", "copy", "copied", "selected")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rlrs.comparison import Account, PaysOff, Verdict, account, judged_again, saving_shown
 from rlrs.comparison.savings import saved_by_winner
-from rlrs.comparison.stopping import stopping
+from rlrs.comparison.seed_stopping import stopping
 from rlrs.records import Interval, Results, SpeedUp, Standing
 from rlrs.report import text
 from rlrs.report.wording import Wording

@@ -12,8 +12,8 @@ from rlrs.files import locked, write_atomic
 from rlrs.messages import shown
 from rlrs.rollout.declared import RolloutConfig, RolloutError, changed, load_rollout
 from rlrs.rollout.judgement import Judgement
-from rlrs.rollout.sources import read_outcomes
-from rlrs.rollout.state import (
+from rlrs.rollout.outcomes import read_outcomes
+from rlrs.rollout.standing import (
     DECLARED,
     SETTINGS,
     THRESHOLDS,

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 
 from rlrs.ratios import Ratios
 from rlrs.records import Pruning, RunResult
-from rlrs.records.base import Record
+from rlrs.records.frozen import Record
 from rlrs.schedules import BaseSchedule, warmup_steps
 from rlrs.settings import TrainerConfig, TrainingConfig, TransformersConfig
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from rlrs.components import Partition, partition
 from rlrs.ratios import BASE
 from rlrs.records import write_record
-from rlrs.records.base import Record
+from rlrs.records.frozen import Record
 from rlrs.runs.asked import AskedRun
 from rlrs.schedules import Curve
 from rlrs.verify import Finding, Report, verify

@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 from rlrs.extras import install
 from rlrs.messages import printable, shown
 from rlrs.records import Proposal, RunResult, SearchResult, Trial
-from rlrs.records.base import Record, first_problem
+from rlrs.records.frozen import Record, first_problem
 from rlrs.search.claims import Claims
 from rlrs.search.space import bounds
 

@@ -6,8 +6,7 @@ value and what would be right.
 
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.data import DataConfig, GeneralConfig
-from rlrs.settings.hub_trainer import TransformersConfig
-from rlrs.settings.ladder import LadderConfig
+from rlrs.settings.ladder_config import LadderConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
     MAY_GROW,
@@ -22,7 +21,6 @@ from rlrs.settings.loading import (
 )
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig, HubConfig, LoraConfig, ModelConfig
-from rlrs.settings.own_trainer import OutputConfig, TrainerConfig
 from rlrs.settings.study import (
     Arm,
     ComparisonConfig,
@@ -35,6 +33,8 @@ from rlrs.settings.study import (
     TrainingConfig,
     TransferConfig,
 )
+from rlrs.settings.trainer_config import OutputConfig, TrainerConfig
+from rlrs.settings.transformers_config import TransformersConfig
 
 __all__ = [
     "CHANGES_NO_RESULT",

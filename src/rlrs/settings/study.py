@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
-from rlrs.settings.hub_trainer import check_arguments
-from rlrs.settings.ladder import LadderConfig
+from rlrs.settings.ladder_config import LadderConfig
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
-from rlrs.settings.own_trainer import FILES, GIVEN, TrainerConfig
+from rlrs.settings.trainer_config import FILES, GIVEN, TrainerConfig
+from rlrs.settings.transformers_config import check_arguments
 
 Arm = Literal[
     "uniform", "head_only", "frozen_embedding", "layer_decay", "lora_plus", "embedding_only", "constant", "rlrs"

@@ -3,9 +3,9 @@
 from rlrs.study.directory import StudyError, StudyProgress, prepared
 from rlrs.study.ladder import ladder_lines
 from rlrs.study.plan import PlanRow, growth, plan
+from rlrs.study.rates_check import verify_study
 from rlrs.study.resolve import check_places, check_sources, resolve
 from rlrs.study.runner import run, train_one
-from rlrs.study.verifying import verify_study
 
 __all__ = [
     "PlanRow",

@@ -13,13 +13,13 @@ from rlrs.records import ModelSize, Recipe
 from rlrs.runs import OwnRun
 from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Engine, Processes, Ray
-from rlrs.search.engines.verifying import verified as verified_run
+from rlrs.search.engines.verification_run import verified as verified_run
 from rlrs.search.space import AnySpec
 from rlrs.settings import ModelConfig, ScaleConfig, StudyConfig
-from rlrs.study.own_trainer import own_components, own_size
 from rlrs.study.spaces import trained_components
+from rlrs.study.trainer_checks import own_components, own_size
 from rlrs.training import RunSpec
-from rlrs.training.verifying import verified as verified_steps
+from rlrs.training.verified_steps import verified as verified_steps
 from rlrs.verify import Report
 
 

@@ -13,9 +13,9 @@ from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.messages import shown
 from rlrs.models import at_width, ladder, size_steps, training_flops
-from rlrs.records.base import first_problem
+from rlrs.records.frozen import first_problem
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
-from rlrs.study.own_trainer import own_size
+from rlrs.study.trainer_checks import own_size
 from rlrs.transfer import Size, fewest_rungs, identified
 
 FEWEST_TRIALS = 8

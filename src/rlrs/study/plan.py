@@ -12,8 +12,8 @@ from rlrs.inspection import meta_model
 from rlrs.models import concrete, count_parameters, training_flops
 from rlrs.settings import Arm, ConfigError, ScaleConfig, StudyConfig
 from rlrs.study.ladder import plan_ladder
-from rlrs.study.own_trainer import own_size
 from rlrs.study.timing import StepTimes
+from rlrs.study.trainer_checks import own_size
 
 FEWEST_TRANSFERS = 3
 """Runs that can show a base rate to be better than those on both sides of it."""

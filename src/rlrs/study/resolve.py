@@ -22,8 +22,8 @@ from rlrs.search import Commands, Processes, make_method
 from rlrs.search.urls import check_url
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
 from rlrs.study.ladder import plan_ladder
-from rlrs.study.own_trainer import check_command, own_components
 from rlrs.study.spaces import check_arms, search_spaces, start_ratios, trained_components
+from rlrs.study.trainer_checks import check_command, own_components
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
 

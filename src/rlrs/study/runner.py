@@ -25,10 +25,10 @@ from rlrs.study.directory import StudyError, StudyProgress, claim, held, prepare
 from rlrs.study.dtype import settled
 from rlrs.study.kinds import ReferenceRuns, RunKind
 from rlrs.study.preparing import own_runs
+from rlrs.study.rates_check import check_rates
 from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios
 from rlrs.study.resolve import check_places, resolve, usable
 from rlrs.study.stages import Stages
-from rlrs.study.verifying import check_rates
 from rlrs.training import RunSpec, StopFlag, World, train
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rlrs.data import TokenData
 from rlrs.files import locked, naming, write_atomic
 from rlrs.records import Pruning, RunResult
-from rlrs.records.base import first_problem
+from rlrs.records.frozen import first_problem
 from rlrs.records.results import checksum
 from rlrs.settings import HubConfig
 from rlrs.training.checkpoint import CheckpointError

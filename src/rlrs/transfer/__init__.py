@@ -1,16 +1,17 @@
 """Will it carry? Laws of ratios and losses over sizes and horizons, fitted below the target."""
 
 from rlrs.transfer.axes import Axes, Size, identified
+from rlrs.transfer.carrying import ComponentFate, Transferred, band, judge
 from rlrs.transfer.forecast import Climbed, Forecast, Ladder, checks, forecast, refutations, sentence
 from rlrs.transfer.law import LEVEL, Optima, RatioLaw, RungTrials, fit_law
 from rlrs.transfer.losses import LossForecast, fewest_rungs, forecast_gain, forecast_loss, saved_steps
 from rlrs.transfer.modes import carried
-from rlrs.transfer.verdicts import Transferred, Verdict, band, judge
 
 __all__ = [
     "LEVEL",
     "Axes",
     "Climbed",
+    "ComponentFate",
     "Forecast",
     "Ladder",
     "LossForecast",
@@ -19,7 +20,6 @@ __all__ = [
     "RungTrials",
     "Size",
     "Transferred",
-    "Verdict",
     "band",
     "carried",
     "checks",

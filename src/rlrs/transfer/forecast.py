@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrs.records import Results, Trial
-from rlrs.records.certificate import ArmForecast, Check, ComponentVerdict, Estimate, LawTerm
+from rlrs.records.certificate import ArmForecast, ComponentVerdict, Estimate, LawTerm, PredictionCheck
 from rlrs.search.space import Space
 from rlrs.settings import Arm
 from rlrs.transfer.axes import Array, Axes, Size, identified
+from rlrs.transfer.carrying import ComponentFate, Transferred, band, judge
 from rlrs.transfer.law import RatioLaw, RungTrials, fit_law
 from rlrs.transfer.losses import LossForecast, fewest_rungs, forecast_gain, forecast_loss, saved_steps
 from rlrs.transfer.modes import MATRICES
-from rlrs.transfer.verdicts import Transferred, Verdict, band, judge
 
 _CONTROLS: dict[Arm, str] = {
     "uniform": "one rate for all",
@@ -179,7 +179,7 @@ def sentence(gains: Mapping[Arm, Estimate], saved: Mapping[Arm, Estimate], order
 
 def checks(
     arms: Mapping[Arm, ArmForecast], gains: Mapping[Arm, Estimate], saved: Mapping[Arm, Estimate], results: Results
-) -> tuple[Check, ...]:
+) -> tuple[PredictionCheck, ...]:
     """Predictions beside what a comparison measured.
 
     Args:
@@ -190,7 +190,7 @@ def checks(
     """
     comparison = results.comparison
     assert comparison is not None
-    found: list[Check] = []
+    found: list[PredictionCheck] = []
     for arm, ahead in arms.items():
         measured = comparison.losses[arm].mean if arm in comparison.losses else None
         if ahead.loss is not None and measured is not None:
@@ -208,14 +208,14 @@ def checks(
             }[measured.bound]
             bound = {"none": "", "lower": " (at least)", "upper": " (at most)"}[measured.bound]
             what = f"share of the steps of {control} saved{bound}"
-            found.append(Check(what=what, predicted=share, measured=measured.mean, inside=held))
+            found.append(PredictionCheck(what=what, predicted=share, measured=measured.mean, inside=held))
     for arm, ahead in arms.items():
         lr, transfer = results.arms[arm].recipe.target_lr, results.arms[arm].transfer
         if lr is not None and transfer is not None:
             half = _grid(transfer.trials)
             inside = ahead.rate.low <= lr * half and lr / half <= ahead.rate.high
             what = f"best base rate of {arm}, to a factor of {half:.3g}"
-            found.append(Check(what=what, predicted=ahead.rate, measured=lr, inside=inside))
+            found.append(PredictionCheck(what=what, predicted=ahead.rate, measured=lr, inside=inside))
     return tuple(found)
 
 
@@ -369,7 +369,7 @@ def _terms(law: RatioLaw, ladder: Ladder) -> tuple[LawTerm, ...]:
     )
 
 
-def _record(verdict: Verdict) -> ComponentVerdict:
+def _record(verdict: ComponentFate) -> ComponentVerdict:
     value, low, high = (float(f"{part:.6g}") for part in verdict.gain)
     return ComponentVerdict(
         component=verdict.component,
@@ -381,8 +381,8 @@ def _record(verdict: Verdict) -> ComponentVerdict:
     )
 
 
-def _check(what: str, predicted: Estimate, measured: float) -> Check:
-    return Check(what=what, predicted=predicted, measured=measured, inside=predicted.holds(measured))
+def _check(what: str, predicted: Estimate, measured: float) -> PredictionCheck:
+    return PredictionCheck(what=what, predicted=predicted, measured=measured, inside=predicted.holds(measured))
 
 
 def _grid(trials: Sequence[Trial]) -> float:

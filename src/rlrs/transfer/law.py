@@ -188,7 +188,7 @@ def fit_law(rungs: Sequence[RungTrials], names: Sequence[str], final_fraction: f
     """
     rates = Rates(names, final_fraction)
     data = _Data.gathered(rungs, rates, axes)
-    fits = [_Fit.made(data, *at) for at in itertools.product(_SCALES, _NOISES, _DEVIATIONS)]
+    fits = [_Posterior.made(data, *at) for at in itertools.product(_SCALES, _NOISES, _DEVIATIONS)]
     logs = np.array([fit.likelihood for fit in fits])
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
@@ -261,7 +261,7 @@ class _Data:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class _Posterior:
     """The posterior at one point of the grid."""
 
     scale: float
@@ -274,7 +274,7 @@ class _Fit:
     whitened: Array
 
     @classmethod
-    def made(cls, data: _Data, scale: float, noise: float, deviation: float) -> _Fit:
+    def made(cls, data: _Data, scale: float, noise: float, deviation: float) -> _Posterior:
         d, r = data.offsets.shape[1], data.rungs
         pairs = d * (d - 1) // 2
         p = data.features.shape[1]

@@ -86,7 +86,7 @@ def forecast_loss(sizes: Sequence[Size], losses: Sequence[float], axes: Axes, at
 
 
 @dataclass(frozen=True)
-class _Line:
+class _Trend:
     """A least-squares line, and what it says ahead."""
 
     columns: Array
@@ -126,14 +126,14 @@ class _Line:
         return self.floor + above, -above * slope
 
 
-def _product(design: Array, ahead: Array, y: Array, floor: float, tokens: int | None) -> _Line:
+def _product(design: Array, ahead: Array, y: Array, floor: float, tokens: int | None) -> _Trend:
     slope = np.zeros(design.shape[1])
     if tokens is not None:
         slope[tokens] = 1.0
-    return _Line(design, ahead, np.log(y - floor), float(floor), slope)
+    return _Trend(design, ahead, np.log(y - floor), float(floor), slope)
 
 
-def _sums(design: Array, ahead: Array, y: Array, tokens: int) -> list[_Line]:
+def _sums(design: Array, ahead: Array, y: Array, tokens: int) -> list[_Trend]:
     """Lines in powers of size and of tokens, one for each of the exponents on a grid."""
     size = [column for column in range(1, design.shape[1]) if column != tokens]
     found = []
@@ -145,7 +145,7 @@ def _sums(design: Array, ahead: Array, y: Array, tokens: int) -> list[_Line]:
             for rows in (design, ahead[None])
         )
         slope = np.array([0.0, 0.0, -power * there[0, 2]])
-        found.append(_Line(columns, there[0], y, None, slope))
+        found.append(_Trend(columns, there[0], y, None, slope))
     return found
 
 

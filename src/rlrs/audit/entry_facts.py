@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from rlrs.audit.entries import AuditError
 from rlrs.environment import environment
 from rlrs.records import Record
-from rlrs.records.base import first_problem
+from rlrs.records.frozen import first_problem
 
 _DEEPEST = 40
 _LARGEST = 2**53 - 1  # RFC 8785: numbers are doubles
@@ -42,26 +42,26 @@ _IN_URL = (
 )
 
 
-class Facts(Record):
+class EntryFacts(Record):
     """Facts of one kind of entry: what is listed must be there; anything else may be."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class BegunFacts(Facts):
+class BegunFacts(EntryFacts):
     """A study or a run begins, or goes on after it was stopped."""
 
     environment: dict[str, Any] = Field(default_factory=environment)
     """Versions, commit, processor: `rlrs.environment.environment()` if not given."""
 
 
-class DataFacts(Facts):
+class DataFacts(EntryFacts):
     """The tokens that are trained on."""
 
     hash: str
 
 
-class RatiosFacts(Facts):
+class RatiosFacts(EntryFacts):
     """Relative rates that were found, or that a run uses."""
 
     ratios: dict[str, Any]
@@ -69,7 +69,7 @@ class RatiosFacts(Facts):
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
-class CertificateFacts(Facts):
+class CertificateFacts(EntryFacts):
     """What a ladder below the target says about it, before it is trained."""
 
     mode: str
@@ -77,7 +77,7 @@ class CertificateFacts(Facts):
     sentence: str
 
 
-class AlarmFacts(Facts):
+class AlarmFacts(EntryFacts):
     """A check that went off."""
 
     check: str
@@ -85,14 +85,14 @@ class AlarmFacts(Facts):
     message: str
 
 
-class DecisionFacts(Facts):
+class DecisionFacts(EntryFacts):
     """What was decided, by the program or by a person."""
 
     decision: str
     reason: str
 
 
-class OverrideFacts(Facts):
+class OverrideFacts(EntryFacts):
     """Something that the program proposed, or refused, and a person set."""
 
     what: str
@@ -100,13 +100,13 @@ class OverrideFacts(Facts):
     reason: str
 
 
-class SignOffFacts(Facts):
+class SignOffFacts(EntryFacts):
     """A person answers for the trail up to here; `rlrs audit sign` writes it."""
 
     statement: str
 
 
-class EndedFacts(Facts):
+class EndedFacts(EntryFacts):
     """A study or a run has ended."""
 
     status: str
@@ -114,13 +114,13 @@ class EndedFacts(Facts):
     """File -> SHA-256 of what it holds, from `digests`; `verify` compares them."""
 
 
-class FailedFacts(Facts):
+class FailedFacts(EntryFacts):
     """A study or a run has stopped with an error."""
 
     error: str
 
 
-class TornFacts(Facts):
+class TornFacts(EntryFacts):
     """A write that was cut off was found at the end and set aside; written by `Trail.append` alone."""
 
     file: str
@@ -129,7 +129,7 @@ class TornFacts(Facts):
     sha256: str
 
 
-KINDS: dict[str, type[Facts]] = {
+KINDS: dict[str, type[EntryFacts]] = {
     "begun": BegunFacts,
     "resumed": BegunFacts,
     "data": DataFacts,

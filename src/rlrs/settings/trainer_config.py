@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Settings
-from rlrs.settings.hub_trainer import TransformersConfig
+from rlrs.settings.transformers_config import TransformersConfig
 
 GIVEN = ("lr", "final_fraction", "warmup_steps", "steps", "seed", "weight_decay", "beta1", "beta2")
 """Placeholders of a command that are settings of its run."""

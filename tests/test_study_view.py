@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from rlrs.records import RunResult, Trial
-from rlrs.watching import Watch
+from rlrs.study_view import StudyView
 
 
 def trial(score, move="start", status: Any = "finished", **proposal):
@@ -21,7 +21,7 @@ def trial(score, move="start", status: Any = "finished", **proposal):
 
 def play(console):
     """A search with two trials found, a better one, a worse, a cheap, one given up; stopped by Ctrl-C."""
-    with contextlib.suppress(KeyboardInterrupt), Watch(console=console) as watch:
+    with contextlib.suppress(KeyboardInterrupt), StudyView(console=console) as watch:
         watch.stage("search", 4000, searches={"proxy/uniform": 20, "proxy/rlrs": 20})
         watch.trial("proxy/rlrs", trial(4.0), 1e9, found=True)
         watch.trial("proxy/rlrs", trial(4.1, "[bold]up"), 1e9, found=True)
@@ -91,9 +91,9 @@ def test_elsewhere_there_are_lines_alone_without_control_codes(dumb):
 
 def test_elsewhere_a_line_says_how_far_it_is_where_none_came_for_half_a_minute(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("rlrs.watching.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rlrs.study_view.time.monotonic", lambda: now[0])
     file = io.StringIO()
-    with Watch(console=Console(file=file, width=80)) as watch:
+    with StudyView(console=Console(file=file, width=80)) as watch:
         watch.stage("search", 4000, searches={"proxy/rlrs": 20})
         for second in range(1, 100):
             now[0] = float(second)
@@ -109,7 +109,7 @@ def test_elsewhere_a_line_says_how_far_it_is_where_none_came_for_half_a_minute(m
 
 
 def test_whether_anything_was_begun_is_known():
-    with Watch(console=Console(file=io.StringIO())) as watch:
+    with StudyView(console=Console(file=io.StringIO())) as watch:
         assert not watch.worked
         watch.stage("report", 0)
         assert watch.worked

@@ -10,7 +10,7 @@ import typer
 from rlrs.messages import plural, printable
 
 if TYPE_CHECKING:
-    from rlrs.rollout.state import Stage, State
+    from rlrs.rollout.standing import Stage, State
 
 EXIT_CODES = {"pass": 0, "fail": 1, "more_data": 3}
 """Of `rlrs rollout decide`."""
@@ -51,13 +51,13 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say where a rollout stands, after checking that its trail and its criteria are as they were declared."""
-    from rlrs.rollout.state import read_state
+    from rlrs.rollout.standing import read_state
 
     state = read_state(folder)
     if as_json:
         import json
 
-        from rlrs.audit.facts import to_json
+        from rlrs.audit.entry_facts import to_json
 
         typer.echo(json.dumps(to_json(_plain(state), "status"), indent=1, ensure_ascii=False))
         return

@@ -15,7 +15,7 @@ from rlrs.ratios import Ratios
 FOREIGN = "not in the model"
 
 
-class Verdict(NamedTuple):
+class Fault(NamedTuple):
     """What is wrong with one parameter."""
 
     kind: Kind
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
     group: str = ""
 
 
-Verdicts = Iterator[tuple[int, Verdict]]
+Faults = Iterator[tuple[int, Fault]]
 """Pairs of a parameter (by id) and what is wrong with it."""
 
 

@@ -37,7 +37,7 @@ def band(draws: Array) -> Band:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComponentFate:
     """On one component.
 
     Args:
@@ -72,7 +72,7 @@ class Transferred:
     """
 
     point: Mapping[str, float]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ComponentFate, ...]
     lr: Band
     penalty: Array
 
@@ -126,7 +126,7 @@ def judge(
         kept: dict[str, Fate] = fates if fate != "drop" else {**fates, component: "rescale"}
         gain = band(best.gain(kept, {**fates, component: "drop"}))
         reason = _reason(fate, why.get(component), mine, used, gain)
-        verdicts.append(Verdict(component, fate, reason, mine, predicted, used, gain))
+        verdicts.append(ComponentFate(component, fate, reason, mine, predicted, used, gain))
     return Transferred(
         point=space.point(point.tolist()) | {"lr": float(f"{lr[0]:.6g}")},
         verdicts=tuple(verdicts),

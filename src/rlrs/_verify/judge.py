@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from statistics import median
 
 from rlrs._verify.gradients import judge_gradients
+from rlrs._verify.loop_watch import LoopWatch
 from rlrs._verify.measuring import ParameterStep
 from rlrs._verify.membership import adopt_masters, judge_labels, judge_membership
-from rlrs._verify.rates import judge_pace, judge_rates
+from rlrs._verify.promise import FOREIGN, Fault, Faults, Promise
+from rlrs._verify.promised_rates import judge_pace, judge_rates
 from rlrs._verify.report import Finding, Kind, Report
 from rlrs._verify.updates import UNTOLD, judge_decays, judge_elsewhere, judge_repeated, judge_responses
-from rlrs._verify.verdicts import FOREIGN, Promise, Verdict, Verdicts
-from rlrs._verify.watching import Watch
 
 
-def judge(watch: Watch, promise: Promise) -> Report:
+def judge(watch: LoopWatch, promise: Promise) -> Report:
     """The report on a watched loop."""
     notes: list[str] = []
     if adopt_masters(watch, promise):
         notes.append("the optimizers have float32 copies of 16-bit weights; they are judged in their place")
-    verdicts: dict[int, list[Verdict]] = {}
+    verdicts: dict[int, list[Fault]] = {}
     stepped = list({id(step.optimizer): step.optimizer for step in watch.steps}.values())
     if watch.steps:
-        sources: list[Verdicts] = [
+        sources: list[Faults] = [
             judge_membership(watch, promise, stepped, notes),
             judge_labels(watch, promise, stepped),
             judge_responses(watch, promise, notes),
@@ -52,9 +52,9 @@ def _is_tried(seen: ParameterStep) -> bool:
     return bool(seen.responses) and seen.tolerance <= UNTOLD
 
 
-def _gather(verdicts: Mapping[int, list[Verdict]], promise: Promise, order: list[str]) -> list[Finding]:
+def _gather(verdicts: Mapping[int, list[Fault]], promise: Promise, order: list[str]) -> list[Finding]:
     """One finding for all parameters of a component of which the same is said."""
-    together: dict[tuple[str, Kind, str, str], tuple[list[str], list[Verdict]]] = {}
+    together: dict[tuple[str, Kind, str, str], tuple[list[str], list[Fault]]] = {}
     for parameter in (*promise.names, *(p for p in verdicts if p not in promise.names)):
         for verdict in dict.fromkeys(verdicts.get(parameter, ())):
             key = (promise.component(parameter), verdict.kind, verdict.cause, verdict.remedy)
@@ -81,7 +81,7 @@ def _gather(verdicts: Mapping[int, list[Verdict]], promise: Promise, order: list
 
 
 def _say_what_was_not_judged(
-    watch: Watch, promise: Promise, verdicts: Mapping[int, list[Verdict]], notes: list[str]
+    watch: LoopWatch, promise: Promise, verdicts: Mapping[int, list[Fault]], notes: list[str]
 ) -> None:
     notes += [
         f"{type(step.optimizer).__name__} could not be replayed ({step.problem}): its rates are not judged"

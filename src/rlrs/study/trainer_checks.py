@@ -13,7 +13,7 @@ from rlrs.models.counts import TABLES
 from rlrs.runs import RunError
 from rlrs.runs.calling import function_at
 from rlrs.settings import ConfigError, ScaleConfig, StudyConfig, TrainerConfig, TransformersConfig
-from rlrs.settings.own_trainer import FILES, GIVEN
+from rlrs.settings.trainer_config import FILES, GIVEN
 
 
 def own_components(trainer: TrainerConfig, scale: ScaleConfig, where: str) -> tuple[list[str], Collection[str]]:

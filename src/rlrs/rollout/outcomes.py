@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rlrs.messages import printable, shown
 from rlrs.records import RecordError, RunResult
-from rlrs.records.base import first_problem, read_plain
+from rlrs.records.frozen import first_problem, read_plain
 from rlrs.rollout.declared import ALARMS, DIVERGED, RolloutError, StageConfig
 from rlrs.rollout.judgement import Outcome
 
@@ -144,8 +144,8 @@ def _run_outcome(arm: str, name: str, run: Path, wanted: Sequence[str], threshol
 
 
 def _alarms(run: Path, thresholds: Path | None) -> int:
+    from rlrs.monitoring.checker import check_file
     from rlrs.monitoring.thresholds import Thresholds
-    from rlrs.monitoring.watch import check_file
 
     return len(check_file(run, Thresholds.load(thresholds) if thresholds is not None else None))
 

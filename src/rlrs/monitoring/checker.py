@@ -15,7 +15,7 @@ QUIET = 10
 """Observations for which a check must be well before it is raised for the same component again. Chosen here."""
 
 
-class Watch:
+class Checker:
     """Checks observations one after another.
 
     Args:
@@ -71,5 +71,5 @@ def check_file(run: str | Path, thresholds: Thresholds | None = None) -> list[Al
         RecordError: a damaged file; one line that names it.
         OSError: it cannot be read.
     """
-    watch = Watch(thresholds or Thresholds())
+    watch = Checker(thresholds or Thresholds())
     return [alarm for seen in read_observations(run) for alarm in watch.look(seen)]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from rlrs._verify.loop_watch import LoopWatch
 from rlrs._verify.measuring import Step
-from rlrs._verify.verdicts import Promise, Verdict, Verdicts, group_label
-from rlrs._verify.watching import Watch
+from rlrs._verify.promise import Fault, Faults, Promise, group_label
 from rlrs.lr_scheduler import RelativeLR
 
 SAME = 1e-3
@@ -24,14 +24,14 @@ BEHIND = (3, 0.01)
 at the start of fp16 are ordinary. Chosen here."""
 
 
-def judge_rates(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
+def judge_rates(watch: LoopWatch, promise: Promise, notes: list[str]) -> Faults:
     """Rates that a scheduler, the caller's ratios or the loop's beginning say otherwise."""
     yield from _second_writer(watch)
     yield from _flattened(watch)
     yield from _given(watch, promise, notes)
 
 
-def judge_pace(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
+def judge_pace(watch: LoopWatch, promise: Promise, notes: list[str]) -> Faults:
     """Schedulers that do not go one step per optimizer step, and groups that none drives."""
     for index, scheduler in enumerate(watch.schedulers):
         if hasattr(scheduler, "mode") and hasattr(scheduler, "patience"):
@@ -39,7 +39,7 @@ def judge_pace(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
         writes_to = driven(scheduler)
         if not any(watch.seen(optimizer) for optimizer in writes_to):
             cause = f"{type(scheduler).__name__} writes rates into an optimizer that is not stepped"
-            verdict = Verdict("pace", 0.0, cause, "make the scheduler with the optimizer that is stepped")
+            verdict = Fault("pace", 0.0, cause, "make the scheduler with the optimizer that is stepped")
             for optimizer in watch.optimizers:
                 yield from ((id(p), verdict) for group in optimizer.param_groups for p in group["params"])
         for optimizer in writes_to:
@@ -68,7 +68,7 @@ def _members(step: Step, group: int) -> Iterator[int]:
     return (key for key, seen in step.parameters.items() if seen.group == group)
 
 
-def _second_writer(watch: Watch) -> Verdicts:
+def _second_writer(watch: LoopWatch) -> Faults:
     """Rates that are not what their scheduler wrote."""
     for index, scheduler in enumerate(watch.schedulers):
         optimizers = driven(scheduler)
@@ -85,7 +85,7 @@ def _second_writer(watch: Watch) -> Verdicts:
                     continue
                 cause = f"{{group}}: not the rate that {type(scheduler).__name__} wrote; something else writes rates"
                 factor = median(factor for _, factor in found)
-                verdict = Verdict(
+                verdict = Fault(
                     "rate",
                     factor,
                     cause,
@@ -95,7 +95,7 @@ def _second_writer(watch: Watch) -> Verdicts:
                 yield from ((key, verdict) for key in _members(found[-1][0], group))
 
 
-def _flattened(watch: Watch) -> Verdicts:
+def _flattened(watch: LoopWatch) -> Faults:
     """Groups that had different rates when the loop began, and have one in every step."""
     start = [rate for optimizer in watch.optimizers for rate in watch.entry_rates[id(optimizer)]]
     seen = {id(o): watch.seen(o) for o in watch.optimizers}
@@ -111,11 +111,11 @@ def _flattened(watch: Watch) -> Verdicts:
             if rate and _differs(rate, top):
                 cause = f"{{group}} began at {rate / top:.3g} of the largest rate; one rate is written into all"
                 remedy = "multiply each group's own initial_lr by the schedule (LambdaLR does), or use RelativeLR"
-                verdict = Verdict("rate", top / rate, cause, remedy, group_label(optimizer, group))
+                verdict = Fault("rate", top / rate, cause, remedy, group_label(optimizer, group))
                 yield from ((key, verdict) for key in _members(seen[id(optimizer)][-1], group))
 
 
-def _given(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
+def _given(watch: LoopWatch, promise: Promise, notes: list[str]) -> Faults:
     """Rates against the caller's ratios and rates."""
     found: dict[int, list[tuple[float, str]]] = {}
     wanted: dict[int, int] = {}
@@ -139,12 +139,12 @@ def _given(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
         if 2 * len(off) >= wanted[key]:
             remedy = "look for what writes group['lr'], and at which step it believes to be"
             cause = "{group}: another rate than `rates` says"
-            yield key, Verdict("rate", median(f for f, _ in off), cause, remedy, off[-1][1])
+            yield key, Fault("rate", median(f for f, _ in off), cause, remedy, off[-1][1])
     if promise.ratios is not None:
         yield from _given_ratios(watch, promise, notes)
 
 
-def _given_ratios(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
+def _given_ratios(watch: LoopWatch, promise: Promise, notes: list[str]) -> Faults:
     assert promise.ratios is not None
     ratio: dict[str, float] = {}
     for name, each in promise.ratios.items():
@@ -181,10 +181,10 @@ def _given_ratios(watch: Watch, promise: Promise, notes: list[str]) -> Verdicts:
         else:
             cause = f"{{group}}: {implied * said / base:.3g} times the base rate, not {said:.3g}"
             remedy = "look for what writes group['lr']; RelativeLR keeps the ratio"
-        yield key, Verdict("rate", implied / base, cause, remedy, label)
+        yield key, Fault("rate", implied / base, cause, remedy, label)
 
 
-def _pace(watch: Watch, index: int, optimizer: Optimizer) -> Verdict | None:
+def _pace(watch: LoopWatch, index: int, optimizer: Optimizer) -> Fault | None:
     """How many steps the scheduler goes per step of an optimizer."""
     name = type(watch.schedulers[index]).__name__
     steps = watch.seen(optimizer)
@@ -197,7 +197,7 @@ def _pace(watch: Watch, index: int, optimizer: Optimizer) -> Verdict | None:
     if gone and sum(step != 1 for step in gone) * 2 > len(gone):
         pace = sum(gone) / len(gone)
         cause, remedy = _why_pace(name, pace, sum(passes) / len(passes))
-        return Verdict("pace", pace, cause, remedy)
+        return Fault("pace", pace, cause, remedy)
     done = steps[-1].number
     if done is not None and abs(at[-1] - done) > max(BEHIND[0], BEHIND[1] * max(done, at[-1])):
         cause = f"{name} is at step {at[-1]}, and its optimizer has done {done}"
@@ -205,7 +205,7 @@ def _pace(watch: Watch, index: int, optimizer: Optimizer) -> Verdict | None:
             remedy = "load the scheduler's state with the optimizer's, or give last_epoch"
         else:
             remedy = "step the scheduler after optimizer steps only, also where fp16 skips one; load both states"
-        return Verdict("pace", None, cause, remedy)
+        return Fault("pace", None, cause, remedy)
     return None
 
 
@@ -233,7 +233,7 @@ def _why_pace(name: str, pace: float, passes: float) -> tuple[str, str]:
     )
 
 
-def _unscheduled(watch: Watch) -> Verdicts:
+def _unscheduled(watch: LoopWatch) -> Faults:
     """Groups that no scheduler has ever seen, beside groups that one has, and whose rates do not move."""
     last = {id(step.optimizer): step for step in watch.steps}
     if not any(any(step.scheduled) for step in last.values()):
@@ -252,5 +252,5 @@ def _unscheduled(watch: Watch) -> Verdicts:
                 if whole
                 else "add groups before the scheduler is made"
             )
-            verdict = Verdict("pace", 0.0, cause, remedy, group_label(step.optimizer, group))
+            verdict = Fault("pace", 0.0, cause, remedy, group_label(step.optimizer, group))
             yield from ((key, verdict) for key in _members(step, group))

@@ -65,7 +65,7 @@ class _Course:
     number: int = 0
 
 
-class Watch:
+class StudyView:
     """Progress of a study: bars of its stages, trials of its searches; use as a context manager.
 
     Args:
@@ -92,7 +92,7 @@ class Watch:
         live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._live = Live(get_renderable=self._view, console=self._console, refresh_per_second=4) if live else None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> StudyView:
         if self._live:
             self._live.start()
         return self

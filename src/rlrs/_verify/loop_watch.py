@@ -16,7 +16,7 @@ from rlrs._verify.replay import Replay, random_untouched
 from rlrs.lr_scheduler import RelativeLR
 
 
-class Watch:
+class LoopWatch:
     """Everything seen of a loop, as `steps`; see `rlrs.verify` for the arguments.
 
     Optimizers are seen by torch's hooks for all of them, also those that nobody named; backward passes by
