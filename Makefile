@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: help demo test lint format docs bench speed killed extras clean
+.PHONY: help demo test long lint format docs bench speed killed extras clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -11,8 +11,11 @@ help: ## what there is
 demo: .venv/.study ## the main job: ratios found on a small model, proven on a larger one, one page
 	$(BIN)/rlrs run configs/demo.yaml --out $(OUT)
 
-test: .venv/.dev ## all tests
+test: .venv/.dev ## the tests, five minutes on two cores
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+long: .venv/.dev ## tests that train whole studies, ten minutes
+	$(BIN)/python -m pytest -m 'long and not killed' -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -21,7 +24,7 @@ lint: .venv/.dev ## format, lint, types
 
 format: .venv/.dev ## format and fix
 	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check --no-cache --fix .
 
 docs: .venv/.dev ## the site in site/, every link and reference checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -43,6 +43,7 @@ def test_the_log_has_the_adapted_components(whole, record_property):
     record_property("measured", ", ".join(f"`{key}`" for key in shown))
 
 
+@pytest.mark.long
 def test_two_processes_have_the_rates_of_one(folder, whole, record_property):
     two = run("peft_finetune", folder / "two", ranks=2)
     for lines in two:

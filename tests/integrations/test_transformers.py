@@ -35,6 +35,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder, whole, record_property):
     assert differing == 0
 
 
+@pytest.mark.long
 def test_two_processes_have_the_rates_of_one(folder, whole, record_property):
     two = run("transformers_trainer", folder / "two", ranks=2)
     for lines in two:

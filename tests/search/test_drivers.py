@@ -80,6 +80,7 @@ def start(url, study, **options):
     return process, mine
 
 
+@pytest.mark.long
 def test_three_drivers_take_the_course_of_one_and_train_nothing_twice(url, alone):
     drivers = [start(url, "three") for _ in range(2)]
     engine = SlowEngine()
@@ -100,6 +101,7 @@ def test_three_drivers_take_the_course_of_one_and_train_nothing_twice(url, alone
         assert {trial.state.name for trial in trials} == {"COMPLETE"}
 
 
+@pytest.mark.long
 @needs_postgresql
 def test_runs_of_a_driver_that_was_killed_are_taken_over(postgres, alone):
     url = postgres
@@ -257,6 +259,7 @@ def start_under(kernel, url, die_after=10**9):
     return process, mine
 
 
+@pytest.mark.long
 @needs_postgresql
 def test_killed_under_one_blas_kernel_continued_under_another_and_joined_under_a_third(postgres):
     """Proposals are read, not computed again: nothing is trained twice, and the rows are the runs."""

@@ -179,6 +179,7 @@ def test_several_workers_share_a_gpu_or_each_has_some(monkeypatch):
         devices_by_slot(3, 2)
 
 
+@pytest.mark.long
 def test_two_ranks_train_a_run_together_and_a_lost_one_costs_an_attempt(data):
     tokens, folder = data
     with Processes(folder, 1, ranks=2) as engine:

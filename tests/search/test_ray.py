@@ -33,6 +33,7 @@ def cluster():
             node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
+@pytest.mark.long
 def test_runs_on_a_cluster_have_the_numbers_that_they_have_here(data, cluster, tmp_path):  # noqa: F811
     from ray._raylet import AuthenticationMode, get_authentication_mode
 
@@ -79,6 +80,7 @@ def test_what_no_node_has_is_an_error_that_names_it(data, cluster):  # noqa: F81
         Ray(data[1], gpus=1).__enter__()
 
 
+@pytest.mark.long
 def test_runs_of_a_lost_node_and_hung_ones_are_tried_again_elsewhere(data, cluster):  # noqa: F811
     tokens, folder = data
     other = cluster.add_node(num_cpus=1, resources={"spot": 1})

@@ -67,6 +67,7 @@ def certified(tmp_path_factory):
     return path, where, done, before
 
 
+@pytest.mark.long
 def test_every_arm_has_the_same_trials_on_every_rung_and_the_proxy_is_searched_once(certified):
     certificate = read_certificate(certified[1] / "certificate.json")
     assert [rung.name for rung in certificate.rungs if rung.is_proxy] == ["12x1-10"]
@@ -76,6 +77,7 @@ def test_every_arm_has_the_same_trials_on_every_rung_and_the_proxy_is_searched_o
     assert all(len(own.losses) == 2 for rung in certificate.rungs for own in rung.arms.values())
 
 
+@pytest.mark.long
 def test_what_is_said_before_the_target_stays_and_the_truth_stands_beside_it(certified):
     _, folder, _, before = certified
     certificate = read_certificate(folder / "certificate.json")
@@ -91,6 +93,7 @@ def test_what_is_said_before_the_target_stays_and_the_truth_stands_beside_it(cer
     assert "final loss of rlrs" in page
 
 
+@pytest.mark.long
 def test_by_law_the_target_has_what_the_certificate_says(certified):
     folder = certified[1]
     certificate, results = read_certificate(folder / "certificate.json"), read_results(folder / "results.json")
@@ -106,6 +109,7 @@ def test_by_law_the_target_has_what_the_certificate_says(certified):
     assert first.params["lr"] == pytest.approx(certificate.arms["rlrs"].point["lr"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_page_needs_no_network_and_is_small(certified):
     page = certified[1] / "certificate.html"
     assert "http://" not in page.read_text().replace("http://www.w3.org", "")
@@ -113,6 +117,7 @@ def test_the_page_needs_no_network_and_is_small(certified):
     assert page.stat().st_size < 60_000
 
 
+@pytest.mark.long
 def test_the_terminal_says_what_becomes_of_each_component(certified):
     words = " ".join(certified[2].stdout.split())
     assert "Will it carry? tiny" in words
@@ -120,6 +125,7 @@ def test_the_terminal_says_what_becomes_of_each_component(certified):
     assert read_certificate(certified[1] / "certificate.json").sentence in words
 
 
+@pytest.mark.long
 def test_the_trail_holds_the_certificate_before_the_decision(certified):
     lines = (certified[1] / "audit.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["entry"]["kind"] for line in lines]
@@ -127,6 +133,7 @@ def test_the_trail_holds_the_certificate_before_the_decision(certified):
     assert rlrs("audit", "verify", certified[1]).returncode == 0
 
 
+@pytest.mark.long
 def test_another_mode_goes_on_in_the_same_folder_and_is_said_to_come_after_the_target(command, certified, tmp_path):
     _, folder, _, before = certified
     other = tmp_path / "other.yaml"
@@ -143,6 +150,7 @@ def test_another_mode_goes_on_in_the_same_folder_and_is_said_to_come_after_the_t
         (folder / "certificate.json").write_bytes(kept)
 
 
+@pytest.mark.long
 def test_a_certificate_that_was_changed_is_one_line(command, certified):
     path, folder, _, _ = certified
     file = folder / "certificate.json"
@@ -166,6 +174,7 @@ def line_of_a_rung(lines):
     yield from (line for line in lines if line.startswith("ladder/"))
 
 
+@pytest.mark.long
 def test_a_ladder_that_was_killed_ends_with_the_same_certificate(certified, tmp_path):
     path, _, _, before = certified
     folder = tmp_path / "killed"

@@ -66,6 +66,7 @@ def stopped(tmp_path_factory):
     return folder, stopped_by(signal.SIGINT, folder, "proxy/rlrs, run 1: best so far")
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_the_best_so_far_and_says_that_it_is_unfinished(stopped):
     folder, said = stopped
     assert "stopped; the same command goes on from here" in said
@@ -81,6 +82,7 @@ def runs_of_all_arms(folder):
     return [(study.study_name, trial.user_attrs["run"]) for study in studies for trial in study.trials]
 
 
+@pytest.mark.long
 def test_a_clusters_sigterm_does_the_same_and_no_run_is_lost_or_counted_twice(stopped):
     folder, _ = stopped
     before = runs_of_all_arms(folder)
@@ -92,6 +94,7 @@ def test_a_clusters_sigterm_does_the_same_and_no_run_is_lost_or_counted_twice(st
     assert len(set(after)) == len(after) > 2
 
 
+@pytest.mark.long
 def test_the_dashboard_has_the_studies_trials_with_names_and_params(stopped):
     run = stopped[0] / "run"
     command = [sys.executable, "-m", "rlrs.cli", "dashboard", run, "--port", "0"]

@@ -46,6 +46,7 @@ def test_a_script_is_changed_in_at_most_ten_lines(name):
     assert len(before) <= 150
 
 
+@pytest.mark.long
 def test_the_script_without_the_changes_runs(example, tmp_path):
     options = ["--steps", "2", "--layers", "1"]
     options += ["--folder", str(tmp_path)] if "trainer" in example.name else []
@@ -71,6 +72,7 @@ def tiny(example):
     )
 
 
+@pytest.mark.long
 def test_its_rates_are_real_and_its_study_runs_to_the_end_of_the_search(example, tmp_path):
     report = verify_study(tiny(example), tmp_path / "run", _Silent())
     assert report.ok, str(report)

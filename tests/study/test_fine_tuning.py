@@ -79,6 +79,7 @@ def lora(weights, tmp_path_factory):
     return run(plain(weights, arms=arms, lora={"r": 2}), tmp_path_factory.mktemp("lora"))
 
 
+@pytest.mark.long
 def test_every_control_is_searched_with_the_same_budget(full):
     _, found = full
     assert list(found.arms) == CONTROLS
@@ -92,6 +93,7 @@ def moved(found, arm):
     return {name for trial in trials for name in trial.params if trial.params[name] != trials[0].params[name]}
 
 
+@pytest.mark.long
 def test_an_arm_moves_what_it_is_about_and_nothing_else(full, lora):
     _, found = full
     base = {"lr", "final_fraction"}
@@ -107,6 +109,7 @@ def spec(folder, found, arm, seed):
     return json.loads((folder / "runs" / run_id / "run.json").read_text())
 
 
+@pytest.mark.long
 def test_what_an_arm_freezes_has_a_rate_of_zero(full):
     folder, found = full
     assert spec(folder, found, "frozen_embedding", 1)["ratios"] == {"embedding": [[0, 0], [1, 0]]}
@@ -114,6 +117,7 @@ def test_what_an_arm_freezes_has_a_rate_of_zero(full):
     assert held == {name: [[0, 0], [1, 0]] for name in ("embedding", "attention", "feed_forward", "norm")}
 
 
+@pytest.mark.long
 def test_layer_decay_is_a_ratio_for_every_layer_of_the_model_that_is_trained(full):
     folder, found = full
     factor = found.arms["layer_decay"].recipe.layer_decay
@@ -125,6 +129,7 @@ def test_layer_decay_is_a_ratio_for_every_layer_of_the_model_that_is_trained(ful
     assert "unembedding" not in start
 
 
+@pytest.mark.long
 def test_lora_plus_is_a_ratio_for_the_second_matrices(lora):
     folder, found = lora
     factor = found.arms["lora_plus"].recipe.lora_plus
@@ -132,6 +137,7 @@ def test_lora_plus_is_a_ratio_for_the_second_matrices(lora):
     assert ratios == {f"{name}/lora_B": [[0, factor], [1, factor]] for name in ("attention", "feed_forward")}
 
 
+@pytest.mark.long
 def test_rows_of_the_search_are_the_runs_of_their_points(full):
     folder, found = full
     assert isinstance(TrialStore(folder / "trials.db"), TrialStore)
@@ -167,6 +173,7 @@ def test_a_factor_has_bounds_of_the_users_own(weights):
     assert "layer_decay" not in spaces["rlrs"].parameters
 
 
+@pytest.mark.long
 def test_the_file_of_an_arm_with_a_factor_holds_the_ratios_of_the_target(full, tmp_path):
     from functools import partial
     from types import SimpleNamespace
@@ -201,6 +208,7 @@ def test_a_decision_can_be_for_any_of_them():
     assert SIMPLEST_FIRST[-1] == "rlrs"
 
 
+@pytest.mark.long
 def test_general_text_is_measured_before_and_after_and_stands_in_the_results(weights, tmp_path):
     (tmp_path / "general.txt").write_text("the old words of before, again and again\n" * 400)
     general = {"source": f"files:{tmp_path}/general.txt", "may_rise": 0.0001, "valid_fraction": 0.3}

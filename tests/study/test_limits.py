@@ -68,6 +68,7 @@ def searched(tmp_path, monkeypatch):
 
 
 # A run is 20 steps or 6.5e7 FLOPs; the first batch of the local search is 3 runs, the others are 2.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "runs", "reason"),
     [
@@ -106,6 +107,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # its database may still be open here
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_that_says_where_and_the_study_goes_on_when_there_is_room(
     small_disk, tmp_path, monkeypatch, capsys
 ):

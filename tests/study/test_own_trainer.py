@@ -58,6 +58,7 @@ def numbers(results):
     return searched, runs, results.comparison.losses, results.comparison.decision
 
 
+@pytest.mark.long
 def test_a_study_by_command_killed_twice_has_the_numbers_of_one_by_a_function_left_alone(called, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(dump_yaml(by_command()))
@@ -70,6 +71,7 @@ def test_a_study_by_command_killed_twice_has_the_numbers_of_one_by_a_function_le
     assert (tmp_path / "killed" / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.long
 @pytest.mark.killed
 def test_a_study_by_command_killed_ten_times_has_the_numbers_of_one_left_alone(called, tmp_path):
     path = tmp_path / "tiny.yaml"
@@ -80,6 +82,7 @@ def test_a_study_by_command_killed_ten_times_has_the_numbers_of_one_left_alone(c
     assert numbers(read_results(tmp_path / "killed" / "results.json")) == numbers(called[0]), (seed, kills)
 
 
+@pytest.mark.long
 def test_a_study_of_a_function_knows_the_sizes_of_its_models(called):
     models = called[0].models
     assert {c.component for c in models.target.components} == {
@@ -90,6 +93,7 @@ def test_a_study_of_a_function_knows_the_sizes_of_its_models(called):
     assert (models.target.tokens, models.target.batch_size) == (8 * 64, None)
 
 
+@pytest.mark.long
 def test_a_finished_study_starts_no_process_again(called, monkeypatch):
     stamps = {p: p.stat().st_mtime_ns for p in (called[1] / "runs").rglob("*")}
     monkeypatch.setattr("rlrs.search.engines.commands.Attempt", None)
@@ -162,6 +166,7 @@ def test_a_whole_study_of_a_program_that_knows_nothing_of_rlrs(study, tmp_path):
     assert ratios.provenance["found_on"] == {"model": {"scale": 1.0}, "parameters": {}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "search",
     [
@@ -186,6 +191,7 @@ def test_a_search_of_any_kind_is_the_same_after_it_was_begun_and_left(study, tmp
     ]
 
 
+@pytest.mark.long
 def test_a_run_that_goes_wrong_ends_no_search_and_ends_a_comparison_with_its_reason(study, tmp_path):
     settings = study("if seed == 2 and step == 3: sys.exit('no space left')", search={"trials": 4})
     with pytest.raises(EngineError, match=r"of the comparison \(arm uniform, seed 2\).*no space left.*tries it again"):

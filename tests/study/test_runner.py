@@ -116,6 +116,7 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(command, tiny
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()} == stamps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ratios.yaml", "results.json", "report.html"])
 def test_a_finished_study_makes_again_what_was_lost_or_changed(command, tiny, tmp_path, name):
     path, folder, _ = tiny
@@ -131,6 +132,7 @@ def test_a_finished_study_makes_again_what_was_lost_or_changed(command, tiny, tm
     assert "finished already" in command("run", path, "--out", copy).stdout
 
 
+@pytest.mark.long
 def test_a_finished_study_trains_a_run_again_whose_files_are_gone(command, tiny, tmp_path):
     path, folder, _ = tiny
     copy = tmp_path / "copy"
@@ -146,6 +148,7 @@ def test_a_finished_study_trains_a_run_again_whose_files_are_gone(command, tiny,
     assert same_end(folder, copy)
 
 
+@pytest.mark.long
 def test_a_result_that_was_changed_is_not_believed(command, tiny, tmp_path):
     path, folder, _ = tiny
     copy = tmp_path / "copy"
@@ -160,6 +163,7 @@ def test_a_result_that_was_changed_is_not_believed(command, tiny, tmp_path):
     assert same_end(folder, copy)
 
 
+@pytest.mark.long
 def test_seeds_that_are_added_after_a_look_are_said_to_be(command, tiny, tmp_path):
     folder = tiny[1]
     copy, more = tmp_path / "copy", tmp_path / "more.yaml"
@@ -177,6 +181,7 @@ def test_seeds_that_are_added_after_a_look_are_said_to_be(command, tiny, tmp_pat
     assert said[0] in results(copy).comparison.decision.notes
 
 
+@pytest.mark.long
 def test_neither_ray_nor_the_number_of_processes_changes_what_is_found(tiny, tmp_path):
     pytest.importorskip("ray", reason="the extra ray is not installed")
     path, folder, _ = tiny
@@ -188,6 +193,7 @@ def test_neither_ray_nor_the_number_of_processes_changes_what_is_found(tiny, tmp
     assert found == {"runs": len(here.search.trials), "steps": here.search.steps, "score": here.search.score}
 
 
+@pytest.mark.long
 def test_killed_at_a_random_moment_it_ends_with_the_same_ratios_and_losses(tiny, tmp_path):
     path, folder, _ = tiny
     kills = run_killed(path, tmp_path / "killed", [random.SystemRandom().uniform(3, 10)])
@@ -313,6 +319,7 @@ def test_two_processes_on_one_study_are_refused(command, tiny):
         assert "another process is at work" in one_line_error(command("run", tiny[0], "--out", tiny[1]))
 
 
+@pytest.mark.long
 def test_the_stages_have_commands_of_their_own(command, tiny, tmp_path):
     path, folder, _ = tiny
     shutil.copytree(folder, tmp_path / "run")  # trained already: what is tested is what each command writes

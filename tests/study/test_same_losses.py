@@ -20,6 +20,7 @@ STUDY = {
     "comparison": {"arms": ["uniform", "rlrs"], "seeds": 2, "horizons": []},
     "processes": 2,
 }
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,7 @@ def test_a_program_whose_output_is_read_cannot_be_asked(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_study_ends_before_its_first_trial_and_goes_on_when_the_trainer_is_put_right(study, tmp_path):
     settings, folder = study(), tmp_path / "run"
     (tmp_path / "mine.py").write_text(TRAINER.replace('"missing"', '"none"'))
@@ -177,6 +178,7 @@ def test_a_study_may_go_without(study, tmp_path):
     assert not (tmp_path / "run" / "verify").exists()
 
 
+@pytest.mark.long
 def test_a_trainer_that_cannot_be_verified_is_said_and_ends_no_study(study, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "rlrs.study"):
         run_study(study("no model"), tmp_path / "run", _Silent(), until="search")

@@ -210,6 +210,7 @@ def small_study(place, **changes):
     return study_from(plain, "study.yaml")
 
 
+@pytest.mark.long
 def test_a_whole_study_and_the_same_after_its_end(place, tmp_path):
     found = run_study(small_study(place), tmp_path / "run", _Silent())
     assert found.comparison is not None

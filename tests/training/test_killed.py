@@ -25,7 +25,7 @@ def lines(folder):
 
 def numbers(folder):
     result = json.loads((folder / "result.json").read_text())
-    return {key: value for key, value in result.items() if key != "seconds"}
+    return {key: value for key, value in result.items() if key not in ("seconds", "checksum")}
 
 
 def last_checkpoint(folder):

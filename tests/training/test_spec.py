@@ -77,7 +77,7 @@ def test_a_model_from_a_file_counts_by_what_the_file_holds(spec, tmp_path):
         sizes = {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 1}
         path.mkdir(exist_ok=True)
         (path / "config.json").write_text(json.dumps({**sizes, **held}))
-        scale = ScaleConfig(model=HubConfig(hub=str(path)), steps=1, batch_size=1)
+        scale = ScaleConfig(model=HubConfig(hub=str(path), weights="random"), steps=1, batch_size=1)
         return replace(spec(), model=concrete(scale).model).id
 
     first = run_id(tmp_path / "a")
