@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,10 @@ def test_no_two_files_and_no_two_classes_have_one_name():
         tree = ast.parse(path.read_text())
         names += [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     assert not {name for name, count in collections.Counter(names).items() if count > 1}
+
+
+def test_every_public_name_is_there():
+    names = sorted({".".join(path.parent.relative_to(SOURCE.parent).parts) for path in SOURCE.rglob("__init__.py")})
+    for name in names:
+        package = importlib.import_module(name)
+        assert all(hasattr(package, public) for public in getattr(package, "__all__", ()))

@@ -106,6 +106,7 @@ def test_narrow_page_fits_draws_and_asks_the_network_for_nothing(
     page.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scenario", get_args(Scenario))
 def test_every_kind_of_study_has_a_page_in_both_languages_at_every_width(opened, tmp_path: Path, scenario) -> None:
     folder = write_scenario(tmp_path, scenario)
@@ -117,6 +118,7 @@ def test_every_kind_of_study_has_a_page_in_both_languages_at_every_width(opened,
         assert box["y"] < (900 if width > 1000 else 2400)  # all six answers are near the top
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("language", ["en", "ja"])
 def test_every_button_does_what_it_says(opened, report: Path, language: str) -> None:
     page = opened(write_report(report.parent, language), 1280, "dark")

@@ -340,6 +340,7 @@ def kill_at_commit():
     event.remove(Database, "commit", commit)
 
 
+@pytest.mark.long
 def test_killed_before_any_transaction_of_the_database_it_goes_on(tmp_path, kill_at_commit):
     def search():
         return {"proxy/one": searches(2)["proxy/one"]}

@@ -69,6 +69,7 @@ def test_a_run_has_the_same_numbers_in_a_worker_as_here(data):
     assert len({result.score for result in results.values()}) == 3
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced_and_its_run_tried_again_with_steps_counted_once(data, one):
     before = one.steps
     one.submit("long", spec(data[0], steps=400))
@@ -80,6 +81,7 @@ def test_a_killed_worker_is_replaced_and_its_run_tried_again_with_steps_counted_
     assert one.pending == 0
 
 
+@pytest.mark.long
 def test_a_run_whose_worker_dies_twice_is_given_up_and_the_next_goes_on(data, one):
     one.submit("doomed", spec(data[0], steps=1_000_000))
     one.submit("after", spec(data[0]))
@@ -95,6 +97,7 @@ def test_a_run_whose_worker_dies_twice_is_given_up_and_the_next_goes_on(data, on
     assert results["after"].status == "finished"
 
 
+@pytest.mark.long
 def test_a_run_that_hangs_past_the_time_limit_is_killed_tried_again_and_given_up(data, one, monkeypatch):
     monkeypatch.setattr(one, "time_limit", 2.0)
     one.submit("hung", spec(data[0]))
@@ -107,6 +110,7 @@ def test_a_run_that_hangs_past_the_time_limit_is_killed_tried_again_and_given_up
     assert result.reason == "given up after 2 attempts: it took more than the time limit of 2 s"
 
 
+@pytest.mark.long
 def test_time_in_which_everything_was_suspended_is_not_held_against_a_run(data, one, monkeypatch):
     clock, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + ahead[0])
@@ -205,6 +209,7 @@ def followers(pid):
     return [int(child) for child in children if b"ranks" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+@pytest.mark.long
 def test_workers_end_when_their_driver_is_killed(data, tmp_path):
     code = f"""
 import sys

@@ -153,6 +153,7 @@ def study(tmp_path):
     return make
 
 
+@pytest.mark.long
 def test_a_whole_study_of_a_program_that_knows_nothing_of_rlrs(study, tmp_path):
     found = run_study(study(), tmp_path / "run", _Silent())
     losses = {arm: loss.mean for arm, loss in found.comparison.losses.items()}

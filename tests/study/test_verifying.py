@@ -96,6 +96,7 @@ def study(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["none", "own"])
 def test_sound_trainers_have_no_finding(study, tmp_path, fault):
     report = verify_study(study(fault), tmp_path / "run", _Silent())
@@ -104,6 +105,7 @@ def test_sound_trainers_have_no_finding(study, tmp_path, fault):
     assert report.steps == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "kind", "component"),
     [
@@ -119,6 +121,7 @@ def test_a_fault_of_the_trainer_is_named(study, tmp_path, fault, kind, component
     assert (kind, component) in {(finding.kind, finding.component) for finding in report.findings}, str(report)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "note"),
     [

@@ -52,7 +52,7 @@ _MODULES = {
     "monitor": ("Monitor",),
     "observation": ("ComponentNumbers", "Observation"),
     "thresholds": ("Thresholds",),
-    "watch": ("check_file",),
+    "checker": ("check_file",),
 }
 
 
