@@ -58,7 +58,11 @@ def test_ratios_for_components_that_the_model_lacks_are_an_error_unless_partial(
 
 def test_tied_embeddings_take_the_embeddings_rate_and_the_group_says_so():
     ratios = {"embedding": (5, 1), "unembedding": (2, 1)}
-    groups = rlrs.param_groups(Model(tie=True), ratios, lr=1.0)
+    with pytest.warns(UserWarning, match="ratio of unembedding does nothing: its weights are tied to embedding"):
+        groups = rlrs.param_groups(Model(tie=True), ratios, lr=1.0)
+    rlrs.param_groups(
+        Model(tie=True), rlrs.Ratios.preset("paper-dense"), lr=1.0
+    )  # a preset's is no mistake: a warning would be an error
     assert groups[0]["ungrouped"] == ["unembedding"]
     assert "unembedding" not in {g["component"] for g in groups}
     optimizer = torch.optim.SGD(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -65,6 +66,9 @@ def param_groups(
         ValueError: a rate or a decay that is not a number from 0 on, no parameter to train, both `rules` and `parts`,
             independent decay without a weight decay, or of experts with rates of their own in one tensor.
 
+    Warns:
+        UserWarning: a ratio of your own, not a preset's, for a component that is tied to another, whose ratio it has.
+
     Examples:
         >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
         >>> for group in param_groups(model, {"embedding": (5.0, 0.5)}, lr=3e-3, weight_decay=0.1):
@@ -86,9 +90,11 @@ def param_groups(
     parts = partition(model, rules, partial=partial) if parts is None else parts
     finer = refine(model, parts, ratios, partial=partial)
     if not partial:
-        finer_names = sorted(finer.names - set(parts))
+        finer_names = finer.names - {*parts, *parts.tied_components}
         coarse = {name: ratio for name, ratio in ratios.items() if name not in finer_names}
-        Ratios(coarse, ratios.provenance).check_used(parts, "the model")
+        for note in Ratios(coarse, ratios.provenance).check_used(parts, "the model"):
+            if "preset" not in ratios.provenance:  # one's own ratios: it was expected to do something
+                warnings.warn(note, UserWarning, stacklevel=2)
         Ratios(own_decays).check_used([*parts, *parts.tied_components], "the model")
     parameters = dict(model.named_parameters())
     if decay == "independent" and any(include_frozen or parameters[name].requires_grad for name in finer.slices):

@@ -14,6 +14,7 @@ import rlrs
 from rlrs.cli import main
 from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
+from rlrs.runs.calling import function_at
 from rlrs.search import EngineError
 from rlrs.settings import ConfigError, kept, study_from
 from rlrs.study import resolve
@@ -195,7 +196,7 @@ def test_a_search_of_any_kind_is_the_same_after_it_was_begun_and_left(study, tmp
 @pytest.mark.long
 def test_a_run_that_goes_wrong_ends_no_search_and_ends_a_comparison_with_its_reason(study, tmp_path):
     settings = study("if seed == 2 and step == 3: sys.exit('no space left')", search={"trials": 4})
-    with pytest.raises(EngineError, match=r"of the comparison \(arm uniform, seed 2\).*no space left.*tries it again"):
+    with pytest.raises(EngineError, match=r"of the comparison \(arm \w+, seed 2\).*no space left.*tries it again"):
         run_study(settings, tmp_path / "run", _Silent())
     assert (tmp_path / "run" / "ratios.yaml").exists()
     settings = study(search={"trials": 4})
@@ -284,6 +285,17 @@ def test_a_function_is_known_by_its_place(monkeypatch, tmp_path):
     sizes = {"steps": 1, "set": {}}
     study = rlrs.Study(dump_yaml, model=Path, proxy=sizes, target=sizes, folder=tmp_path / "mine")
     assert (study.settings.trainer.call, study.settings.trainer.model) == ("rlrs.yaml_files:dump_yaml", "pathlib:Path")
+
+
+def test_each_files_neighbours_are_its_own(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "neighbour_of_both.py").write_text(f"NAME = {name!r}\n")
+        (tmp_path / name / "call.py").write_text(
+            "import json, neighbour_of_both\n\ndef name():\n    return neighbour_of_both.NAME\n"
+        )
+    first, second = (function_at(f"{tmp_path / name / 'call.py'}:name") for name in ("one", "two"))
+    assert (first(), second()) == ("one", "two")
 
 
 def test_a_function_that_no_other_process_can_import_is_one_line(tmp_path):

@@ -45,6 +45,9 @@ def _file(path: Path) -> Any:
         raise FileNotFoundError(path)
     folder = str(path.resolve().parent)
     sys.path[:] = [folder, *(other for other in sys.path if other != folder)]  # its own neighbours before others
+    for name in {other.stem for other in Path(folder).glob("*.py")} - sys.stdlib_module_names:
+        if Path(getattr(sys.modules.get(name), "__file__", None) or folder).parent != Path(folder):
+            sys.modules.pop(name, None)  # of another folder, loaded before; what has it keeps it
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
