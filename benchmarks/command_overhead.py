@@ -2,10 +2,11 @@
 
     python -m benchmarks.command_overhead
 
-Both are processes of `examples/nanogpt/train.py`, one thread each, one after the other, by turns; a ratio is of the
-times from the first step to the last, as each process measures them itself. In the study a run reports every step,
-writes its lines and has its rates compared; the engine looks at it twenty times a second. The start (imports, the run's
-file) is not counted.
+All are processes of `examples/nanogpt`, one thread each, one after the other, by turns: in the study `train.py`, which
+reports every step, writes its lines and has its rates compared while the engine looks at it twenty times a second;
+alone `train.py`, and `before.py`, the script before it knew rlrs. A ratio is of the times from the first step to the
+last, as each process measures them itself: by the clock, and of the processor, which other work on the machine disturbs
+less. The start (imports, the run's file) is not counted.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ from rlrs.search import Commands
 from rlrs.settings import StudyConfig, study_from
 from rlrs.study.kinds import OwnRuns
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "nanogpt" / "train.py"
+FOLDER = Path(__file__).parents[1] / "examples" / "nanogpt"
+SCRIPTS = ("train", "before")
 TIMED = """
-import json, sys, time
+import importlib, json, sys, time
 sys.path.insert(0, {folder!r})
-import train, torch
+import torch
+script = importlib.import_module(sys.argv[2])
 torch.set_num_threads(1)
 moments = []
 step = torch.optim.AdamW.step
 def timed(self, *args, **kwargs):
     result = step(self, *args, **kwargs)
-    moments.append(time.perf_counter())
+    moments.append((time.perf_counter(), time.process_time()))
     return result
 torch.optim.AdamW.step = timed
-train.main(sys.argv[2:])
-json.dump(moments[-1] - moments[0], open(sys.argv[1], "w"))
+script.main(sys.argv[3:])
+json.dump([last - first for first, last in zip(moments[0], moments[-1])], open(sys.argv[1], "w"))
 """
 
 
@@ -55,8 +58,8 @@ def study(command: list[str], steps: int, width: int) -> StudyConfig:
     return study_from(plain, "benchmark")
 
 
-def in_study(folder: Path, command: list[str], steps: int, width: int) -> float:
-    """Seconds of the steps of a run that a study's engine starts."""
+def in_study(folder: Path, command: list[str], steps: int, width: int) -> list[float]:
+    """Seconds of the steps of a run that a study's engine starts: by the clock, of the processor."""
     settings = study([*command, "--seed", "{seed}", "--lr", "{lr}"], steps, width)
     recipe = Recipe.from_settings(settings.training, 3e-3)
     run = OwnRuns(settings).spec(settings.proxy, recipe, 0, lr=3e-3)
@@ -68,8 +71,8 @@ def in_study(folder: Path, command: list[str], steps: int, width: int) -> float:
     return json.loads(Path(command[2]).read_text())
 
 
-def alone(command: list[str], environment: Mapping[str, str]) -> float:
-    """Seconds of the steps of the same script started by itself."""
+def alone(command: list[str], environment: Mapping[str, str]) -> list[float]:
+    """The same of a script started by itself."""
     subprocess.run([*command, "--seed", "0", "--lr", "3e-3"], check=True, stdout=subprocess.DEVNULL, env=environment)
     return json.loads(Path(command[2]).read_text())
 
@@ -81,25 +84,32 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     options = parser.parse_args()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ratios: list[float] = []
+    ratios: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
-        script = Path(place) / "timed.py"
-        script.write_text(TIMED.format(folder=str(SCRIPT.parent)))
-        command = [sys.executable, str(script), f"{place}/seconds.json"]
+        timed = Path(place) / "timed.py"
+        timed.write_text(TIMED.format(folder=str(FOLDER)))
+        begin = [sys.executable, str(timed), f"{place}/seconds.json"]
         words = ["--steps", str(options.steps), "--width", str(options.width), "--log-every", "1"]
         for turn in range(options.rounds + 1):
-            order = (True, False) if turn % 2 else (False, True)
-            seconds = {}
-            for study_first in order:
-                if study_first:
-                    seconds[True] = in_study(Path(place) / str(turn), [*command, *words], options.steps, options.width)
+            sides: dict[str, list[float]] = {}
+            for side in (("study", *SCRIPTS), (*SCRIPTS, "study"))[turn % 2]:
+                if side == "study":
+                    command = [*begin, "train", *words]
+                    sides[side] = in_study(Path(place) / str(turn), command, options.steps, options.width)
                 else:
-                    seconds[False] = alone([*command, *words], environment)
-            if turn:  # the first pair warms the disk's cache
-                ratios.append(seconds[True] / seconds[False])
-                print(f"{turn}: {ratios[-1]:.4f}  ({seconds[False] / options.steps * 1e3:.1f} ms a step)", flush=True)
-    row = {"what": "time of steps in a study over alone", **vars(options), **summary(ratios), "ratios": ratios}
-    print(write("command_overhead", [row]))
+                    sides[side] = alone([*begin, side, *words], environment)
+            if turn == 0:  # it warms the disk's cache
+                continue
+            for script in SCRIPTS:
+                for index, clock in enumerate(("clock", "processor")):
+                    ratios.setdefault((script, clock), []).append(sides["study"][index] / sides[script][index])
+            print(turn, *(f"{script} {clock} {r[-1]:.4f}" for (script, clock), r in ratios.items()), flush=True)
+    rows = [
+        {"what": "time of steps in a study over alone", "alone": f"{script}.py", "time": clock}
+        | {**vars(options), **summary(measured), "ratios": measured}
+        for (script, clock), measured in ratios.items()
+    ]
+    print(write("command_overhead", rows))
 
 
 if __name__ == "__main__":

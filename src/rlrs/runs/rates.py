@@ -26,6 +26,10 @@ class SeenRates:
 
     def __init__(self, asked: AskedRun) -> None:
         self._asked = asked
+        self._base = asked.base_schedule()
+        self._ratios = asked.relative_rates()
+        self._curves: dict[str, Curve] = {}
+        """Component -> its curve: reports come every step, and a curve is dear to make."""
         self.optimizers: list[Optimizer] = []
         self.peaks: dict[str, float] = {}
         """Component -> highest rate that its groups were seen with."""
@@ -44,18 +48,19 @@ class SeenRates:
     def look(self, step: int) -> None:
         """Compare all groups with the schedule, after so many steps."""
         groups = [g for optimizer in self.optimizers for g in optimizer.param_groups if "component" in g]
-        base, ratios = self._asked.base_schedule(), self._asked.relative_rates()
         for group in groups:
             component, rate = group["component"], float(group["lr"])
             self.peaks[component] = max(rate, self.peaks.get(component, 0.0))
-            curve = Curve(base, ratios.get(component, BASE).knots)
+            if component not in self._curves:
+                self._curves[component] = Curve(self._base, self._ratios.get(component, BASE).knots)
+            curve = self._curves[component]
             # Before the scheduler's step the rate is that of the step just done, after it the next one's: a script
             # reports always before it or always after it.
             for later in (0, 1):
                 due = self._asked.lr * curve(step - 1 + later)
                 if self._wrong[later] is None and abs(rate - due) > TOLERANCE * due + 1e-12:
-                    plain = self._asked.lr * Curve(base)(step - 1 + later)
-                    ignored = component in ratios and abs(rate - plain) <= TOLERANCE * plain
+                    plain = self._asked.lr * Curve(self._base)(step - 1 + later)
+                    ignored = component in self._ratios and abs(rate - plain) <= TOLERANCE * plain
                     self._wrong[later] = (
                         f"{component} had the rate {rate:.4g} at step {step}, where {due:.4g} was asked for: "
                         f"{'its ratio was ignored' if ignored else 'it does not follow the schedule'}; use "
