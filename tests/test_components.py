@@ -285,11 +285,12 @@ def test_torch_transformer_layers_are_attention_feed_forward_and_norm():
     assert parts["feed_forward"] == [n for n, _ in model.named_parameters() if ".linear" in n]
 
 
-def test_a_vision_tower_and_its_projector_are_vision_and_the_rest_is_as_in_llama():
+def test_a_vision_tower_and_its_projector_are_components_and_the_rest_is_as_in_llama():
     found = partition(architectures.build_llava()).component_of()
-    joined = ("model.vision_tower.", "model.multi_modal_projector.")
-    assert {c for n, c in found.items() if n.startswith(joined)} == {"vision"}
-    rest = {c for n, c in found.items() if not n.startswith(joined)}
+    joined = {"model.vision_tower.": "vision", "model.multi_modal_projector.": "connector"}
+    for path, component in joined.items():
+        assert {c for n, c in found.items() if n.startswith(path)} == {component}
+    rest = {c for n, c in found.items() if not n.startswith(tuple(joined))}
     assert rest == {"embedding", "attention", "feed_forward", "norm", "unembedding"}
 
 

@@ -76,7 +76,9 @@ def test_ratios_per_expert_of_a_flattened_tensor_are_refused():
     _, optimizer, _ = experts()
     group = next(group for group in optimizer.param_groups if group.get("slices"))
     group["params"] = [nn.Parameter(parameter.detach().flatten()) for parameter in group["params"]]
-    with pytest.raises(RuntimeError, match=r"'experts' has ratios per expert, 'experts/expert.0' .* it was flattened"):
+    with pytest.raises(
+        RuntimeError, match=r"'experts' has ratios per expert or token, 'experts/expert.0' .* it was flattened"
+    ):
         moved(optimizer)
 
 

@@ -8,10 +8,11 @@ scheduler = rlrs.RelativeLR(optimizer, ratios, total_steps=10_240, warmup_steps=
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from rlrs.components import Partition, PartitionError, Rule, partition
+from rlrs.components import Partition, PartitionError, Rule, partition, tower_rules
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.moments import load_moments
-from rlrs.param_groups import layer_decay, lora_plus, param_groups, split_groups
+from rlrs.param_groups import param_groups, split_groups
+from rlrs.presets import layer_decay, lora_plus, mup_width, new_tokens
 from rlrs.ratios import Ratio, Ratios, RatiosError
 from rlrs.schedules import BaseSchedule, relative_factor
 from rlrs.verify import verify
@@ -44,10 +45,13 @@ __all__ = [
     "layer_decay",
     "load_moments",
     "lora_plus",
+    "mup_width",
+    "new_tokens",
     "param_groups",
     "partition",
     "relative_factor",
     "split_groups",
+    "tower_rules",
     "verify",
 ]
 

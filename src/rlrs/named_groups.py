@@ -15,7 +15,7 @@ OF_RATIOS = ("component", "slices", "ungrouped")
 
 def components(group: Mapping[str, Any]) -> list[str]:
     """The component of a group, and the names of the ratios that slices of its tensors have."""
-    return [group["component"], *(name for name, _, _ in group.get("slices", ()))]
+    return [group["component"], *(name for name, *_ in group.get("slices", ()))]
 
 
 def names(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rlrs.components import Depth, Partition, Refined, Rule, is_lora_b, partition, refine, undecayed
-from rlrs.ratios import BASE, Ratio, Ratios, number
+from rlrs.components import Partition, Refined, Rule, partition, refine, undecayed
+from rlrs.ratios import Ratios, number
 
 
 def param_groups(
@@ -38,8 +38,8 @@ def param_groups(
     decay: the component is frozen.
 
     Ratios may be finer than components, `attention/layer.0-3` or `experts/expert.2` (`rlrs.components.granularity`).
-    Then groups are as fine, but for experts fused into one tensor: their group has `slices`, by which `RelativeLR`
-    scales the update of each expert.
+    Then groups are as fine, but for experts fused into one tensor, and for tokens: their group has `slices`, by which
+    `RelativeLR` scales the update of each.
 
     Args:
         model: any module; wrapped (DDP, FSDP, compiled) or not.
@@ -64,7 +64,7 @@ def param_groups(
         RatiosError: a ratio or a weight decay for a component that the model does not have.
         PartitionError: a rule that matches nothing, or a ratio for layers or experts that the model does not have.
         ValueError: a rate or a decay that is not a number from 0 on, no parameter to train, both `rules` and `parts`,
-            independent decay without a weight decay, or of experts with rates of their own in one tensor.
+            independent decay without a weight decay, or of experts or tokens with rates of their own in one tensor.
 
     Warns:
         UserWarning: a ratio of your own, not a preset's, for a component that is tied to another, whose ratio it has.
@@ -99,7 +99,7 @@ def param_groups(
     parameters = dict(model.named_parameters())
     if decay == "independent" and any(include_frozen or parameters[name].requires_grad for name in finer.slices):
         raise ValueError(
-            "decay='independent' with a ratio per expert of a fused tensor: a tensor has one weight decay; use 'rate'"
+            "decay='independent' with a ratio per expert or token of one tensor: a tensor has one weight decay; use 'rate'"
         )
     groups: list[dict[str, Any]] = []
     for component, names in finer.parts.items():
@@ -148,110 +148,6 @@ def _by_slices(name: str, members: list[str], finer: Refined) -> dict[str, list[
     for member in members:
         ways.setdefault(finer.slices.get(member), []).append(member)
     return {name + (f"/{index}" if index else ""): of_way for index, of_way in enumerate(ways.values())}
-
-
-def layer_decay(
-    model: nn.Module,
-    factor: float,
-    ratios: Ratios | Mapping[str, Any] | None = None,
-    *,
-    rules: Sequence[Rule] = (),
-) -> Ratios:
-    """Layer-wise decay of learning rates as ratios: `ratios` of every layer times a power of `factor`.
-
-    In a tower of N layers, layer l (from 0) has `factor ** (N - l)`; what lies below all layers (embeddings, positions,
-    their norms, patches and convolutions) `factor ** (N + 1)`; what lies above them 1 (Bao et al., 2022,
-    arXiv:2106.08254). An encoder, a decoder and a vision tower count their layers each; a table that several towers
-    share is below the deepest. Layers are those of `Partition.depths`: stages, as in Swin, are counted through.
-
-    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
-    >>> layer_decay(model, 0.5, {"attention": (2.0, 1.0)})["attention/layer.0"]
-    Ratio(knots=((0.0, 0.5), (1.0, 0.25)))
-
-    Args:
-        model: the whole model, on any device (meta will do); a stage of a pipeline does not know how many layers
-            there are.
-        factor: above 0; below 1, lower layers learn more slowly.
-        ratios: per component; all 1 if not given.
-        rules: of the partition; see `partition`.
-
-    Raises:
-        ValueError: a factor that is not above 0, or a model without layers.
-        RatiosError: ratios that are per layer or expert already, or for a component that the model does not have.
-    """
-    if not factor > 0:
-        raise ValueError(f"factor should be above 0, not {factor!r}")
-    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
-    parts = partition(model, rules)
-    ratios.check_used([*parts, *parts.tied_components], "the model")
-    if not any(depth.layer is not None for depth in parts.depths.values()):
-        raise ValueError(
-            f"{type(model).__name__} has no layers, of which layer_decay could tell lower from higher ones"
-        )
-    decayed: dict[str, Ratio] = {}
-    for component, names in parts.items():
-        ratio = ratios.get(component, BASE)
-        heights = _heights(component, [parts.depths[name] for name in names])
-        decayed |= {key: ratio.times(factor**height) for key, height in heights.items()}
-    return Ratios(decayed, {**ratios.provenance, "layer_decay": factor})
-
-
-def lora_plus(
-    model: nn.Module,
-    factor: float,
-    ratios: Ratios | Mapping[str, Any] | None = None,
-    *,
-    rules: Sequence[Rule] = (),
-) -> Ratios:
-    """LoRA+ as ratios: the second matrix B of every LoRA adapter learns at `factor` times the rate of the first, A.
-
-    B begins at zero and A does not, so that one rate is too low for B or too high for A the wider the model is (Hayou
-    et al., 2024, arXiv:2402.12354, who take 16). Without `ratios` these are the groups of PEFT's
-    `create_loraplus_optimizer`, but for adapters of an embedding, which that gives a rate of their own.
-
-    >>> adapted = {"base_layer": nn.Linear(8, 8), "lora_A": nn.Linear(8, 2), "lora_B": nn.Linear(2, 8)}
-    >>> block = nn.ModuleDict({"q_proj": nn.ModuleDict(adapted)})
-    >>> model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"self_attn": block})])})
-    >>> lora_plus(model, 16)["attention/lora_B"].start
-    16.0
-
-    Args:
-        model: with adapters, on any device.
-        factor: above 0.
-        ratios: per component; all 1 if not given.
-        rules: of the partition; see `partition`.
-
-    Raises:
-        ValueError: a factor that is not above 0, or a model without LoRA's adapters.
-        RatiosError: ratios for a component that the model does not have.
-    """
-    if not factor > 0:
-        raise ValueError(f"factor should be above 0, not {factor!r}")
-    ratios = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
-    parts = partition(model, rules)
-    ratios.check_used([*parts, *parts.tied_components], "the model")
-    adapted = [component for component, names in parts.items() if any(map(is_lora_b, names))]
-    if not adapted:
-        raise ValueError(f"{type(model).__name__} has no LoRA adapters, whose two matrices lora_plus could tell apart")
-    halves = {f"{component}/lora_B": ratios.get(component, BASE).times(factor) for component in adapted}
-    return Ratios({**ratios, **halves}, {**ratios.provenance, "lora_plus": factor})
-
-
-def _heights(component: str, depths: Sequence[Depth]) -> dict[str, int]:
-    """Keys of ratios for a component's parameters -> their distance from the top, in as few keys as will do."""
-    if all(depth.below for depth in depths) and len({depth.height for depth in depths}) == 1:
-        return {component: depths[0].height}
-    found = {component: 0}
-    places: dict[str, list[Depth]] = {}
-    for depth in sorted(depths, key=lambda depth: (not depth.below, depth.layer or 0)):
-        if depth.height:
-            places.setdefault("below" if depth.below else f"layer.{depth.layer}", []).append(depth)
-    for place, here in places.items():
-        if len({depth.height for depth in here}) == 1:
-            found[f"{component}/{place}"] = here[0].height
-        else:
-            found |= {f"{component}/{depth.tower}.{place}": depth.height for depth in here}
-    return found
 
 
 def split_groups(

@@ -1,4 +1,4 @@
-"""Rates per slice of one tensor, for experts that are fused into it.
+"""Rates per slice of one tensor: for experts that are fused into it, and for tokens, its rows.
 
 An optimizer has one rate per tensor. A step of AdamW, decoupled weight decay included, is proportional to that rate and
 its moments do not depend on it, so a slice with a share `f` of the tensor's rate takes `f` times the step:
@@ -57,14 +57,15 @@ def scale_slices(optimizer: Optimizer, shares: Shares) -> None:
 
 def _share_of_rows(parameter: Tensor, shares: Mapping[str, float], group: Mapping[str, Any]) -> Tensor:
     """Shares along the first dimension, shaped to be broadcast over the others."""
-    if parameter.ndim < 2:
+    count = group["slices"][0][3]
+    if parameter.shape[:1] != (count,):
         raise RuntimeError(
-            f"parameter group {group['name']!r} has ratios per expert, {group['slices'][0][0]!r} the first, and its "
-            f"tensor of shape {tuple(parameter.shape)} has no dimension of experts: it was flattened, as DeepSpeed's "
-            "ZeRO and FSDP1 do; leave these ratios out, or shard with FSDP2"
+            f"parameter group {group['name']!r} has ratios per expert or token, {group['slices'][0][0]!r} the first, "
+            f"of {count}, and its tensor has the shape {tuple(parameter.shape)}: it was flattened, as DeepSpeed's ZeRO "
+            "and FSDP1 do; leave these ratios out, or shard with FSDP2"
         )
-    rows = [shares[group["component"]]] * parameter.shape[0]
-    for name, first, stop in group["slices"]:
+    rows = [shares[group["component"]]] * count
+    for name, first, stop, _ in group["slices"]:
         rows[first:stop] = [shares[name]] * (stop - first)
     shape = (-1, *[1] * (parameter.ndim - 1))
     share = torch.tensor(rows, dtype=parameter.dtype, device=parameter.device).view(shape)

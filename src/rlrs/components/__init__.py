@@ -1,7 +1,7 @@
 """Parameter -> component: `partition` decides by rules, ownership, structure and names, in that order."""
 
 from rlrs.components.adapters import is_lora_b
-from rlrs.components.granularity import Refined, Slice, refine
+from rlrs.components.granularity import Refined, Slice, refine, vocabulary_rows
 from rlrs.components.layers import Depth
 from rlrs.components.parts import (
     COMPONENTS,
@@ -15,6 +15,7 @@ from rlrs.components.parts import (
     undecayed,
 )
 from rlrs.components.synonyms import standard_name, suggest_component
+from rlrs.components.towers import tower_rules
 
 __all__ = [
     "COMPONENTS",
@@ -32,5 +33,7 @@ __all__ = [
     "standard_name",
     "suggest_component",
     "suggest_rule",
+    "tower_rules",
     "undecayed",
+    "vocabulary_rows",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -18,6 +19,13 @@ BLOCK_ROLES = frozenset(
     {"attention", "feed_forward", "ssm", "experts", "router", "shared_experts", "moe", "conv_block"}
 )
 """Roles that make up a layer of a Transformer; a module that holds several of them is a layer, not a component."""
+
+
+class Placement(NamedTuple):
+    """Where a parameter belongs, and the evidence."""
+
+    component: str
+    reason: str
 
 
 class StackedLayers(nn.Module):
@@ -191,6 +199,13 @@ def _take_parameters(node: Node) -> None:
             largest = max(originals, key=lambda tensor: tensor[1].numel())
             node.params[local] = largest
             node.followers += [(full, local) for full, _ in tensors if full != largest[0]]
+
+
+def inner(root: Node) -> Node:
+    """The model itself, inside PEFT's two shells and others that hold one module only."""
+    while len(root.children) == 1 and not root.children[0].is_container and not root.params:
+        (root,) = root.children
+    return root
 
 
 def _look_through(module: nn.Module) -> tuple[str, nn.Module] | None:

@@ -9,17 +9,16 @@ everywhere, and experts, router and shared experts divide a mixture of experts.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from torch import nn
 
 from rlrs.components import evidence
 from rlrs.components.experts import judge_experts
 from rlrs.components.layers import Depth, find_depths
-from rlrs.components.module_tree import BLOCK_ROLES, Node, build, is_vector
+from rlrs.components.modalities import MODALITY, find_modality, find_towers
+from rlrs.components.module_tree import BLOCK_ROLES, Node, Placement, build, inner, is_vector
 
 _MIXERS = {"attention", "ssm", "conv", "conv_block"}
 _MAY_HOLD = {
@@ -44,18 +43,6 @@ _WHAT = {
     "unembedding": "output head",
     "norm": "norm",
 }
-_MODALITY = {
-    "vision": re.compile(r"(?:^|_)(?:vision|visual|image|img|vit|video)(?:_|$)|Vision|Visual|^ViT|Siglip"),
-    "audio": re.compile(r"(?:^|_)(?:audio|speech|acoustic|sound)(?:_|$)|Audio|Speech|^Wav2Vec"),
-}
-_JOINT = re.compile(r"projector|connector|merger|resampler|aligner|multi_?modal|(?:^|_)mm_|qformer")
-
-
-class Placement(NamedTuple):
-    """Where a parameter belongs, and the evidence."""
-
-    component: str
-    reason: str
 
 
 def judge(model: nn.Module) -> tuple[dict[str, Placement], dict[str, Depth]]:
@@ -66,7 +53,7 @@ def judge(model: nn.Module) -> tuple[dict[str, Placement], dict[str, Depth]]:
         node.widths = widths
     _judge(root)
     _judge_heads(root, model)
-    towers = _towers(root)
+    towers = find_towers(root)
     found: dict[str, Placement] = {}
     _assign(root, None, towers, found)
     return found, find_depths(root)
@@ -258,7 +245,7 @@ def _judge_only_head(root: Node, rows: set[int]) -> None:
     Where there is a vocabulary, its outputs should be that many, or padded to a multiple of up to 128: a tied head is
     none of the model's modules, and what stands there may be a halting gate, a modulation, a projection of images.
     """
-    top = _inner(root).children
+    top = inner(root).children
     if not any(child.below or child.role in BLOCK_ROLES for child in top):
         return
     open_ends = [
@@ -272,18 +259,11 @@ def _judge_only_head(root: Node, rows: set[int]) -> None:
         for child, shape in open_ends
         if _reads_out(child, root)
         and shape[0] != shape[1]
-        and _modality(child, frozenset()) is None
+        and find_modality(child, frozenset()) is None
         and (not rows or shape[0] in padded)
     ]
     if len(likely) == 1:
         likely[0].decide("unembedding", "structure: the one linear that reads the model's width,")
-
-
-def _inner(root: Node) -> Node:
-    """The model itself, inside PEFT's two shells and others that hold one module only."""
-    while len(root.children) == 1 and not root.children[0].is_container and not root.params:
-        (root,) = root.children
-    return root
 
 
 def _declared(model: nn.Module) -> dict[str, set[int]]:
@@ -300,64 +280,13 @@ def _declared(model: nn.Module) -> dict[str, set[int]]:
     return found
 
 
-# Separate towers of multimodal models.
-
-
-def _modality(node: Node, without: frozenset[str]) -> str | None:
-    for modality, pattern in _MODALITY.items():
-        of_class = not node.is_container and modality not in without and pattern.search(node.kind)
-        if of_class or pattern.search(node.name):
-            return modality
-    return None
-
-
-def _towers(root: Node) -> dict[int, Placement]:
-    """Node -> placement for all under it: encoders of another modality than the model's own, and what joins them."""
-    # A root of class Qwen2AudioForConditionalGeneration gives its word to all of its parts' classes.
-    without = frozenset(m for m, pattern in _MODALITY.items() if pattern.search(_inner(root).kind))
-    found: dict[int, Placement] = {}
-    for modality in _MODALITY:
-        candidates = _topmost(root, lambda n, m=modality: n is not root and _modality(n, without) == m)
-        encoders = [n for n in candidates if n.below]
-        if encoders and _blocks_outside(root, {id(n) for n in encoders}):
-            for node in encoders:
-                found[id(node)] = Placement(modality, f"owner: {modality} tower {node.path}")
-    modalities = {placement.component for placement in found.values()}
-    if not modalities:
-        return found
-    for node in _topmost(root, lambda n: id(n) in found or _joins(n, found, without)):
-        modality = _modality(node, without) or (min(modalities) if len(modalities) == 1 else None)
-        if id(node) not in found and modality in modalities:
-            found[id(node)] = Placement(modality, f"owner: {node.path}, which joins the {modality} tower")
-    return found
-
-
-def _joins(node: Node, towers: dict[int, Placement], without: frozenset[str]) -> bool:
-    if node.stacked or any(id(n) in towers for n in node.walk()):
-        return False
-    return bool(_JOINT.search(node.name) or (_modality(node, without) and not node.below))
-
-
-def _topmost(node: Node, wanted: Callable[[Node], bool]) -> list[Node]:
-    return [node] if wanted(node) else [n for child in node.children for n in _topmost(child, wanted)]
-
-
-def _blocks_outside(node: Node, excluded: set[int]) -> bool:
-    if id(node) in excluded:
-        return False
-    return node.role in BLOCK_ROLES or any(_blocks_outside(child, excluded) for child in node.children)
-
-
 # Downwards: placements.
 
 
 def _assign(node: Node, owner: Placement | None, towers: dict[int, Placement], found: dict[str, Placement]) -> None:
     """Record the placement on each parameter at and below a node; `owner` is what the modules above it decided."""
-    tower = towers.get(id(node))
-    if tower is not None:
-        for inner in node.walk():
-            names = [*(full for full, _ in inner.params.values()), *(full for full, _ in inner.followers)]
-            found |= dict.fromkeys([*names, *inner.extras], tower)
+    if (tower := towers.get(id(node))) is not None:
+        _assign_tower(node, tower, towers, found)
         return
     placement = _placement(node, owner)
     for local, (full, parameter) in node.params.items():
@@ -369,6 +298,15 @@ def _assign(node: Node, owner: Placement | None, towers: dict[int, Placement], f
         found[full] = settled or _unsure(node, "the adapter of an unclear layer")
     for child in node.children:
         _assign(child, placement, towers, found)
+
+
+def _assign_tower(node: Node, tower: Placement, towers: dict[int, Placement], found: dict[str, Placement]) -> None:
+    """Record one placement on all at and below a node, but for what has a placement of its own."""
+    tower = towers.get(id(node), tower)
+    names = [*(full for full, _ in node.params.values()), *(full for full, _ in node.followers), *node.extras]
+    found |= dict.fromkeys(names, tower)
+    for child in node.children:
+        _assign_tower(child, tower, towers, found)
 
 
 def _placement(node: Node, owner: Placement | None) -> Placement | None:
@@ -401,9 +339,9 @@ def _placement_on(
         return placement
     if component == "moe" and local.endswith("bias"):
         return Placement("experts", f"owner: bias of {node.path}")
-    for modality in {tower.component for tower in towers.values()}:
-        if _MODALITY[modality].search(local):
-            return Placement(modality, f"name: {local}, which joins the {modality} tower")
+    for modality in {tower.component for tower in towers.values()} - {"connector"}:
+        if MODALITY[modality].search(local):
+            return Placement("connector", f"name: {local}, which joins the {modality} tower")
     if local == "_flat_param":
         return _unsure(node, "FSDP has flattened it with others (make it with use_orig_params=True)")
     return _by_own_name(node, local, parameter) or _unsure(node, f"{local} of shape {tuple(parameter.shape)}")

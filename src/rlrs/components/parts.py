@@ -14,8 +14,9 @@ Decisions where the field has no single answer:
   included; `conv` is convolution that no such block owns. Linear attention without a learned decay is `attention`.
 - `embedding` also holds patch projections and learned tokens (`cls_token`); `position` every learned position.
 - `unembedding` is the whole output head: language-model head, classifier, a prediction head's transform, a pooler.
-- `vision` and `audio` are the *separate* towers of a multimodal model, norms included, and what joins them to the
-  language model. A model that is nothing but a vision or speech encoder has attention, feed_forward, ... of its own.
+- `vision` and `audio` are the *separate* towers of a multimodal model, norms included; `connector` is what joins them
+  to the language model (projector, merger, resampler, query transformer). A model that is nothing but a vision or
+  speech encoder has attention, feed_forward, ... of its own.
 - Two names of one (tied) weight are one parameter; a tied embedding and unembedding is `embedding`, with one rate.
 """
 
@@ -30,8 +31,8 @@ from torch import nn
 
 from rlrs.components.adapters import adapter_names
 from rlrs.components.layers import Depth
-from rlrs.components.module_tree import is_vector, path_steps
-from rlrs.components.ownership import Placement, judge
+from rlrs.components.module_tree import Placement, is_vector, path_steps
+from rlrs.components.ownership import judge
 
 COMPONENTS = (
     "embedding",
@@ -47,6 +48,7 @@ COMPONENTS = (
     "conv",
     "vision",
     "audio",
+    "connector",
     "adapter",
     "other",
 )

@@ -20,6 +20,7 @@ SYNONYMS = {
     "conv": "convolution convs",
     "vision": "visual image vision_tower vit",
     "audio": "speech audio_tower",
+    "connector": "projector mm_projector multi_modal_projector merger resampler aligner",
     "adapter": "lora adapters peft",
 }
 """Component -> other words for it, divided by spaces."""

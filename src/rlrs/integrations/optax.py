@@ -124,12 +124,14 @@ def component_labels(params: PyTree, rules: Sequence[Rule] = (), keys: Iterable[
 
     Raises:
         PartitionError: a rule or a key that matches nothing.
-        ValueError: a key for some of the experts in one array, which has one label.
+        ValueError: a key for some of the experts or tokens in one array, which has one label.
     """
     model, names = skeleton(params)
     finer = refine(model, partition(model, rules), keys)
     if finer.slices:
-        raise ValueError(f"{next(iter(finer.slices))} holds all experts in one array, which has one rate in optax")
+        raise ValueError(
+            f"{next(iter(finer.slices))} is one array with ratios for parts of it (experts, tokens), which has one rate in optax"
+        )
     component = finer.parts.component_of()
     return jax.tree.unflatten(jax.tree.structure(params), [component[name] for name in names])
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import nn
 
 from rlrs.messages import printable, shown
-from rlrs.param_groups import layer_decay, lora_plus
+from rlrs.presets import layer_decay, lora_plus
 from rlrs.ratios import BASE, Ratios
 from rlrs.records.frozen import Rate, Record, RecordError, first_problem
 from rlrs.schedules import BaseSchedule, warmup_steps

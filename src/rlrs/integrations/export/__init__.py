@@ -57,13 +57,15 @@ def components_for(model: nn.Module, ratios: Ratios, to: str) -> Partition:
     """A model's parameter names per component, as fine as the ratios.
 
     Raises:
-        ExportError: a ratio for some of the experts in one tensor, which has one rate in any other stack.
+        ExportError: a ratio for some of the experts or tokens in one tensor, which has one rate in any other stack.
         PartitionError: a ratio for layers or experts that the model does not have.
     """
     finer = refine(model, partition(model), ratios)
     if finer.slices:
         name = next(iter(finer.slices))
-        raise ExportError(f"{name} holds all experts in one tensor, which has one rate in {to}: no ratios per expert")
+        raise ExportError(
+            f"{name} is one tensor with ratios for parts of it (experts, tokens), which has one rate in {to}"
+        )
     return finer.parts
 
 
