@@ -14,6 +14,7 @@ from rlrs.moments import load_moments
 from rlrs.param_groups import param_groups, split_groups
 from rlrs.presets import layer_decay, lora_plus, mup_width, new_tokens
 from rlrs.ratios import Ratio, Ratios, RatiosError
+from rlrs.restarts import Restarts
 from rlrs.schedules import BaseSchedule, relative_factor
 from rlrs.verify import verify
 
@@ -35,6 +36,7 @@ __all__ = [
     "Ratios",
     "RatiosError",
     "RelativeLR",
+    "Restarts",
     "Rule",
     "Run",
     "RunError",

@@ -6,6 +6,7 @@ import json
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rlrs import named_groups
 from rlrs.pace import Pace
 from rlrs.ratios import BASE, Ratios
+from rlrs.restarts import Restarts
 from rlrs.schedules import BaseSchedule, Curve, factors
 from rlrs.slices import scale_slices
 
@@ -44,6 +46,7 @@ class RelativeLR(LRScheduler):
         schedule: shape of the base schedule: `cosine`, `linear`, `constant`, `wsd`, or a function of the 0-based step
             that gives the base rate over its peak, warm-up included; see `BaseSchedule`.
         decay_fraction: share of the steps in which `wsd` decays.
+        restarts: further cycles, `rlrs.Restarts(at=(10_000, 20_000))`: warm restarts, or re-warming.
         last_epoch: torch's name for the last step that is done, counted from 0: after n optimizer steps n - 1, at the
             start -1. Rather than give it, load the saved state.
         partial: the optimizer has one stage of a pipeline: ratios for a component that no group has are no error.
@@ -77,6 +80,7 @@ class RelativeLR(LRScheduler):
         final_fraction: float | None = None,
         schedule: Literal["cosine", "linear", "constant", "wsd"] | Callable[[int], float] = "cosine",
         decay_fraction: float = 0.2,
+        restarts: Restarts | None = None,
         last_epoch: int = -1,
         partial: bool = False,
     ) -> None:
@@ -91,6 +95,7 @@ class RelativeLR(LRScheduler):
             final_fraction=final_fraction,
             shape=schedule,
             decay_fraction=decay_fraction,
+            restarts=restarts,
         )
         groups = self._groups()
         named_groups.names(groups)
@@ -438,6 +443,7 @@ class RelativeLR(LRScheduler):
             "final_fraction": self.schedule.alpha,
             "schedule": shape if isinstance(shape, str) else "a function",
             **({"decay_fraction": self.schedule.decay_fraction} if shape == "wsd" else {}),
+            **({"restarts": asdict(self.schedule.restarts)} if self.schedule.restarts is not None else {}),
             "ratios": {component: ratio.to_plain() for component, ratio in self.ratios.items()},
         }
         return json.dumps(plain)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrs.files import write_atomic
-from rlrs.schedules import BaseSchedule, Curve, Points, check_knots, factors
+from rlrs.restarts import Restarts
+from rlrs.schedules import BaseSchedule, Curve, Cycles, Points, check_knots, factors
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 SCHEMA = 1
@@ -318,6 +319,7 @@ class Ratios(Mapping[str, Ratio]):
         final_fraction: float | None = None,
         schedule: str | Callable[[int], float] = "cosine",
         decay_fraction: float = 0.2,
+        restarts: Restarts | None = None,
     ) -> dict[str, float]:
         """Every component's rate at a step, for a loop that sets rates itself: no state, nothing to resume.
 
@@ -329,6 +331,7 @@ class Ratios(Mapping[str, Ratio]):
             final_fraction: base rate at the end over its peak.
             schedule: a shape, or a function of the step that gives the base rate over its peak.
             decay_fraction: share of the steps in which `wsd` decays.
+            restarts: further cycles.
 
         Returns:
             Component -> rate. Any name that the ratios do not have is answered too, with the base rate.
@@ -348,6 +351,7 @@ class Ratios(Mapping[str, Ratio]):
             final_fraction=final_fraction,
             shape=schedule,
             decay_fraction=decay_fraction,
+            restarts=restarts,
         )
         curves = [_points(base, ratio.knots) for ratio in (BASE, *self.values())]
         of_base, *others = factors(base, curves, step)
@@ -370,7 +374,7 @@ class _Rates(dict[str, float]):
 
 
 @lru_cache(maxsize=256)
-def _points(schedule: BaseSchedule, knots: tuple[tuple[float, float], ...]) -> Points:
+def _points(schedule: BaseSchedule, knots: tuple[tuple[float, float], ...]) -> Points | Cycles:
     return Curve(schedule, knots).points
 
 

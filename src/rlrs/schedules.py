@@ -18,12 +18,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlrs.restarts import Restarts
 
 SHAPES = ("cosine", "linear", "constant", "wsd")
 
@@ -32,6 +34,9 @@ Knots = Sequence[tuple[float, float]]
 
 Points = Sequence[tuple[float, float, float]]
 """Knots in steps: (steps after the warm-up, `c` there, the rate there in units of `eta`)."""
+
+Cycles = Sequence[Points]
+"""The same of every cycle of a schedule with restarts, in units of the first one's `eta`."""
 
 
 # `equation` and the three curves stand alone: `rlrs export` writes their source into files for other stacks.
@@ -83,6 +88,7 @@ class BaseSchedule:
             own: a function of the 0-based step that gives the base rate over its peak, its own warm-up included. Its
             value at `T` is then the final fraction, and `c(t) = (f(t) - f(T)) / (1 - f(T))`.
         decay_fraction: share of the total steps in which `wsd` decays; 0.2 is chosen here, not studied.
+        restarts: further cycles, each with a warm-up and a decay of its own; then `wsd` decays in that share of each.
 
     Raises:
         ValueError: a value out of its range; the message names it.
@@ -101,6 +107,7 @@ class BaseSchedule:
     final_fraction: float | None = None
     shape: str | Callable[[int], float] = "cosine"
     decay_fraction: float = 0.2
+    restarts: Restarts | None = None
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "warmup_steps"):
@@ -136,6 +143,10 @@ class BaseSchedule:
                 )
         if _is_number(self.decay_fraction):
             object.__setattr__(self, "decay_fraction", float(self.decay_fraction))
+        if self.restarts is not None:
+            if callable(self.shape):
+                raise ValueError("restarts are for a named shape: a curve of your own has cycles of its own")
+            self.restarts.lengths(self.total_steps, self.warmup_steps)
 
     def _check_own(self, own: Callable[[int], float]) -> None:
         if self.final_fraction is not None:
@@ -166,6 +177,18 @@ class BaseSchedule:
         """The final fraction, resolved."""
         assert self.final_fraction is not None
         return self.final_fraction
+
+    @cached_property
+    def cycles(self) -> tuple[tuple[int, BaseSchedule], ...]:
+        """First step and schedule of every cycle; itself, if there is one."""
+        if self.restarts is None:
+            return ((0, self),)
+        found: list[tuple[int, BaseSchedule]] = []
+        for first, length, warmup in self.restarts.lengths(self.total_steps, self.warmup_steps):
+            final = None if self.shape == "constant" else self.alpha
+            own = replace(self, total_steps=length, warmup_steps=warmup, final_fraction=final, restarts=None)
+            found.append((first, own))
+        return tuple(found)
 
     @cached_property
     def decay_steps(self) -> int:
@@ -213,6 +236,22 @@ class Curve:
 
     def __init__(self, schedule: BaseSchedule, knots: Knots = ((0.0, 1.0), (1.0, 1.0))) -> None:
         self.schedule = schedule
+        self.points: Points | Cycles = (
+            self._points(schedule, knots) if schedule.restarts is None else self._cycles(knots)
+        )
+
+    def _cycles(self, knots: Knots) -> Cycles:
+        """The points of every cycle."""
+        restarts, cycles = self.schedule.restarts, [own for _, own in self.schedule.cycles]
+        assert restarts is not None
+        each = restarts.knots(knots, [own.decay_steps for own in cycles])
+        return tuple(
+            [(at, c, rate * restarts.peak**number) for at, c, rate in self._points(own, mine)]
+            for number, (own, mine) in enumerate(zip(cycles, each, strict=True))
+        )
+
+    @staticmethod
+    def _points(schedule: BaseSchedule, knots: Knots) -> Points:
         elapsed = [progress * schedule.decay_steps for progress, _ in knots]
         if len(knots) > 2 and callable(schedule.shape) and schedule.alpha < 1:
             shares = [schedule.share(t) for t in range(schedule.warmup_steps, schedule.total_steps)]
@@ -222,7 +261,7 @@ class Curve:
                 )
         # In exact arithmetic c(0) = 1 and c(T - W) = 0; the cosine of a floating pi is not relied on for that.
         decays = [1.0, *(schedule.decay(at) for at in elapsed[1:-1]), 0.0]
-        self.points: Points = tuple(
+        return tuple(
             (at, c, (c + schedule.alpha * (1.0 - c)) * ratio)
             for at, c, (_, ratio) in zip(elapsed, decays, knots, strict=True)
         )
@@ -236,9 +275,14 @@ class Curve:
         return factors(self.schedule, [self.points], step)[0]
 
 
-def factors(schedule: BaseSchedule, curves: Sequence[Points], step: int) -> list[float]:
+def factors(schedule: BaseSchedule, curves: Sequence[Points | Cycles], step: int) -> list[float]:
     """What the `points` of several curves of one base schedule give at a step; `c` is computed once for all."""
-    return equation(step, schedule.share(step), curves, schedule.warmup_steps, schedule.total_steps)
+    if schedule.restarts is not None:
+        number = max(sum(first <= step for first, _ in schedule.cycles) - 1, 0)
+        first, schedule = schedule.cycles[number]
+        curves, step = [cast(Cycles, points)[number] for points in curves], step - first
+    own = cast(Sequence[Points], curves)
+    return equation(step, schedule.share(step), own, schedule.warmup_steps, schedule.total_steps)
 
 
 @overload

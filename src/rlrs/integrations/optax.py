@@ -130,7 +130,8 @@ def component_labels(params: PyTree, rules: Sequence[Rule] = (), keys: Iterable[
     finer = refine(model, partition(model, rules), keys)
     if finer.slices:
         raise ValueError(
-            f"{next(iter(finer.slices))} is one array with ratios for parts of it (experts, tokens), which has one rate in optax"
+            f"{next(iter(finer.slices))} is one array with ratios for parts of it (experts, tokens), which has one "
+            "rate in optax"
         )
     component = finer.parts.component_of()
     return jax.tree.unflatten(jax.tree.structure(params), [component[name] for name in names])

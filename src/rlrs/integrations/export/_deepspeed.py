@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import cast
 
 from rlrs import schedules
 from rlrs.integrations.export._plan import ExportError, Plan, regex, strings
 from rlrs.ratios import BASE
-from rlrs.schedules import BaseSchedule, Curve
+from rlrs.schedules import BaseSchedule, Curve, Points
 
 _FILE = '''{header}
 from __future__ import annotations
@@ -92,7 +93,7 @@ def write(plan: Plan) -> str:
 def _row(plan: Plan, name: str, names: list[str], decay: float) -> str:
     schedule, knots = plan.schedule, plan.ratios.get(name.removesuffix("/no_decay"), BASE).knots
     peak = knots[0][1] or 1.0  # a component that starts at 0 has the base rate as its unit
-    listed = [(at, c, level / peak) for at, c, level in Curve(schedule, knots).points]
+    listed = [(at, c, level / peak) for at, c, level in cast(Points, Curve(schedule, knots).points)]
     patterns = strings((regex(parameter) for parameter in names), 12)
     return (
         f"    (\n        {name!r},\n        {plan.lr * peak!r},\n        {decay!r},\n        [\n{patterns}        ],\n"

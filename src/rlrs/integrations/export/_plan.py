@@ -135,6 +135,8 @@ def make_plan(
         raise ExportError(f"warmup_steps={schedule.warmup_steps} leave nothing of total_steps={schedule.total_steps}")
     if callable(schedule.shape):
         raise ExportError(f"a base curve of your own has no form in {to}; give one of {', '.join(SHAPES)}")
+    if schedule.restarts is not None:
+        raise ExportError(f"restarts have no form in {to}: export every cycle as a schedule of its own")
     for what, names in (("a ratio's name", ratios), ("a component's name", components or ())):
         for name in names:
             _check_name(name, what)
