@@ -14,7 +14,7 @@ LAYERS = [
     {"files", "messages", "extras", "restarts", "schedules", "components", "slices", "named_groups", "pace"},
     {"yaml_files"},
     {"ratios", "words"},
-    {"param_groups", "presets", "lr_scheduler", "moments"},
+    {"param_groups", "presets", "muon_presets", "lr_scheduler", "moments"},
     {"verify", "_verify"},
     {"integrations", "settings", "records", "runs"},
     {"models"},

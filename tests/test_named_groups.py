@@ -158,7 +158,40 @@ class MyAdafactor(torch.optim.Optimizer):
 )
 def test_an_optimizer_that_sets_its_own_step_is_refused_by_name(kind, message):
     with pytest.raises(ValueError, match=message):
-        drive(kind(rlrs.param_groups(model(), {}, lr=1e-3)))
+        drive(kind(rlrs.param_groups(model(), {"embedding": 2.0}, lr=1e-3)), {"embedding": 2.0})
+
+
+@pytest.mark.parametrize("kind", [Prodigy, DAdaptLion])
+def test_what_estimates_one_step_for_all_takes_the_base_schedule_as_a_multiplier_and_frozen_components(kind):
+    for ratios in ({}, {"embedding": 0.0}):
+        optimizer = kind(rlrs.param_groups(model(), ratios, lr=1.0))
+        assert {group["lr"] for group in drive(optimizer, ratios).optimizer.param_groups} <= {0.0, 1.0}
+    with pytest.raises(ValueError, match="takes no rate per component, but for 0: use the optimizer"):
+        drive(kind(rlrs.param_groups(model(), {"unembedding": (1, 0.5)}, lr=1.0)), {"unembedding": (1, 0.5)})
+
+
+def test_schedule_free_takes_held_ratios_alone():
+    schedulefree = pytest.importorskip("schedulefree")
+
+    def driven(ratios, **settings):
+        optimizer = schedulefree.AdamWScheduleFree(rlrs.param_groups(model(), ratios, lr=1e-3))
+        return rlrs.RelativeLR(optimizer, ratios, total_steps=10, **settings)
+
+    driven({"embedding": 2.0}, schedule="constant")
+    with pytest.raises(ValueError, match=r"AdamWScheduleFree averages its steps .* not a schedule that decays"):
+        driven({"embedding": 2.0})
+    with pytest.raises(ValueError, match="not the ratio of embedding, which changes"):
+        driven({"embedding": (2.0, 1.0)}, schedule="constant")
+
+
+def test_the_cap_of_torchs_adafactor_is_warned_of_where_a_rate_is_above_it():
+    def driven(lr):
+        optimizer = torch.optim.Adafactor(rlrs.param_groups(model(), {"embedding": 5.0}, lr=lr))
+        return rlrs.RelativeLR(optimizer, {"embedding": 5.0}, total_steps=1000, warmup_steps=10)
+
+    driven(1e-3)
+    with pytest.warns(UserWarning, match=r"at step \d+ that of embedding is 0\.\d+ in the place of 0\.\d+\. Lower"):
+        driven(2e-2)
 
 
 def test_without_its_own_step_it_is_driven():

@@ -116,7 +116,7 @@ def test_what_two_towers_share_has_a_factor_of_its_own():
     assert found["shared.weight"] == pytest.approx(0.8**5)
     assert found["encoder.block.0.layer.0.SelfAttention.q.weight"] == 0.25
     assert found["decoder.block.3.layer.1.EncDecAttention.q.weight"] == pytest.approx(0.9)
-    with pytest.raises(ValueError, match="shared.weight is below several towers, .* give one for it too, as 'shared'"):
+    with pytest.raises(ValueError, match=r"shared.weight is below several towers, .* give one for it too, as 'shared'"):
         rlrs.layer_decay(model, {"encoder": 0.5})
     with pytest.raises(ValueError, match="no tower 'encode'; its towers are decoder, encoder, shared"):
         rlrs.layer_decay(model, {"encode": 0.5})

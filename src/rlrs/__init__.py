@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlrs.components import Partition, PartitionError, Rule, partition, tower_rules
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.moments import load_moments
+from rlrs.muon_presets import MuonPreset, muon_preset
 from rlrs.param_groups import param_groups, split_groups
 from rlrs.presets import layer_decay, lora_plus, mup_width, new_tokens
 from rlrs.ratios import Ratio, Ratios, RatiosError
@@ -30,6 +31,7 @@ except PackageNotFoundError:  # a source tree on the path, not installed
 
 __all__ = [
     "BaseSchedule",
+    "MuonPreset",
     "Partition",
     "PartitionError",
     "Ratio",
@@ -47,6 +49,7 @@ __all__ = [
     "layer_decay",
     "load_moments",
     "lora_plus",
+    "muon_preset",
     "mup_width",
     "new_tokens",
     "param_groups",

@@ -99,8 +99,9 @@ class RelativeLR(LRScheduler):
         )
         groups = self._groups()
         named_groups.names(groups)
+        knots = {component: ratio.knots for component, ratio in self.ratios.items()}
         for each in self.optimizers:
-            named_groups.check_follows_rates(named_groups.inner(each))
+            named_groups.check_follows_rates(named_groups.inner(each), self.schedule.alpha, knots)
         if not partial:
             there = {c: None for g in groups for c in (*named_groups.components(g), *g.get("ungrouped", ()))}
             self.ratios.check_used(list(there), "the optimizer")
@@ -113,6 +114,9 @@ class RelativeLR(LRScheduler):
         self._loaded, self._optimizer_loaded = False, False
         self._doubt = self._find_peaks(last_epoch)
         self._bind(groups)
+        for each in self.optimizers:
+            if sentence := named_groups.capped(named_groups.inner(each), self._rates_at, total_steps):
+                warnings.warn(sentence, UserWarning, stacklevel=2)
         self._pace = Pace(total_steps)
         self._attach()
         super().__init__(self.optimizers[0], last_epoch)
@@ -385,8 +389,11 @@ class RelativeLR(LRScheduler):
 
     def rates(self) -> dict[str, float]:
         """Present rate of every component, for logs; of its largest where groups of one component differ."""
+        return self._rates_at(self.last_epoch)
+
+    def _rates_at(self, step: int) -> dict[str, float]:
         rates: dict[str, float] = {}
-        values = self._factors()
+        values = dict(zip(self._curves, factors(self.schedule, self._points, step), strict=True))
         for name, components in self._component_of.items():
             for component in components:
                 rates[component] = max(self._base[name] * values[component], rates.get(component, 0.0))

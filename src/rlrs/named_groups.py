@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+Knots = tuple[tuple[float, float], ...]
+_PROBES = 200
+"""Steps of a schedule that are looked at; chosen here."""
+
+_HELD: Knots = ((0.0, 1.0), (1.0, 1.0))
 
 OF_RATIOS = ("component", "slices", "ungrouped")
 """What a group says about ratios: those of the present run, not of a saved one, whatever is loaded."""
@@ -99,12 +107,18 @@ def inner(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def check_follows_rates(optimizer: Optimizer) -> None:
+def check_follows_rates(optimizer: Optimizer, alpha: float, knots: Mapping[str, Knots]) -> None:
     """Raise a ValueError for an optimizer that sets its own step, so that its groups' rates would do nothing.
 
     Recognised by what its groups carry, not by its name.
+
+    Args:
+        optimizer: over named groups.
+        alpha: final fraction of the base schedule.
+        knots: component -> its ratio, of those that have one.
     """
     name = type(optimizer).__name__
+    held = {knots.get(c, _HELD) for group in optimizer.param_groups for c in components(group)}
     for group in optimizer.param_groups:
         if group.get("relative_step"):
             raise ValueError(
@@ -116,12 +130,44 @@ def check_follows_rates(optimizer: Optimizer) -> None:
                 f"{name} adapts a step size per weight, from which the sign of the gradient decides: a schedule has "
                 "no effect on it"
             )
-        # Prodigy and D-Adaptation: the rate is a multiple of an estimate `d` of the distance to the solution.
-        if "d" in group and not {"d0", "d_coef", "growth_rate", "k"}.isdisjoint(group):
+        # Prodigy and D-Adaptation: the rate is a multiple of an estimate `d` of the distance to the solution, which is
+        # one for all groups that are trained.
+        estimates = "d" in group and not {"d0", "d_coef", "growth_rate", "k"}.isdisjoint(group)
+        if estimates and len([own for own in held if any(ratio for _, ratio in own)]) > 1:
             raise ValueError(
-                f"{name} estimates its own step (d) from one rate for all groups, and takes no rate per component: "
-                "use the optimizer that it is made of, such as AdamW, with ratios"
+                f"{name} estimates its own step (d) from one rate for all groups, and takes no rate per component, but "
+                "for 0: use the optimizer that it is made of, such as AdamW, with ratios"
             )
+        if {"lr_max", "weight_sum"} <= set(group):
+            moving = next((c for c, own in knots.items() if len({ratio for _, ratio in own}) > 1), None)
+            if alpha != 1 or moving:
+                what = "a schedule that decays" if alpha != 1 else f"the ratio of {moving}, which changes"
+                raise ValueError(
+                    f"{name} averages its steps in the place of a decay: it takes ratios that are held and "
+                    f"schedule='constant', not {what}"
+                )
+
+
+def capped(optimizer: Optimizer, rates: Callable[[int], Mapping[str, float]], total_steps: int) -> str | None:
+    """A sentence about rates above the cap of torch's Adafactor, 1 / sqrt(step), under which ratios do nothing.
+
+    Args:
+        optimizer: any.
+        rates: of a 0-based step, component -> rate.
+        total_steps: of the schedule.
+    """
+    if not isinstance(optimizer, torch.optim.Adafactor):
+        return None
+    own = {component for group in optimizer.param_groups for component in components(group)}
+    for step in sorted({round(total_steps * part / _PROBES) for part in range(_PROBES)}):
+        cap = 1 / math.sqrt(step + 1)
+        for component, rate in rates(step).items():
+            if component in own and rate > cap:
+                return (
+                    f"Adafactor caps every rate at 1 / sqrt(step): at step {step} that of {component} is {cap:.3g} in "
+                    f"the place of {rate:.3g}. Lower the base rate"
+                )
+    return None
 
 
 def conflict(optimizer: Optimizer) -> str | None:

@@ -99,7 +99,8 @@ def param_groups(
     parameters = dict(model.named_parameters())
     if decay == "independent" and any(include_frozen or parameters[name].requires_grad for name in finer.slices):
         raise ValueError(
-            "decay='independent' with a ratio per expert or token of one tensor: a tensor has one weight decay; use 'rate'"
+            "decay='independent' with a ratio per expert or token of one tensor: a tensor has one weight decay; "
+            "use 'rate'"
         )
     groups: list[dict[str, Any]] = []
     for component, names in finer.parts.items():

@@ -65,7 +65,8 @@ class Restarts:
             warmup = warmup_steps if first == 0 or self.warmup_steps is None else self.warmup_steps
             if after - first <= warmup:
                 raise ValueError(
-                    f"restarts: the cycle from step {first} to {after} should have more steps than its warm-up, {warmup}"
+                    f"restarts: the cycle from step {first} to {after} should have more steps than its warm-up, "
+                    f"{warmup}"
                 )
             found.append((first, after - first, warmup))
         return found

@@ -188,7 +188,7 @@ def test_ratios_per_layer_are_labels_of_their_own_and_per_expert_of_one_array_ar
     assert set(labels["layers"][1]["attention"].values()) == {"attention/layer.1"}
     assert labels["layers"][0]["moe"]["router"] == "router/layer.0-1"
     with pytest.raises(
-        ValueError, match="is one array with ratios for parts of it .experts, tokens., which has one rate in optax"
+        ValueError, match=r"is one array with ratios for parts of it .experts, tokens., which has one rate in optax"
     ):
         component_labels(shapes(PLAIN), (), ["experts/expert.1"])
 

@@ -45,16 +45,6 @@ def test_a_killed_run_ends_with_the_same_bits_under_every_option(data, tmp_path,
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
 
 
-def test_muon_has_the_hidden_matrices_and_adamw_the_rest():
-    state = TrainState(make_spec(optimizer="muon", n_experts=2), 64, World(), "ddp")
-    muon, adamw = state.optimizers
-    assert type(muon) is torch.optim.Muon
-    names = {weight: name for name, weight in state.model.named_parameters()}
-    taken = {names[weight] for group in muon.param_groups for weight in group["params"]}
-    assert taken == {"blocks.0.attention.query_key_value.weight", "blocks.0.attention.output.weight"}
-    assert len(taken) + sum(len(group["params"]) for group in adamw.param_groups) == len(names)
-
-
 def test_muon_follows_the_ratios_as_adamw_does(data, tmp_path):
     ratios = {"attention": [(0.0, 2.0), (1.0, 0.5)], "embedding": [(0.0, 5.0), (1.0, 1.0)]}
     train(make_spec(optimizer="muon", ratios=ratios), data, tmp_path)

@@ -102,9 +102,7 @@ def _components(part: nn.Module, ratios: Ratios) -> dict[int, str]:
     parameters = dict(part.named_parameters())
     finer = refine(part, partition(part), ratios, partial=True)
     if finer.slices:
-        raise ValueError(
-            f"{next(iter(finer.slices))} is one tensor with ratios for parts of it: per expert or token, use rlrs.RelativeLR"
-        )
+        raise ValueError(f"{next(iter(finer.slices))} is one tensor with ratios for parts of it: use rlrs.RelativeLR")
     return {id(parameters[name]): component for name, component in finer.parts.component_of().items()}
 
 

@@ -44,6 +44,8 @@ class Recipe(Record):
     """Of components that have their own."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of Adam."""
+    muon_rate: float | None = Field(default=None, gt=0, le=1e6)
+    """Base rate of what Muon trains over that of what AdamW trains; None leaves a study's own."""
     init_scale: float | None = Field(default=None, gt=0, le=1e6)
     """Of the model's initialisation where a search found one; None leaves the model's own."""
     layer_decay: float | None = Field(default=None, gt=0, le=1e6)
@@ -86,6 +88,7 @@ class Recipe(Record):
             weight_decay=training.weight_decay,
             component_weight_decay=training.component_weight_decay,
             betas=training.betas,
+            muon_rate=training.muon_rate if training.optimizer == "muon" else None,
         )
 
     @classmethod
@@ -130,7 +133,15 @@ class Recipe(Record):
         """
         found: dict[str, Any] = {
             name: point[name]
-            for name in ("lr", "final_fraction", "warmup_fraction", "weight_decay", "init_scale", *_FACTORS)
+            for name in (
+                "lr",
+                "final_fraction",
+                "warmup_fraction",
+                "weight_decay",
+                "muon_rate",
+                "init_scale",
+                *_FACTORS,
+            )
             if name in point
         }
         if any(name in point for name in _BETAS):
@@ -145,7 +156,8 @@ class Recipe(Record):
     @property
     def digest(self) -> str:
         """Hash of everything but the target's rate, as 8 hex digits: what a transfer is about."""
-        plain = self.model_dump(mode="json", exclude={"target_lr", *(n for n in _FACTORS if getattr(self, n) is None)})
+        idle = [name for name in (*_FACTORS, "muon_rate") if getattr(self, name) is None]
+        plain = self.model_dump(mode="json", exclude={"target_lr", *idle})
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
     def on(self, model: nn.Module) -> Recipe:
@@ -186,6 +198,7 @@ class Recipe(Record):
             "weight_decay": self.weight_decay,
             "component_weight_decay": self.component_weight_decay,
             "betas": self.betas,
+            **({"muon_rate": self.muon_rate} if self.muon_rate is not None and settings.optimizer == "muon" else {}),
         }
         if self.schedule == "constant":  # its final fraction is a part of the shape
             found["final_fraction"] = 1.0
@@ -209,6 +222,8 @@ class Recipe(Record):
         """What an optimizer and a model have to have for these rates, each in words."""
         own = f"; {_words(self.component_weight_decay)}" if self.component_weight_decay else ""
         words = [f"weight decay {self.weight_decay:g}{own}", f"Adam's betas {_words(self.betas)}"]
+        if self.muon_rate is not None:
+            words.append(f"Muon's base rate {self.muon_rate:g} times AdamW's")
         if self.init_scale is not None:
             words.append(f"initialisation scale {self.init_scale:g}: a standard deviation of sqrt(scale / fan_in)")
         return tuple(words)
@@ -221,7 +236,7 @@ class Recipe(Record):
             model: its settings, for what was found about initialisation.
         """
         found = self.training(settings)
-        names = ("schedule", "warmup_fraction", "weight_decay", "component_weight_decay", "betas")
+        names = ("schedule", "warmup_fraction", "weight_decay", "component_weight_decay", "betas", "muon_rate")
         pairs = [(name.replace("_", " "), getattr(found, name), getattr(settings, name)) for name in names]
         said = [f"{name} {_words(new)} (the study: {_words(old)})" for name, new, old in pairs if new != old]
         if model is not None and self.init_scale is not None:

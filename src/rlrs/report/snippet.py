@@ -37,6 +37,9 @@ def snippet(recipe: Recipe, steps: int, training: Mapping[str, Any] | None = Non
     ]
     if training.get("optimizer") == "muon":
         lines.append("# The study had Muon for the matrices of hidden layers: split the groups with rlrs.split_groups.")
+        if recipe.muon_rate not in (None, 1.0):
+            rate = (recipe.target_lr or recipe.lr) * recipe.muon_rate
+            lines.append(f"# Muon's groups have a base rate of their own: split_groups(..., lr={rate:.4g}).")
     if recipe.init_scale is not None:
         lines.append(
             f"# The search also found init_scale={recipe.init_scale:.4g}: "

@@ -9,6 +9,7 @@ free parameter (of `1 - beta` for the two betas), so that a step is a factor. Th
 | `COMPONENT.start`, `COMPONENT.end` | a component's ratio at the end of the warm-up and at the last step |
 | `COMPONENT.25%` | its ratio at a quarter of the way: a knot between the two |
 | `weight_decay`, `COMPONENT.weight_decay` | of all decayed parameters, of a component's own |
+| `muon_rate` | base rate of what Muon trains over that of what AdamW trains |
 | `layer_decay`, `lora_plus` | of these arms: factor from a layer to the one below; rate of LoRA's B over A's |
 | `init_scale`, `warmup_fraction`, `batch_size`, `beta1`, `beta2` | as in the settings of model, training and scale |
 """
@@ -49,10 +50,11 @@ _LIMITS = {
     "beta2": (0.0, 0.999999),
     "layer_decay": (0.1, 1.0),
     "lora_plus": (0.1, 1000.0),
+    "muon_rate": (1e-3, 1000.0),
 }
 _RATIO_LIMITS = (1e-4, 1e4)
 # Chosen here, not studied: how far from its start a parameter is searched, as a factor, unless bounds are given.
-_REACH = {"lr": 16.0, "final_fraction": 32.0, "lora_plus": 16.0}
+_REACH = {"lr": 16.0, "final_fraction": 32.0, "lora_plus": 16.0, "muon_rate": 16.0}
 _RATIO_REACH = 64.0
 _OTHER_REACH = 10.0
 _EDGE = 0.01
@@ -122,7 +124,7 @@ def run_at(point: Point, spec: _Spec) -> _Spec:
     """
     training: dict[str, Any] = {}
     changes: dict[str, Any] = {}
-    for name in ("weight_decay", "warmup_fraction"):
+    for name in ("weight_decay", "warmup_fraction", "muon_rate"):
         if name in point:
             training[name] = point[name]
     if "beta1" in point or "beta2" in point:

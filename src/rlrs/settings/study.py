@@ -16,7 +16,15 @@ from rlrs.settings.trainer_config import FILES, GIVEN, TrainerConfig
 from rlrs.settings.transformers_config import check_arguments
 
 Arm = Literal[
-    "uniform", "head_only", "frozen_embedding", "layer_decay", "lora_plus", "embedding_only", "constant", "rlrs"
+    "uniform",
+    "per_optimizer",
+    "head_only",
+    "frozen_embedding",
+    "layer_decay",
+    "lora_plus",
+    "embedding_only",
+    "constant",
+    "rlrs",
 ]
 """One side of a comparison, the simplest first, by what it asks of those who use it: see `rlrs.comparison.arms`."""
 
@@ -38,6 +46,9 @@ class TrainingConfig(Settings):
     """`adamw` (the paper's); `muon` for the matrices of hidden layers with AdamW for the rest; `sgd`."""
     momentum: Fraction = 0.95
     """Of Muon and SGD (Nesterov's form)."""
+    muon_rate: Positive = 1.0
+    """Base rate of what Muon trains over that of what AdamW trains. Muon's updates are scaled to the size of AdamW's,
+    so that one rate for both (1) is a sound start; the arm `per_optimizer` and `search.space` search it."""
     clip: Positive = 1.0
     """Largest norm of all gradients together."""
     accumulate: Count = 1
@@ -298,6 +309,21 @@ class StudyConfig(Settings):
         proxy = values.get("proxy")
         model = proxy.get("model") if isinstance(proxy, dict) else getattr(proxy, "model", None)
         return {**values, "target": {**target, "model": model}} if model is not None else values
+
+    @model_validator(mode="after")
+    def _two_optimizers(self) -> Self:
+        if self.training.optimizer != "muon":
+            if "per_optimizer" in self.comparison.arms:
+                raise ValueError(
+                    "comparison.arms: per_optimizer needs two optimizers: training.optimizer should be muon, not "
+                    f"{self.training.optimizer}"
+                )
+            if self.training.muon_rate != 1:
+                raise ValueError(
+                    f"training.muon_rate={self.training.muon_rate:g} is for training.optimizer=muon, not "
+                    f"{self.training.optimizer}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _whole_proxy(self) -> Self:

@@ -32,6 +32,7 @@ def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Sp
         "warmup_fraction": study.training.warmup_fraction,
         "beta1": study.training.betas[0],
         "beta2": study.training.betas[1],
+        **({"muon_rate": study.training.muon_rate} if study.training.optimizer == "muon" else {}),
         **({} if study.trainer is not None else {"batch_size": float(study.proxy.batch_size)}),
         **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
     }
@@ -43,6 +44,7 @@ def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Sp
     def space(moved: list[str], only: list[str] | None, arm: Arm | None = None) -> Space:
         first = start_point(settings.lr, study.training.final_fraction, start, moved)
         first |= {name: value for name, value in FACTORS.items() if name == arm}
+        first |= {"muon_rate": study.training.muon_rate} if arm == "per_optimizer" else {}
         own = {name: value for name, value in factors.items() if name == arm}
         return read_space({**rest, **own}, first, names, defaults, only=only)
 
