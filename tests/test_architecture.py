@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
-    {"files", "messages", "extras", "restarts", "schedules", "components", "slices", "named_groups", "pace"},
+    {"files", "messages", "extras", "restarts", "schedules", "components", "slices", "named_groups", "pace", "muon"},
     {"yaml_files"},
     {"ratios", "words"},
     {"param_groups", "presets", "muon_presets", "lr_scheduler", "moments"},

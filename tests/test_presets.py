@@ -251,8 +251,8 @@ def test_what_has_no_rows_of_its_own_is_one_line():
     model = language_model()
     with pytest.raises(rlrs.PartitionError, match="both by layer and by token; choose one"):
         rlrs.param_groups(model, {"embedding/below": 2, "embedding/token.3": 2}, lr=1.0)
+    keys = {"embedding/token.3": 2}
     with pytest.raises(ValueError, match="per expert or token of one tensor: a tensor has one weight decay"):
-        keys = {"embedding/token.3": 2}
         rlrs.param_groups(model, keys, lr=1.0, weight_decay=0.1, decay="independent")
     with pytest.raises(ValueError, match="Linear has no embedding, whose rows"):
         rlrs.new_tokens(nn.Linear(2, 2), 1, 2.0)

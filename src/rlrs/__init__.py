@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlrs.components import Partition, PartitionError, Rule, partition, tower_rules
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.moments import load_moments
+from rlrs.muon import StackedMuon
 from rlrs.muon_presets import MuonPreset, muon_preset
 from rlrs.param_groups import param_groups, split_groups
 from rlrs.presets import layer_decay, lora_plus, mup_width, new_tokens
@@ -43,6 +44,7 @@ __all__ = [
     "Run",
     "RunError",
     "Search",
+    "StackedMuon",
     "Study",
     "__version__",
     "current_run",

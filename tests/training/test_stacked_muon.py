@@ -8,6 +8,7 @@ from small import make_spec
 from torch import nn
 
 import rlrs
+from rlrs import StackedMuon
 from rlrs.ratios import Ratios
 from rlrs.records import Recipe
 from rlrs.report.snippet import snippet
@@ -16,7 +17,6 @@ from rlrs.settings import ConfigError, StudyConfig, TrainingConfig
 from rlrs.study.spaces import search_spaces
 from rlrs.training import train
 from rlrs.training.distributed import World
-from rlrs.training.muon import StackedMuon
 from rlrs.training.state import TrainState
 
 OPTIONS = {"momentum": 0.9, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from rlrs.muon import StackedMuon
 from rlrs.param_groups import param_groups, split_groups
-from rlrs.training.muon import StackedMuon
 from rlrs.training.spec import RunSpec
 
 HIDDEN = frozenset({"attention", "feed_forward", "experts", "shared_experts"})

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlrs.training.distributed import local_part
-
 
 class StackedMuon(Optimizer):
     """`torch.optim.Muon` for tensors of the shape (matrices, rows, columns), which that refuses.
@@ -69,7 +67,7 @@ class StackedMuon(Optimizer):
             state = self.state[stack]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(stack.grad, memory_format=torch.preserve_format)
-            weights, grads, momenta = map(local_part, (stack.detach(), stack.grad, state["momentum_buffer"]))
+            weights, grads, momenta = map(_local, (stack.detach(), stack.grad, state["momentum_buffer"]))
             if weights.shape[1:] != stack.shape[1:]:
                 raise ValueError(
                     f"StackedMuon orthogonalises whole matrices, and those of a stack {tuple(stack.shape)} are divided "
@@ -79,3 +77,8 @@ class StackedMuon(Optimizer):
                 weight.grad = grad
                 found.append((weight, momentum))
         return found
+
+
+def _local(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor, as a view of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
