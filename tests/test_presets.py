@@ -205,6 +205,22 @@ def test_old_tokens_at_ratio_0_stay_as_they_are_to_the_bit():
     assert scheduler.relative_rates()[f"embedding/token.{OLD}-"] == 1.0
 
 
+def test_of_a_tied_head_with_a_bias_the_bias_has_the_rows_and_a_padded_head_its_own():
+    ratios = rlrs.new_tokens(language_model(tied=True), OLD, 5.0)
+    assert list(ratios) == [f"embedding/token.{OLD}-", f"unembedding/token.{OLD}-"]
+    bert = build("bert", tie_word_embeddings=True)  # its head has a transform, whose rows are no tokens
+    groups = rlrs.param_groups(bert, rlrs.new_tokens(bert, 90, 5.0), lr=1.0)
+    names = {id(parameter): name for name, parameter in bert.named_parameters()}
+    assert {names[id(p)] for group in groups if "slices" in group for p in group["params"]} == {
+        "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
+    }  # fmt: skip
+    padded = named(embed_tokens=nn.Embedding(13, WIDTH), lm_head=nn.Linear(WIDTH, 16))
+    slices = [
+        group["slices"] for group in rlrs.param_groups(padded, rlrs.new_tokens(padded, OLD, 5.0)) if "slices" in group
+    ]
+    assert [own[0][1:] for own in slices] == [[10, 13, 13], [10, 16, 16], [10, 16, 16]]
+
+
 def test_a_resized_model_of_transformers_learns_its_new_tokens_alone():
     config = transformers.LlamaConfig(
         vocab_size=OLD, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
@@ -225,12 +241,12 @@ def test_verify_finds_the_rates_of_new_tokens_real():
     ratios = rlrs.new_tokens(model, OLD, 5.0, {"embedding": 0.5})
     optimizer = torch.optim.AdamW(rlrs.param_groups(model, ratios, lr=0.01, weight_decay=0.1))
     scheduler = rlrs.RelativeLR(optimizer, ratios, total_steps=20)
-    with rlrs.verify(model, optimizer) as report:
+    with rlrs.verify(model, optimizer, scheduler=scheduler) as check:
         for step in range(3):
             gradients(model, step)
             optimizer.step()
             scheduler.step()
-    assert report.ok, report
+    assert check.report.ok, check.report
 
 
 @pytest.mark.parametrize(
@@ -244,7 +260,7 @@ def test_verify_finds_the_rates_of_new_tokens_real():
 )
 def test_rows_that_cannot_be_are_one_line(key, message):
     with pytest.raises(rlrs.PartitionError, match=message):
-        rlrs.param_groups(language_model(tied=True), {key: 2.0}, lr=1.0)
+        rlrs.param_groups(language_model(tied=True, bias=False), {key: 2.0}, lr=1.0)
 
 
 def test_what_has_no_rows_of_its_own_is_one_line():

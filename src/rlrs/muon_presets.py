@@ -6,13 +6,14 @@ Muon and AdamW of their own, and so are their schedules: those are not here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from rlrs.components import Rule, partition, vocabulary_rows
+from rlrs.components import Rule, canonical_name, partition, vocabulary_rows
 from rlrs.param_groups import param_groups, split_groups
 from rlrs.ratios import Ratios
 
@@ -113,8 +114,8 @@ def muon_preset(name: Literal["nanochat", "modded-nanogpt"], model: nn.Module) -
         raise ValueError(f"there is no preset {name!r} for Muon; there are {', '.join(_TABLES)}")
     lr, muon_lr, table = _TABLES[name]
     rules = [Rule(component, group.pattern) for component, group in table.items()]
-    parts = partition(model, rules, partial=True)
-    there = {component: group for component, group in table.items() if component in parts}
+    parts, names = partition(model, rules, partial=True), [canonical_name(n) for n, _ in model.named_parameters()]
+    there = {c: group for c, group in table.items() if any(re.search(group.pattern, name) for name in names)}
     if "embedding" not in there:
         raise ValueError(f"{type(model).__name__} has no parameter {table['embedding'].pattern}: it is no {name}")
     vectors = [n for c in parts if c not in there for n in parts[c] if model.get_parameter(n).ndim < 2]

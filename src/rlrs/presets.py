@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rlrs.components import Depth, Partition, Rule, is_lora_b, partition, refine, vocabulary_rows
+from rlrs.components import Depth, Partition, Rule, is_lora_b, partition, refine, token_rows, vocabulary_rows
 from rlrs.ratios import BASE, Ratio, Ratios
 
 
@@ -130,7 +130,9 @@ def new_tokens(
     if "embedding" not in parts:
         raise ValueError(f"{type(model).__name__} has no embedding, whose rows new_tokens could tell apart")
     of_new = Ratio.of(ratio)
-    keys = {f"{c}/token.{first}-": of_new for c in ("embedding", "unembedding") if c in parts}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    held = [c for c in ("embedding", "unembedding") if c in parts and token_rows(parts, shapes, c)]
+    keys = {f"{component}/token.{first}-": of_new for component in held or ["embedding"]}
     refine(model, parts, keys)
     return Ratios({**ratios, **keys}, {**ratios.provenance, "new_tokens": first})
 

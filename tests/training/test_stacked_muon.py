@@ -1,5 +1,6 @@
 """Muon over stacks of matrices: each expert as a tensor of its own; and a base rate of Muon's own."""
 
+import copy
 import json
 
 import pytest
@@ -68,7 +69,7 @@ def test_stacks_resume_and_skip_what_has_no_gradient():
     optimizer.step()
     again = StackedMuon([weights[1]], lr=0.1)
     weights[1].data.copy_(weights[0].data)
-    again.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     weights[1].grad = weights[0].grad.clone()
     optimizer.step()
     again.step()
@@ -88,7 +89,7 @@ def test_muon_has_the_hidden_matrices_and_stacks_and_adamw_the_rest():
     names = {weight: name for name, weight in state.model.named_parameters()}
     taken, stacks = ({names[w] for g in each.param_groups for w in g["params"]} for each in (muon, stacked))
     assert taken == {"blocks.0.attention.query_key_value.weight", "blocks.0.attention.output.weight"}
-    assert stacks == {"blocks.0.feed_forward.experts.gate_up", "blocks.0.feed_forward.experts.down"}
+    assert stacks == {"blocks.0.moe.experts.gate_up", "blocks.0.moe.experts.down"}
     assert len(taken | stacks) + sum(len(group["params"]) for group in adamw.param_groups) == len(names)
     assert state.scheduler.rates()["experts"] == pytest.approx(3e-2)
     assert state.scheduler.rates()["attention/layer.0"] == pytest.approx(6e-2)

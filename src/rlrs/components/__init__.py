@@ -1,7 +1,7 @@
 """Parameter -> component: `partition` decides by rules, ownership, structure and names, in that order."""
 
 from rlrs.components.adapters import is_lora_b
-from rlrs.components.granularity import Refined, Slice, refine, vocabulary_rows
+from rlrs.components.granularity import Refined, Slice, refine, token_rows, vocabulary_rows
 from rlrs.components.layers import Depth
 from rlrs.components.parts import (
     COMPONENTS,
@@ -33,6 +33,7 @@ __all__ = [
     "standard_name",
     "suggest_component",
     "suggest_rule",
+    "token_rows",
     "tower_rules",
     "undecayed",
     "vocabulary_rows",

@@ -153,7 +153,7 @@ def refine(model: nn.Module, parts: Partition, keys: Iterable[str], *, partial: 
         own = spans.pop(component, [])
         _check_overlap(own)
         tokens = any(span.axis == "token" for span in own)
-        rows = vocabulary_rows(shapes[name] for name in names) if tokens else 0
+        rows = token_rows(parts, shapes, component) if tokens else 0
         numbers = set(range(rows))  # of tokens, or of the experts that are met
         rest = components.setdefault(component, [])
         finer: dict[str, list[str]] = {span.key: [] for span in own}
@@ -216,8 +216,27 @@ def _slices(spans: list[_Span], rows: int) -> tuple[Slice, ...]:
     return tuple(Slice(s.key, s.first, min(end, rows), rows) for s, end in ends if s.first < rows)
 
 
+def token_rows(parts: Partition, shapes: Mapping[str, tuple[int, ...]], component: str) -> int:
+    """How many rows, one for each token, the tensors of a component have that have such rows; 0 if none does.
+
+    They are as many as the vocabulary's table has; or, in a head that is not tied to it and was padded, as many as its
+    own longest matrix.
+
+    Args:
+        parts: of the model.
+        shapes: of its parameters, by name.
+        component: `embedding` or `unembedding`.
+    """
+    tables = parts.get("embedding", [])
+    rows = vocabulary_rows(shapes[name] for name in tables)
+    own = [shapes[name] for name in parts[component]]
+    if any(shape[:1] == (rows,) for shape in own):
+        return rows
+    return 0 if any(name in parts.tied for name in tables) else vocabulary_rows(own)
+
+
 def vocabulary_rows(shapes: Iterable[tuple[int, ...]]) -> int:
-    """Rows of the vocabulary's table or head among a component's tensors: of the longest matrix; 0 if there is none.
+    """Rows of the vocabulary's table among a component's tensors: of the longest matrix; 0 if there is none.
 
     >>> vocabulary_rows([(2, 8), (100, 8), (100,)])  # token types beside it, and the bias of a head
     100

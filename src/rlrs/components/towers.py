@@ -40,13 +40,12 @@ def tower_rules(model: nn.Module, *paths: str) -> list[Rule]:
     if any(modality in parts for modality in _MODALITIES):
         others = {name for c in (*_MODALITIES, "connector") for name in parts.get(c, ())}
         return [_rule("language_model", _paths({names[n] for n in names if n not in others}, names.values()), ())]
-    tops = _tops(parts)
-    if len(tops) < 2:
+    if len({depth.tower for depth in parts.depths.values() if depth.layer is not None}) < 2:
         raise PartitionError(
             f"{type(model).__name__} has one tower: name the parts that should be components, "
             'as tower_rules(model, "actor", "critic")'
         )
-    return [_rule(top.rpartition(".")[2], [top], ()) for top in tops]
+    return [_rule(top.rpartition(".")[2], [top], ()) for top in _tops(parts)]
 
 
 def _rule(component: str, paths: Sequence[str], names: Collection[str]) -> Rule:

@@ -33,7 +33,7 @@ class TrainState:
         torch.manual_seed(spec.seed)
         self.world = world
         self.sharded = how == "fsdp2" and world.size > 1
-        self.dtype = spec.training.dtype
+        self.dtype, self.lr = spec.training.dtype, spec.lr
         self.model = build_model(spec.model, vocab_size)
         self.divided = divide(self.model, world, how)
         self.forward: nn.Module = self.divided
@@ -66,7 +66,9 @@ class TrainState:
         """Component -> present rate and relative rate; `base` is the base rate."""
         relative = self.scheduler.relative_rates()
         rates = {name: {"lr": rate, "ratio": relative[name]} for name, rate in self.scheduler.rates().items()}
-        return {**rates, "base": {"lr": self.scheduler.base_rate(), "ratio": 1.0}}
+        # Not the scheduler's, which is the largest where Muon has a base rate of its own.
+        base = self.lr * self.scheduler.schedule(self.scheduler.last_epoch)
+        return {**rates, "base": {"lr": base, "ratio": 1.0}}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, buffers and the optimizers' moments by name: the same names however the model is divided."""
