@@ -24,9 +24,9 @@ def layer_decay(
     In a tower of N layers, layer l (from 0) has `factor ** (N - l)`; what lies below all layers (embeddings, positions,
     their norms, patches and convolutions) `factor ** (N + 1)`; what lies above them 1 (Bao et al., 2022,
     arXiv:2106.08254). These are the scales of timm's `param_groups_layer_decay`, but for the final norm of its ViT and
-    Swin, which has the last layer's there and is above the layers here, as in BEiT's code. An encoder, a decoder and a vision tower count
-    their layers each, and may have factors of their own; a table that several towers share is below the deepest. Layers
-    are those of `Partition.depths`: stages, as in Swin, are counted through.
+    Swin, which has the last layer's there and is above the layers here, as in BEiT's code. An encoder, a decoder and a
+    vision tower count their layers each, and may have factors of their own; a table that several towers share is below
+    the deepest. Layers are those of `Partition.depths`: stages, as in Swin, are counted through.
 
     >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
     >>> layer_decay(model, 0.5, {"attention": (2.0, 1.0)})["attention/layer.0"]

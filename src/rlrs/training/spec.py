@@ -96,7 +96,7 @@ class RunSpec:
         plain = self.to_plain()
         for name in CHANGES_NO_RESULT["training"]:
             del plain["training"][name]
-        if self.training.muon_rate == 1:  # as it was before there was another
+        if self.training.optimizer != "muon":
             del plain["training"]["muon_rate"]
         by_content(plain["model"])
         text = json.dumps(plain, sort_keys=True)
