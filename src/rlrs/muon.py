@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+_STEP = inspect.unwrap(torch.optim.Muon.step)
+"""Torch's own step without its hooks, which are for steps that a loop takes."""
 
 
 class StackedMuon(Optimizer):
@@ -55,7 +59,7 @@ class StackedMuon(Optimizer):
                 inner = torch.optim.Muon([{**group, "params": [weight for weight, _ in matrices]}])
                 for weight, momentum in matrices:
                     inner.state[weight]["momentum_buffer"] = momentum
-                inner.step()
+                _STEP(inner)
         return loss
 
     def _matrices(self, stacks: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:

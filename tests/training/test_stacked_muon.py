@@ -62,6 +62,21 @@ def test_every_expert_moves_as_under_torchs_muon_alone(ratios):
         torch.testing.assert_close(found, weight, rtol=0 if not ratios else 1e-5, atol=0 if not ratios else 1e-6)
 
 
+def test_verify_finds_the_rates_of_stacks_real():
+    torch.manual_seed(0)
+    model, ratios = nn.ModuleDict({"moe": Mixture()}), {"experts": 0.5, "experts/expert.1": 2.0, "router": 3.0}
+    groups = rlrs.param_groups(model, ratios, lr=0.02, weight_decay=0.1)
+    stacks, rest = rlrs.split_groups(groups, lambda group, weight: weight.ndim == 3)
+    optimizers = [StackedMuon(stacks, **OPTIONS), torch.optim.AdamW(rest)]
+    scheduler = rlrs.RelativeLR(optimizers, ratios, total_steps=20)
+    with rlrs.verify(model, optimizers, scheduler=scheduler) as check:
+        for step in range(3):
+            gradients(model, step)
+            for each in (*optimizers, scheduler):
+                each.step()
+    assert check.report.ok, check.report
+
+
 def test_stacks_resume_and_skip_what_has_no_gradient():
     weights = [nn.Parameter(torch.ones(2, 4, 6)), nn.Parameter(torch.ones(2, 4, 6))]
     optimizer = StackedMuon([weights[0]], lr=0.1)
