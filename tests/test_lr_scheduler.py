@@ -146,10 +146,10 @@ def test_every_group_follows_the_formula_at_every_step(data, total, alpha, lr, r
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adafactor])
 def test_it_drives_any_torch_optimizer(optimizer_class):
-    optimizer = optimizer_class(groups("embedding", "norm", lr=0.5))
+    optimizer = optimizer_class(groups("embedding", "norm", lr=0.05))
     scheduler = rlrs.RelativeLR(optimizer, {"embedding": (4, 1)}, total_steps=10)
     advance(optimizer, scheduler)
-    assert optimizer.param_groups[0]["lr"] > 3.5 * optimizer.param_groups[1]["lr"] > 1.5
+    assert optimizer.param_groups[0]["lr"] > 3.5 * optimizer.param_groups[1]["lr"] > 0.15
 
 
 def test_tensor_rates_are_written_in_place():
