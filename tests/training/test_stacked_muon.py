@@ -77,6 +77,30 @@ def test_verify_finds_the_rates_of_stacks_real():
     assert check.report.ok, check.report
 
 
+def test_sharded_stacks_move_as_whole_ones():
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    torch.manual_seed(0)
+    plain = Mixture()
+    sharded = copy.deepcopy(plain)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(sharded, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+        optimizers = [StackedMuon(list(model.experts.parameters()), lr=0.1) for model in (plain, sharded)]
+        for step in range(3):
+            gradients(plain, step)
+            for one, other in zip(plain.parameters(), sharded.parameters(), strict=True):
+                other.grad = DTensor.from_local(one.grad.clone(), other.device_mesh, other.placements)
+            for optimizer in optimizers:
+                optimizer.step()
+        for one, other in zip(plain.parameters(), sharded.parameters(), strict=True):
+            assert torch.equal(one, other.full_tensor())
+    finally:
+        dist.destroy_process_group()
+
+
 def test_stacks_resume_and_skip_what_has_no_gradient():
     weights = [nn.Parameter(torch.ones(2, 4, 6)), nn.Parameter(torch.ones(2, 4, 6))]
     optimizer = StackedMuon([weights[0]], lr=0.1)
