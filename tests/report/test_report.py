@@ -289,7 +289,9 @@ def test_history_is_against_the_steps_spent_cheap_runs_counted_and_not_drawn(tmp
     source = write_report(tmp_path).read_text(encoding="utf-8")
     dots = next(t for t in traces(source, "search") if t["name"] == "relative schedules")
     assert dots["x"][:3] == [1000, 2250, 3250]
-    assert "Of another length, width or seed, or learning their ratios, which do not compare: 1 trial;" in words(tmp_path)
+    assert "Of another length, width or seed, or learning their ratios, which do not compare: 1 trial;" in words(
+        tmp_path
+    )
 
 
 def test_u_plots_have_multiples_of_the_best_point_with_the_trials_that_moved_nothing_else_joined(page: Page) -> None:

@@ -310,6 +310,7 @@ class LearnedLR(RelativeLR):
             "learned": {
                 "rule": described(self.rule),
                 "steps": self.last_epoch,
+                "base": _six(start),  # over the base peak rate that it was given
                 "start": {name: ratio.to_plain() for name, ratio in self.ratios.items()},
                 "uncertainty": uncertainty,
             },

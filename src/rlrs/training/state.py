@@ -51,7 +51,7 @@ class TrainState:
             "final_fraction": spec.final_fraction,
             "schedule": spec.training.schedule,
         }
-        ratios, self.learning = spec.relative_rates(), spec.learn
+        ratios, self.learning, self._lr = spec.relative_rates(), spec.learn, spec.lr
         self.learner: LearnedLR | None = None
         if (rule := spec.learn) is not None:
             self.learner = LearnedLR(
@@ -114,7 +114,7 @@ class TrainState:
         found = self.learner.learned(self.learning.knots)
         base, uncertainty = found.provenance["base"], found.provenance["learned"]["uncertainty"]
         return Learned(
-            lr=base["lr"],
+            lr=float(f"{self._lr * found.provenance['learned']['base']:.6g}"),  # Muon's own rate is its settings'
             final_fraction=base["final_fraction"],
             ratios={name: found[name].knots for name in self.learning.knots},
             deviations={name: tuple(of["deviations"]) for name, of in uncertainty.items()},
