@@ -292,19 +292,19 @@ class RelativeLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Rates of all groups at the present step, optimizer by optimizer; a pure function of the step."""
-        values = self._values()
+        values = self._values(self.last_epoch)
         rates: list[float | Tensor] = [base * values[index] for base, index in self._plan]
         for index, parts in self._sliced:
             # The fastest of its slices: the share of each in the update is then at most 1.
             rates[index] = self._plan[index][0] * max(values[part] for part in parts)
         return rates
 
-    def _values(self) -> list[float]:
-        """Every component's rate over the base peak rate at the present step, in the order of `_curves`."""
-        return factors(self.schedule, self._points, self.last_epoch)
+    def _values(self, step: int) -> list[float]:
+        """Every component's rate over the base peak rate at a step, in the order of `_curves`."""
+        return factors(self.schedule, self._points, step)
 
     def _factors(self) -> dict[str, float]:
-        return dict(zip(self._curves, self._values(), strict=True))
+        return dict(zip(self._curves, self._values(self.last_epoch), strict=True))
 
     def _base_value(self) -> float:
         """The base rate over its peak at the present step."""
@@ -401,7 +401,7 @@ class RelativeLR(LRScheduler):
 
     def _rates_at(self, step: int) -> dict[str, float]:
         rates: dict[str, float] = {}
-        values = dict(zip(self._curves, factors(self.schedule, self._points, step), strict=True))
+        values = dict(zip(self._curves, self._values(step), strict=True))
         for name, components in self._component_of.items():
             for component in components:
                 rates[component] = max(self._base[name] * values[component], rates.get(component, 0.0))

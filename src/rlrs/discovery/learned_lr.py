@@ -177,8 +177,8 @@ class LearnedLR(RelativeLR):
         own = dict(zip(self.learning, self._log, strict=False))
         self._multipliers = [math.exp(own.get(component, 0.0) + self._log[-1]) for component in self._curves]
 
-    def _values(self) -> list[float]:
-        return [value * own for value, own in zip(super()._values(), self._multipliers, strict=True)]
+    def _values(self, step: int) -> list[float]:
+        return [value * own for value, own in zip(super()._values(step), self._multipliers, strict=True)]
 
     def _base_value(self) -> float:
         return super()._base_value() * math.exp(self._log[-1])
@@ -217,7 +217,7 @@ class LearnedLR(RelativeLR):
         alignment, moved, size = sums.tolist()
         if not all(map(math.isfinite, (*alignment, *moved, *size))):
             return  # gradients that are no numbers
-        base, values = self._base_value(), dict(zip(self._curves, self._values(), strict=True))
+        base, values = self._base_value(), self._factors()
         if not base:
             return
         figures = StepFigures(
