@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from rlrs.models.moe import MoE, Routing, assign, router_statistics
+from rlrs.models.moe import Experts, MoE, Routing, assign, router_statistics
 
 E, D, FF = 3, 8, 5
 
 
-def moe(capacity_factor=1.0, **options):
+def moe(capacity_factor=1.0, hidden=FF, **options):
     torch.manual_seed(0)
-    module = MoE(D, FF, E, capacity_factor, **options)
+    module = MoE(D, hidden, E, capacity_factor, **options)
     for weight in module.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     return module
@@ -183,3 +183,17 @@ def test_the_router_stays_in_fp32_under_autocast(capacity_factor):
         y_BTD, routing = module(torch.randn(2, 6, D))
     assert routing.probabilities.dtype == torch.float32
     assert y_BTD.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2, "normalise_gates": True}])
+def test_grouped_products_are_those_of_one_expert_after_another(options, monkeypatch):
+    module = moe(capacity_factor=None, hidden=8, **options)  # rows of whole numbers of 16 bytes
+    x_BTD = torch.randn(4, 7, D, requires_grad=True)
+    upstream, wanted = torch.randn(4, 7, D), [x_BTD, *module.parameters()]
+    slow, _ = module(x_BTD)
+    slow_gradients = torch.autograd.grad(slow, wanted, upstream)
+    monkeypatch.setattr(Experts, "_has_grouped_products", lambda *_: True)
+    fast, _ = module(x_BTD)
+    torch.testing.assert_close(fast, slow)
+    for got, expected in zip(torch.autograd.grad(fast, wanted, upstream), slow_gradients, strict=True):
+        torch.testing.assert_close(got, expected)

@@ -189,6 +189,13 @@ def test_rotation_turns_each_pair_by_position_times_frequency():
     assert turned.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_form_for_the_compiler_turns_by_the_same_angles(monkeypatch):
+    x_BTHK, table = torch.randn(2, 5, 3, 8), rotary_table(5, 8, 10_000.0)
+    turned = rotate(x_BTHK, table)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(x_BTHK, table), turned)
+
+
 def test_rotated_products_depend_on_the_distance_alone():
     table = rotary_table(length=20, head_width=8, theta=10_000.0)
     generator = torch.Generator().manual_seed(0)

@@ -22,6 +22,11 @@ def rotate(x_BTHK: Tensor, table_T1P: Tensor) -> Tensor:
 
     As one complex product: on a CPU 3.5 times faster than the real form with a half-swapped copy.
     """
+    if torch.compiler.is_compiling():  # the compiler makes one kernel of real numbers, and none of complex ones
+        even_BTHP, odd_BTHP = x_BTHK.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos_T1P, sin_T1P = torch.view_as_real(table_T1P).unbind(-1)
+        turned = (even_BTHP * cos_T1P - odd_BTHP * sin_T1P, even_BTHP * sin_T1P + odd_BTHP * cos_T1P)
+        return torch.stack(turned, dim=-1).flatten(-2).type_as(x_BTHK)
     pairs_BTHP = torch.view_as_complex(x_BTHK.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs_BTHP * table_T1P).flatten(-2).type_as(x_BTHK)
 

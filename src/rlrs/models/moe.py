@@ -89,14 +89,29 @@ class Experts(nn.Module):
         """Transform each expert's own tokens; same shape as x."""
         return torch.bmm(gated_silu(torch.bmm(x_ECD, self.gate_up)), self.down)
 
-    def unequal(self, x_MD: Tensor, counts: list[int]) -> Tensor:
+    def unequal(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
         """The same for tokens sorted by expert, of which each has its own number; same shape as x.
 
-        One product per expert, so that the work is that of the tokens there are: one batched product would have to be
-        padded to the busiest expert.
+        The work is that of the tokens there are: one batched product would have to be padded to the busiest expert.
+        Rows after the last expert's may have any values. On a GPU in bfloat16 the counts stay on the GPU. Elsewhere
+        they are read, once, for one product per expert.
         """
-        parts = zip(x_MD.split(counts), self.gate_up.unbind(), self.down.unbind(), strict=True)
-        return torch.cat([gated_silu(x_CD @ gate_up) @ down for x_CD, gate_up, down in parts])
+        device = x_MD.device.type
+        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_MD.dtype
+        if self._has_grouped_products(device, product):
+            x_MD, gate_up, down = x_MD.to(product), self.gate_up.to(product), self.down.to(product)
+            ends_E = counts_E.cumsum(0, dtype=torch.int32)
+            h_MF = gated_silu(nn.functional.grouped_mm(x_MD, gate_up, offs=ends_E))
+            return nn.functional.grouped_mm(h_MF, down, offs=ends_E)
+        counts = counts_E.tolist()
+        parts = zip(x_MD[: sum(counts)].split(counts), self.gate_up.unbind(), self.down.unbind(), strict=True)
+        y_MD = torch.cat([gated_silu(x_CD @ gate_up) @ down for x_CD, gate_up, down in parts])
+        return nn.functional.pad(y_MD, (0, 0, 0, len(x_MD) - len(y_MD))) if len(y_MD) < len(x_MD) else y_MD
+
+    def _has_grouped_products(self, device: str, product: torch.dtype) -> bool:
+        """Whether there is a kernel for products of unequal sizes; its rows are whole numbers of 16 bytes."""
+        there = device == "cuda" and product == torch.bfloat16 and hasattr(nn.functional, "grouped_mm")
+        return there and self.gate_up.shape[1] % 8 == 0 and self.down.shape[1] % 8 == 0
 
 
 class _Rearrange(torch.autograd.Function):
@@ -198,30 +213,47 @@ class MoE(nn.Module):
         """Outputs of the choices that have a place, zeros of the others; choices of each expert; its capacity."""
         M, E = x_MD.shape[0], self.n_experts
         assert self.capacity_factor is not None
-        if self.group is None:
-            capacity = C = min(math.ceil(self.capacity_factor * M / E), M // self.top_k)  # a token chooses it once
-            slot_of_choice_M, choice_of_slot_S, tokens_E = assign(expert_M, E, C)
-        else:
-            mine_E = expert_M.bincount(minlength=E)
-            before_E, tokens_E = counts_of_ranks(mine_E, self.group)
-            all_M = M * self.group.size()
-            capacity = min(math.ceil(self.capacity_factor * all_M / E), all_M // self.top_k)
-            kept_E = torch.minimum(mine_E, (capacity - before_E).clamp(min=0))
-            C = max(int(kept_E.max()), 1)  # slots for what is kept, not for what all ranks may keep
-            slot_of_choice_M, choice_of_slot_S, _ = assign(expert_M, E, C, kept_E)
+        if self.group is not None:
+            return self._within_capacity_of_ranks(x_MD, expert_M, self.group)
+        C = min(math.ceil(self.capacity_factor * M / E), M // self.top_k)  # a token chooses it once
+        slot_of_choice_M, choice_of_slot_S, tokens_E = assign(expert_M, E, C)
         x_SD = _Rearrange.apply(x_MD, choice_of_slot_S, slot_of_choice_M)
         y_SD = self.experts(x_SD.view(E, C, -1)).flatten(0, 1)
-        return _Rearrange.apply(y_SD, slot_of_choice_M, choice_of_slot_S), tokens_E, capacity
+        return _Rearrange.apply(y_SD, slot_of_choice_M, choice_of_slot_S), tokens_E, C
+
+    def _within_capacity_of_ranks(
+        self, x_MD: Tensor, expert_M: Tensor, group: dist.ProcessGroup
+    ) -> tuple[Tensor, Tensor, int]:
+        """The same where the capacity is that of all ranks: how many of an expert's places are here, no shape says."""
+        M, E = x_MD.shape[0], self.n_experts
+        assert self.capacity_factor is not None
+        all_M = M * group.size()
+        capacity = min(math.ceil(self.capacity_factor * all_M / E), all_M // self.top_k)
+        rank_M, mine_E = places(expert_M, E)
+        before_E, tokens_E = counts_of_ranks(mine_E, group)
+        kept_E = torch.minimum(mine_E, (capacity - before_E).clamp(min=0))
+        # Those beyond capacity are sorted behind all experts, as the tokens of one more.
+        owner_M = torch.where(rank_M <= kept_E[expert_M], expert_M, E)
+        return self._sorted(x_MD, owner_M, kept_E), tokens_E, capacity
 
     def _without_limit(self, x_MD: Tensor, expert_M: Tensor) -> tuple[Tensor, Tensor, int]:
         """Outputs of all choices; choices of each expert; the number of choices there are."""
-        mine_E = expert_M.bincount(minlength=self.n_experts)
+        mine_E = places(expert_M, self.n_experts)[1]
         tokens_E = mine_E if self.group is None else counts_of_ranks(mine_E, self.group)[1]
-        order_M = expert_M.argsort(stable=True)
-        place_M = torch.empty_like(order_M).index_copy_(0, order_M, torch.arange(len(order_M), device=order_M.device))
-        y_MD = self.experts.unequal(_Rearrange.apply(x_MD, order_M, place_M), mine_E.tolist())
         ranks = 1 if self.group is None else self.group.size()
-        return _Rearrange.apply(y_MD, place_M, order_M), tokens_E, len(order_M) * ranks
+        return self._sorted(x_MD, expert_M, mine_E), tokens_E, len(expert_M) * ranks
+
+    def _sorted(self, x_MD: Tensor, owner_M: Tensor, counts_E: Tensor) -> Tensor:
+        """Outputs of the choices by their experts, of which each has its own number; zeros for owner E."""
+        M = x_MD.shape[0]
+        place_M = torch.arange(M, device=x_MD.device)
+        order_M = owner_M.argsort(stable=True)
+        slot_of_choice_M = torch.empty_like(order_M).index_copy_(0, order_M, place_M)
+        kept_M = place_M < counts_E.sum()
+        choice_of_slot_M = torch.where(kept_M, order_M, M)  # M is a row of zeros
+        slot_of_choice_M = torch.where(owner_M < self.n_experts, slot_of_choice_M, M)
+        y_MD = self.experts.unequal(_Rearrange.apply(x_MD, choice_of_slot_M, slot_of_choice_M), counts_E)
+        return _Rearrange.apply(y_MD, slot_of_choice_M, choice_of_slot_M)
 
     def _route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [N, E] and log-sum-exp [N] of the router, always in fp32 (Fedus et al., section 2.4)."""
@@ -239,16 +271,21 @@ def counts_of_ranks(mine_E: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, T
     return counts_RE[: group.rank()].sum(0), counts_RE.sum(0)
 
 
-def assign(
-    expert_N: Tensor, n_experts: int, capacity: int, kept_E: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def places(expert_N: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
+    """Which of its expert's tokens each token is, [N] from 1; how many each expert has, [E]."""
+    # Not `bincount`: its size depends on values, which a GPU would have to be waited for.
+    chosen_EN = expert_N == torch.arange(n_experts, device=expert_N.device)[:, None]
+    rank_EN = chosen_EN.cumsum(1, dtype=torch.int32)
+    return rank_EN.gather(0, expert_N[None])[0], rank_EN[:, -1]
+
+
+def assign(expert_N: Tensor, n_experts: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
     """Give each token a slot of its expert, first come first served.
 
     Args:
         expert_N: chosen expert of each token.
         n_experts: experts E.
         capacity: slots C of an expert.
-        kept_E: how many tokens each expert takes; all C if None.
 
     Returns:
         slot of each token [N], S for a token beyond capacity; token of each slot [S], N for an empty slot; and how
@@ -256,12 +293,9 @@ def assign(
     """
     N, S = expert_N.shape[0], n_experts * capacity
     device = expert_N.device
-    chosen_EN = expert_N == torch.arange(n_experts, device=device)[:, None]
-    rank_EN = chosen_EN.cumsum(1, dtype=torch.int32)  # 1 for the first token of an expert
-    rank_N = rank_EN.gather(0, expert_N[None])[0]
-    kept_N = capacity if kept_E is None else kept_E[expert_N]
-    slot_of_token_N = torch.where(rank_N <= kept_N, expert_N * capacity + rank_N - 1, S)
+    rank_N, tokens_E = places(expert_N, n_experts)
+    slot_of_token_N = torch.where(rank_N <= capacity, expert_N * capacity + rank_N - 1, S)
     # One slot more, where all tokens beyond capacity land and which is then cut off.
     token_of_slot = torch.full((S + 1,), N, device=device)
     token_of_slot.index_copy_(0, slot_of_token_N, torch.arange(N, device=device))
-    return slot_of_token_N, token_of_slot[:S], rank_EN[:, -1]
+    return slot_of_token_N, token_of_slot[:S], tokens_E

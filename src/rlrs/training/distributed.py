@@ -45,6 +45,12 @@ class World:
     group: dist.ProcessGroup | None = None
     background: dist.ProcessGroup | None = None
 
+    def place(self, rows: Tensor) -> Tensor:
+        """A batch on this rank's device; a GPU copies it from pinned memory, while this process goes on."""
+        if self.device.type == "cuda":
+            rows = rows.contiguous().pin_memory()
+        return rows.to(self.device, non_blocking=True)
+
     def mean(self, values: Sequence[float] | Tensor) -> list[float]:
         """Means over the ranks, the same numbers on all of them; a world of one gives back what it got."""
         values_K = torch.as_tensor(values, dtype=torch.float64)

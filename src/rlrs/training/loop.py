@@ -78,7 +78,8 @@ class Loop:
         self.general_batches = [tuple(self._mine(rows) for rows in batch) for batch in general]
         self.valid_steps = evaluation_steps(spec.steps, settings) if validate and folder else {spec.steps}
         self.step = 0  # optimizer steps done
-        self.losses: list[float] = []  # of every step
+        self.losses: list[float] = []  # of every step that was read
+        self._unread: list[tuple[Tensor, Tensor]] = []  # (losses of the parts, gradient norm) of the steps after them
         self.valid_losses: list[tuple[int, float]] = []  # (step, loss)
         self.general_losses: list[tuple[int, float]] = []  # the same on general text, from before the first step on
         self.seconds = 0.0
@@ -117,6 +118,7 @@ class Loop:
                     self.finish()
                     raise Stopped(self.step, self.stop.signal)
         except _DivergedError as end:
+            self.step = min(self.step, end.step - 1)  # steps after it were taken before it was known
             return self._result("diverged", diverged_at=end.step, reason=end.reason)
         window = self.losses[-self.spec.training.score_steps :]
         valid_loss = self.valid_losses[-1][1] if self.valid_losses else None
@@ -147,28 +149,51 @@ class Loop:
         return f"training loss {loss:.4g} at step {self.step} is above {limit:.4g}" if loss > limit else None
 
     def _train_step(self, *, log: bool) -> bool:
-        """One optimizer step, and its line of metrics.jsonl if it has one; whether a rank was asked to stop."""
-        state, settings = self.state, self.spec.training
+        """One optimizer step, and its line of metrics.jsonl if it has one; whether the run was asked to stop."""
+        state = self.state
         output, losses = self._gradients()
-        # One exchange, and on an accelerator one wait, for what all ranks must agree on.
-        loss, stopping = self.world.mean([*losses, float(bool(self.stop))])
-        self._check_loss(loss)
         probe = ComponentProbe(state.optimizers, self.world, sharded=state.sharded) if log else None
-        grad_norm = state.clip_gradients(settings.clip)
-        if not math.isfinite(grad_norm):
-            raise _DivergedError(self.step + 1, f"gradient norm {grad_norm:.4g} is not a finite number")
+        # Nothing is read back between lines: a GPU would be waited for, and would wait in its turn.
+        self._unread.append((torch.stack(losses), state.clip_gradients(self.spec.training.clip)))
         rates = state.rates() if log else {}
         for optimizer in state.optimizers:
             optimizer.step()
         state.scheduler.step()
         self.step += 1
-        self.losses.append(loss)
+        stopping = bool(self.stop)
+        if not (self._is_read(self.step) or (stopping and self.world.group is None)):
+            return False
+        grad_norm, stopping = self._read(stopping)
         if probe is not None:
             self._write_line(output, grad_norm, rates, probe.read())
-        return stopping > 0
+        return stopping
 
-    def _gradients(self) -> tuple[ModelOutput, list[float]]:
-        """Gradients of this step's batch, part by part; the last part's output, and this rank's mean loss."""
+    def _is_read(self, step: int) -> bool:
+        """Whether losses are read after a step, and ranks agree on whether to stop."""
+        kept = step in self.limits or step in self.valid_steps or step % self.spec.training.checkpoint_every == 0
+        return kept or self.is_logged(step)
+
+    def _read(self, stopping: bool) -> tuple[float, bool]:
+        """Losses and norms of the steps since they were last read; the last norm, and whether any rank is to stop.
+
+        Raises:
+            _DivergedError: at the first of these steps that has a loss or a norm out of bounds.
+        """
+        losses_SP = torch.stack([losses_P for losses_P, _ in self._unread]).tolist()
+        norms_S = torch.stack([norm for _, norm in self._unread]).tolist()
+        self._unread = []
+        mine = [math.fsum(losses_P) / len(losses_P) for losses_P in losses_SP]
+        *means, stop = self.world.mean([*mine, float(stopping)])  # one exchange for what all ranks must agree on
+        for loss, norm in zip(means, norms_S, strict=True):
+            step = len(self.losses) + 1
+            self._check_loss(step, loss)
+            if not math.isfinite(norm):
+                raise _DivergedError(step, f"gradient norm {norm:.4g} is not a finite number")
+            self.losses.append(loss)
+        return norms_S[-1], stop > 0
+
+    def _gradients(self) -> tuple[ModelOutput, list[Tensor]]:
+        """Gradients of this step's batch, part by part; the last part's output, and this rank's losses of the parts."""
         spec, parts = self.spec, self.spec.training.accumulate
         # What a model draws (dropout) is a function of seed, step and rank as well: a resumed run draws the same.
         torch.manual_seed(random_seed(spec.seed, self.step, self.world.rank))
@@ -181,7 +206,7 @@ class Loop:
             batch = self.data.batch(
                 spec.seed, self.step * parts + part, spec.batch_size // parts, self.world.rank, self.world.size
             )
-            inputs_BT, targets_BT = (rows_BT.to(self.world.device, non_blocking=True) for rows_BT in batch)
+            inputs_BT, targets_BT = map(self.world.place, batch)
             with gradients_kept_local(self.state.divided, part < parts - 1):
                 with self.state.autocast():
                     output = self.state.forward(inputs_BT, targets_BT)
@@ -190,26 +215,26 @@ class Loop:
                 losses.append(output.loss.detach())
                 (output.objective if parts == 1 else output.objective / parts).backward()
         assert output is not None
-        return output, [math.fsum(loss.item() for loss in losses) / parts]
+        return output, losses
 
     def _mine(self, rows: Tensor) -> Tensor:
         """This rank's share of the rows of a batch, in order."""
         count = rows.shape[0] // self.world.size
-        return rows[self.world.rank * count : (self.world.rank + 1) * count].to(self.world.device, non_blocking=True)
+        return self.world.place(rows[self.world.rank * count : (self.world.rank + 1) * count])
 
     def _loss_limit(self, loss: float) -> float:
-        """What the loss of the present step may be at most."""
+        """What a loss may be at most."""
         if self.spec.training.loss_limit is not None:
             return self.spec.training.loss_limit
         uniform = math.log(self.data.vocab_size)
         first = self.losses[0] if self.losses else loss
         return LOSS_LIMIT * (max(uniform, first) if self.loads and math.isfinite(first) else uniform)
 
-    def _check_loss(self, loss: float) -> None:
+    def _check_loss(self, step: int, loss: float) -> None:
         most = self._loss_limit(loss)
         if not loss <= most:  # written so that NaN does not pass
             limit = f"above the limit of {most:.4g}" if math.isfinite(loss) else "not a finite number"
-            raise _DivergedError(self.step + 1, f"training loss {loss:.4g} nats per token is {limit}")
+            raise _DivergedError(step, f"training loss {loss:.4g} nats per token is {limit}")
 
     def _validate(self) -> None:
         with self.state.autocast():

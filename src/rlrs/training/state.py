@@ -76,10 +76,10 @@ class TrainState:
             return contextlib.nullcontext()
         return torch.autocast(self.world.device.type, torch.bfloat16)
 
-    def clip_gradients(self, largest: float) -> float:
-        """Scale gradients down to a norm of all of them together; the norm that they had."""
+    def clip_gradients(self, largest: float) -> Tensor:
+        """Scale gradients down to a norm of all of them together; the norm that they had, a scalar."""
         norm = nn.utils.clip_grad_norm_(self.weights, largest, foreach=True)
-        return (cast("DTensor", norm).full_tensor() if self.sharded else norm).item()
+        return cast("DTensor", norm).full_tensor() if self.sharded else norm
 
     def rates(self) -> dict[str, dict[str, float]]:
         """Component -> present rate and relative rate; `base` is the base rate."""
