@@ -17,25 +17,29 @@ class Shape:
 
     Args:
         model: ours.
-        batch_size: sequences of `LENGTH` tokens per step.
+        batch_size: sequences per step.
         steps: of one round, a multiple of the steps between lines of a log, so that every round has its share of them.
+        vocabulary: entries of it.
+        length: tokens per sequence.
     """
 
     model: ModelConfig
     batch_size: int
     steps: int = 10
+    vocabulary: int = VOCABULARY
+    length: int = LENGTH
 
     def hub(self) -> tuple[str, dict[str, Any]]:
         """Model type of transformers with the same shape, and its settings."""
         model = self.model
         settings: dict[str, Any] = {
-            "vocab_size": VOCABULARY,
+            "vocab_size": self.vocabulary,
             "hidden_size": model.d_model,
             "num_hidden_layers": model.n_layers,
             "num_attention_heads": model.n_heads,
             "num_key_value_heads": model.n_heads,
             "intermediate_size": model.hidden,
-            "max_position_embeddings": LENGTH,
+            "max_position_embeddings": self.length,
             "tie_word_embeddings": False,
         }
         if not model.n_experts:

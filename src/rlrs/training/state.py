@@ -36,7 +36,7 @@ class TrainState:
     def __init__(self, spec: RunSpec, vocab_size: int, world: World, how: Sharding) -> None:
         torch.manual_seed(spec.seed)
         self.world = world
-        self.sharded = how == "fsdp2" and world.size > 1
+        self.sharded = how == "fsdp2" and world.group is not None
         self.dtype, self.lr = spec.training.dtype, spec.lr
         self.model = build_model(spec.model, vocab_size)
         self.divided = divide(self.model, world, how)
