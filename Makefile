@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 
-.PHONY: help demo test long lint format docs bench speed killed extras clean
+.PHONY: help demo test long lint format docs bench speed gpu evidence killed extras clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -35,6 +35,14 @@ bench: .venv/.dev ## ratios of speed, paired in one run
 
 speed: .venv/.dev ## tokens per second against other trainers, operations per second against the processor's peak
 	$(BIN)/python -m benchmarks.speed
+
+gpu: .venv/.dev ## the trainer on a GPU within nine minutes: right, fast, true at size
+	$(BIN)/python -m benchmarks.gpu --minutes 9
+
+evidence: .venv/.dev ## every claim measured, hours; resumable, and docs/evidence.md again
+	$(BIN)/python -m experiments.evidence run
+	$(BIN)/python -m experiments.evidence list --write
+	$(BIN)/python -m tools.evidence_tables
 
 killed: .venv/.dev ## studies and runs killed at random moments against undisturbed ones
 	$(BIN)/python -m pytest -m killed

@@ -1,0 +1,157 @@
+"""Evidence, part by part: what each asks and costs, and running it.
+
+python -m experiments.evidence list                     # parts, what there is of them, and what is left to pay
+python -m experiments.evidence run rates --processes 1  # one part; again after a kill goes on
+python -m experiments.evidence run                      # all of them, in order, two workers
+
+Runs of a grid go to results.parquet as they end, and a run that is there is not trained again. A study is `rlrs run` in
+a folder under runs/; its results.json is copied here when it has ended. `list --write` keeps the costs for
+docs/evidence.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.evidence import store
+from experiments.evidence.parts import PARTS, ROOT, GridRun, Part, data_config
+from rlrs.data import TokenData, prepare
+from rlrs.environment import environment
+from rlrs.files import write_atomic
+from rlrs.inspection import meta_model
+from rlrs.models import count_parameters, training_flops
+from rlrs.search import Processes
+from rlrs.settings import kept
+from rlrs.study import plan, resolve
+from rlrs.study.timing import step_times
+from rlrs.training import RunSpec, train
+from rlrs.yaml_files import dump_yaml
+
+COSTS = Path(__file__).parent / "costs.json"
+TIMED = 20
+"""Steps of a run that are timed to say what it costs."""
+SAVE_EVERY = 10
+"""Seconds between two writings of results.parquet."""
+
+
+def missing(part: Part, data: TokenData) -> list[GridRun]:
+    """Runs of a grid that have no row yet."""
+    assert part.grid is not None
+    there = {row["run"] for row in store.load() if row["part"] == part.name}
+    found = {run.spec.id: run for run in part.grid(data) if run.spec.id not in there}
+    return list(found.values())
+
+
+def results_of(part: Part) -> Path:
+    """Where a study's results are kept."""
+    return Path(__file__).parent / f"{part.name}.json"
+
+
+def seconds_of(runs: list[GridRun], data: TokenData) -> float:
+    """Seconds of one core that runs will take, from some steps of each size."""
+    per_flop: dict[str, float] = {}
+    total = 0.0
+    for spec in (run.spec for run in runs):
+        flops = training_flops(meta_model(spec.model, data.vocab_size), data.sequence_length) * spec.batch_size
+        size = f"{spec.model} {spec.batch_size}"
+        if size not in per_flop:
+            short = RunSpec(**{**spec.__dict__, "steps": TIMED})
+            started = time.perf_counter()
+            train(short, data, validate=False)
+            per_flop[size] = (time.perf_counter() - started) / TIMED / flops
+        total += per_flop[size] * flops * spec.steps
+    return total
+
+
+def cost(part: Part, data: TokenData, out: Path) -> tuple[int, float | None]:
+    """Runs that are left, and hours of a core that they take; none of a study whose results are there."""
+    if part.grid is not None:
+        left = missing(part, data)
+        return len(left), seconds_of(left, data) / 3600
+    assert part.study is not None
+    if results_of(part).exists():
+        return 0, 0.0
+    study = resolve(part.study())
+    stages = plan(study, step_times(study, out / part.name))
+    hours = [stage.hours for stage in stages]
+    known = [hour for hour in hours if hour is not None]
+    return sum(stage.runs for stage in stages), sum(known) if len(known) == len(hours) else None
+
+
+def run_grid(part: Part, data: TokenData, folder: Path, processes: int) -> None:
+    """Train what is missing of a grid; rows are written as runs end."""
+    left, here = missing(part, data), environment()
+    found, written = store.load(), time.monotonic()
+    active = {str(run.spec.model): count_parameters(meta_model(run.spec.model, data.vocab_size)).active for run in left}
+    with Processes(folder, processes) as engine:
+        for number, run in enumerate(left):
+            engine.submit(number, run.spec)
+        for done in range(len(left)):
+            while (ended := engine.next()) is None:
+                pass
+            number, result = ended
+            assert isinstance(number, int)
+            run = left[number]
+            if result.status == "failed":
+                print(f"{part.name}: {run.arm}, {run.what}: given up: {result.reason}", flush=True)
+                continue
+            found.append(store.row(part.name, run, result, data.sequence_length, active[str(run.spec.model)], here))
+            print(f"{part.name}: {done + 1} of {len(left)}: {run.arm}, {run.what}: {result.valid_loss}", flush=True)
+            if time.monotonic() - written > SAVE_EVERY or done + 1 == len(left):
+                store.save(found)
+                written = time.monotonic()
+
+
+def run_study(part: Part, folder: Path, processes: int) -> None:
+    """Run a study, or go on with it, and keep its results."""
+    assert part.study is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder.with_suffix(".yaml")
+    plain: dict[str, Any] = {**kept(part.study(), {}), "processes": processes}
+    write_atomic(settings, dump_yaml(plain))
+    subprocess.run([sys.executable, "-m", "rlrs.cli", "run", str(settings), "--out", str(folder)], check=True)
+    shutil.copy(folder / "results.json", results_of(part))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("list", "run"))
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {[part.name for part in PARTS]}; all if not given"
+    )
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
+    parser.add_argument("--write", action="store_true", help="of list: keep the costs")
+    options = parser.parse_args()
+    known = {part.name: part for part in PARTS}
+    if unknown := set(options.parts) - set(known):
+        parser.error(f"unknown part {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+    torch.set_num_threads(1)
+    folder = options.out / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = prepare(data_config(), folder)
+    costs: dict[str, Any] = {}
+    for part in (known[name] for name in options.parts or known):
+        runs, hours = cost(part, data, options.out)
+        costs[part.name] = {"runs": runs, "hours": None if hours is None else round(hours, 3)}
+        shown = "not known" if hours is None else f"{hours:.2f} hours of a core"
+        print(f"{part.name}: {part.question} {runs} runs left, {shown}.", flush=True)
+        if options.what == "run" and runs and part.grid is not None:
+            run_grid(part, data, folder, options.processes)
+        elif options.what == "run" and runs:
+            run_study(part, options.out / part.name, options.processes)
+    if options.write and options.what == "list":
+        write_atomic(COSTS, json.dumps({"environment": environment(), "parts": costs}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
