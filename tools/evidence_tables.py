@@ -228,8 +228,7 @@ def _state(part: Part, cost: dict[str, Any]) -> tuple[str, str] | None:
     if not cost["runs"]:
         return None
     rows = sum(row["part"] == part.name for row in store.load())
-    hours = "not known" if cost["hours"] is None else f"{cost['hours']:.1f}"
-    return (f"{rows} runs of {rows + cost['runs']}" if rows else "not measured yet"), hours
+    return (f"{rows} runs of {rows + cost['runs']}" if rows else "not measured yet"), f"{cost['hours']:.1f}"
 
 
 def gaps() -> str:

@@ -23,16 +23,16 @@ from typing import Any
 import torch
 
 from experiments.evidence import store
-from experiments.evidence.parts import PARTS, ROOT, GridRun, Part, data_config
+from experiments.evidence.parts import PARTS, ROOT, GridRun, Part, data_config, proxy_run
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
 from rlrs.files import write_atomic
 from rlrs.inspection import meta_model
-from rlrs.models import count_parameters, training_flops
+from rlrs.models import concrete, count_parameters
 from rlrs.search import Processes
-from rlrs.settings import kept
+from rlrs.settings import ScaleConfig, StudyConfig, kept
 from rlrs.study import plan, resolve
-from rlrs.study.timing import step_times
+from rlrs.study.timing import StepTimes
 from rlrs.training import RunSpec, train
 from rlrs.yaml_files import dump_yaml
 
@@ -56,35 +56,43 @@ def results_of(part: Part) -> Path:
     return Path(__file__).parent / f"{part.name}.json"
 
 
-def seconds_of(runs: list[GridRun], data: TokenData) -> float:
-    """Seconds of one core that runs will take, from some steps of each size."""
-    per_flop: dict[str, float] = {}
-    total = 0.0
-    for spec in (run.spec for run in runs):
-        flops = training_flops(meta_model(spec.model, data.vocab_size), data.sequence_length) * spec.batch_size
-        size = f"{spec.model} {spec.batch_size}"
-        if size not in per_flop:
-            short = RunSpec(**{**spec.__dict__, "steps": TIMED})
-            started = time.perf_counter()
-            train(short, data, validate=False)
-            per_flop[size] = (time.perf_counter() - started) / TIMED / flops
-        total += per_flop[size] * flops * spec.steps
-    return total
+class StepCosts:
+    """Seconds of a core that a step of a model takes, from some steps of each size; what else runs does not count."""
+
+    def __init__(self, data: TokenData) -> None:
+        self.data = data
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, run: RunSpec) -> float:
+        """Of a step of this run."""
+        size = f"{run.model} {run.batch_size} {run.training.optimizer}"
+        if size not in self._seconds:
+            started = time.process_time()
+            train(RunSpec(**{**run.__dict__, "steps": TIMED}), self.data, validate=False)
+            self._seconds[size] = (time.process_time() - started) / TIMED
+        return self._seconds[size]
 
 
-def cost(part: Part, data: TokenData, out: Path) -> tuple[int, float | None]:
+def study_hours(study: StudyConfig, data: TokenData, costs: StepCosts) -> tuple[int, float]:
+    """Runs of a study at most, and hours of a core that they take."""
+    study = resolve(study)
+
+    def seconds(scale: ScaleConfig) -> float:
+        changes = {"model": concrete(scale).model, "batch_size": scale.batch_size, "ratios": {}}
+        training = study.training.model_copy(update={"dtype": "float32"})
+        return costs(proxy_run("uniform", data, 0, training=training, **changes))
+
+    stages = plan(study, StepTimes(seconds(study.proxy), seconds(study.target), "timed here"))
+    return sum(stage.runs for stage in stages), sum(stage.hours or 0.0 for stage in stages)
+
+
+def cost(part: Part, data: TokenData, costs: StepCosts) -> tuple[int, float]:
     """Runs that are left, and hours of a core that they take; none of a study whose results are there."""
     if part.grid is not None:
         left = missing(part, data)
-        return len(left), seconds_of(left, data) / 3600
+        return len(left), sum(run.spec.steps * costs(run.spec) for run in left) / 3600
     assert part.study is not None
-    if results_of(part).exists():
-        return 0, 0.0
-    study = resolve(part.study())
-    stages = plan(study, step_times(study, out / part.name))
-    hours = [stage.hours for stage in stages]
-    known = [hour for hour in hours if hour is not None]
-    return sum(stage.runs for stage in stages), sum(known) if len(known) == len(hours) else None
+    return (0, 0.0) if results_of(part).exists() else study_hours(part.study(), data, costs)
 
 
 def run_grid(part: Part, data: TokenData, folder: Path, processes: int) -> None:
@@ -140,11 +148,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = prepare(data_config(), folder)
     costs: dict[str, Any] = {}
+    step_costs = StepCosts(data)
     for part in (known[name] for name in options.parts or known):
-        runs, hours = cost(part, data, options.out)
-        costs[part.name] = {"runs": runs, "hours": None if hours is None else round(hours, 3)}
-        shown = "not known" if hours is None else f"{hours:.2f} hours of a core"
-        print(f"{part.name}: {part.question} {runs} runs left, {shown}.", flush=True)
+        runs, hours = cost(part, data, step_costs)
+        costs[part.name] = {"runs": runs, "hours": round(hours, 3)}
+        print(f"{part.name}: {part.question} {runs} runs left, {hours:.2f} hours of a core.", flush=True)
         if options.what == "run" and runs and part.grid is not None:
             run_grid(part, data, folder, options.processes)
         elif options.what == "run" and runs:
