@@ -51,7 +51,7 @@ def lead(phase: str, arguments: list[str], rows: DeviceRows, until: float) -> No
         name = rows.under_way(phase)
         if name is not None:
             rows.add(phase, name, "failed", error=f"its process ended with {code}, or not in time")
-        elif code == 0:
+        elif code == 0 or time.time() >= until:
             return
         else:
             rows.add(phase, "the phase", "failed", error=f"its process ended with {code}")

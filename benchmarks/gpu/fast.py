@@ -23,7 +23,8 @@ from rlrs.models import build_model, training_flops
 from rlrs.settings import DataConfig
 from rlrs.training import StopFlag, Stopped, World, train
 
-LOG_EVERY, WARM_UP = 10, 20
+LOG_EVERY = 10
+WARM_UP = {"cuda": 20, "cpu": 10}
 FOREVER = 1_000_000
 PROXY_STEPS = {"cuda": 300, "cpu": 5}
 
@@ -40,7 +41,7 @@ class Stopwatch:
 
     def __call__(self, step: int) -> bool:
         """After a step; whether to go on."""
-        if step < WARM_UP or step % LOG_EVERY:
+        if step < WARM_UP[self.device] or step % LOG_EVERY:
             return True
         wait(self.device)
         self.laps.append((step, time.perf_counter()))
@@ -164,7 +165,7 @@ def tokens_per_second(contender: str, kind: str, device: str) -> dict[str, Any]:
     """How fast a trainer trains a shape, and which share of the device's products that is."""
     of = shape(kind, device)
     data = random_data(of)
-    watch = Stopwatch(of, device, 8 if device == "cuda" else 1)
+    watch = Stopwatch(of, device, 8 if device == "cuda" else 0.3)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     CONTENDERS[contender](of, data, device, watch)
@@ -215,14 +216,14 @@ def measurements(device: str) -> list[Measurement]:
             dense_only, compiles = name.startswith("nano"), name.endswith("compiled")
             if (dense_only and kind.startswith("moe")) or (compiles and not gpu):
                 continue
-            seconds = (60 if compiles else 25) if gpu else 8
+            seconds = (60 if compiles else 25) if gpu else 2
             found.append(Measurement(f"{kind}: {name}", partial(tokens_per_second, name, kind, device), seconds))
     for trials in (1, 4, 8, 16) if gpu else (1, 2):
         for compile in (False, True) if gpu else (False,):
             name = f"stacked: {trials}{', compiled' if compile else ''}"
             measure = partial(side_by_side, trials, device, compile=compile)
-            found.append(Measurement(name, measure, 40 if compile else 12))
+            found.append(Measurement(name, measure, (40 if compile else 12) if gpu else 2))
     for workers in (1, 4, 8, 16) if gpu else (1, 2):
         measure = partial(proxies_per_minute, workers, device)
-        found.append(Measurement(f"side by side: {workers}", measure, 45 if gpu else 20))
+        found.append(Measurement(f"side by side: {workers}", measure, 45 if gpu else 2))
     return found

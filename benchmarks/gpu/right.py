@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,24 +190,18 @@ def no_waits(device: str, kind: str) -> dict[str, Any]:
 
 def measurements(device: str) -> list[Measurement]:
     """All of this phase, the cheapest first; seconds are guesses that leave room."""
-    slow = 1 if device == "cuda" else 0.7
+
+    def of(name: str, measure: Callable[..., dict[str, Any]], seconds: float, *more: Any) -> Measurement:
+        return Measurement(name, partial(measure, device, *more), seconds if device == "cuda" else 2)
+
     return [
-        *(Measurement(f"curve, {kind}", partial(curve, device, kind), 20) for kind in ("right", "right moe")),
-        *(
-            Measurement(f"no waits, {kind}", partial(no_waits, device, kind), 10)
-            for kind in ("right", "right moe", "right dropless")
-        ),
-        *(
-            Measurement(f"bfloat16, {kind}", partial(bfloat16, device, kind), 10)
-            for kind in ("right", "right dropless")
-        ),
-        *(
-            Measurement(f"resumed, {kind}", partial(resumed, device, kind, False), 15)
-            for kind in ("right", "right moe")
-        ),
-        Measurement("resumed, deterministic kernels", partial(resumed, device, "right moe", True), 15),
-        Measurement("fsdp2 on one rank", partial(fsdp2_on_one_rank, device), 15),
-        Measurement("compiled optimizer", partial(optimizer_graphs, device), 30 * slow),
-        Measurement("four workers", partial(workers_on_one_gpu, device), 30 * slow),
-        Measurement("compiled model", partial(compiled, device), 60 * slow),
+        *(of(f"curve, {kind}", curve, 20, kind) for kind in ("right", "right moe")),
+        *(of(f"no waits, {kind}", no_waits, 10, kind) for kind in ("right", "right moe", "right dropless")),
+        *(of(f"bfloat16, {kind}", bfloat16, 10, kind) for kind in ("right", "right dropless")),
+        *(of(f"resumed, {kind}", resumed, 15, kind, False) for kind in ("right", "right moe")),
+        of("resumed, deterministic kernels", resumed, 15, "right moe", True),
+        of("fsdp2 on one rank", fsdp2_on_one_rank, 15),
+        of("compiled optimizer", optimizer_graphs, 30),
+        of("four workers", workers_on_one_gpu, 30),
+        of("compiled model", compiled, 60),
     ]

@@ -8,7 +8,7 @@ from experiments.ladder import table as ladder
 from experiments.learned import table as learned
 from experiments.rollout import measure as rollout
 from experiments.search_methods import table as search_methods
-from tools import bad_data, bad_runs, integrations_table, speed_tables
+from tools import bad_data, bad_runs, evidence_tables, integrations_table, speed_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +52,10 @@ def test_the_tables_of_ladders_are_what_the_results_give():
 
 def test_the_tables_of_learned_ratios_are_what_the_results_give():
     assert_up_to_date(learned)
+
+
+def test_the_tables_of_evidence_are_what_the_results_give():
+    assert_up_to_date(evidence_tables)
 
 
 def test_the_table_of_rollouts_is_what_the_results_give():
