@@ -79,6 +79,7 @@ def main() -> None:
             torch.set_num_threads(1)
         child(options.child, options.device, rows, options.until, options.tokens)
         return
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     end = time.time() + 60 * options.minutes - MARGIN
     with tempfile.TemporaryDirectory() as temporary:
         tokens = options.tokens or Path(temporary) / "tokens"
@@ -86,7 +87,6 @@ def main() -> None:
         beside = at_size.prepare_beside(options.device, tokens) if at_size.PHASE in phases else None
         common = ["--device", options.device, "--out", str(options.out), "--tokens", str(tokens)]
         common += ["--commit", rows.stamp["commit"]] if rows.stamp["commit"] else []
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         for phase in phases:
             if phase == at_size.PHASE and beside is not None:
                 beside.wait()

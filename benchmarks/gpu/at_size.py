@@ -24,7 +24,7 @@ MULTIPLES = (1.0, 2.0, 0.5)
 """Of an arm's first base rate, in the order in which they are trained; more follow where the best is at an edge."""
 FIRST_RATE = {"dense": 2e-3, "moe": 3e-3}
 """The paper's base rates of its proxies, which have this width."""
-LEAST_TOKENS, TIMED_STEPS = 5_000_000, 12
+LEAST_TOKENS, TIMED_STEPS = 10_000_000, 12
 
 
 def models(device: str) -> dict[str, ModelConfig]:
@@ -32,7 +32,7 @@ def models(device: str) -> dict[str, ModelConfig]:
     shape: dict[str, Any] = {"d_model": 512, "n_layers": 8, "n_heads": 8}
     if device == "cpu":
         shape = {"d_model": 32, "n_layers": 2, "n_heads": 2}
-    return {"dense": ModelConfig(**shape, init_scale=0.333), "moe": ModelConfig(**shape, n_experts=8)}
+    return {"moe": ModelConfig(**shape, n_experts=8), "dense": ModelConfig(**shape, init_scale=0.333)}
 
 
 def arms(kind: str) -> dict[str, Ratios]:
@@ -97,7 +97,7 @@ def seconds_per_step(kind: str, data: TokenData, device: str) -> float:
 
 
 def plan(done: dict[tuple[str, str], dict[float, float]], kinds: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
-    """Runs (model, arm, base rate) that are to come, asked again after each: all arms at a rate before the next rate.
+    """Runs (model, arm, base rate) that are to come, asked again after each: all arms at a rate, then the next rate.
 
     Args:
         done: of an arm of a model, base rate -> validation loss; infinite for a run that diverged.
@@ -105,7 +105,7 @@ def plan(done: dict[tuple[str, str], dict[float, float]], kinds: tuple[str, ...]
     """
     while True:
         waiting = []
-        for kind in kinds:
+        for place, kind in enumerate(kinds):
             for arm in arms(kind):
                 found = done.setdefault((kind, arm), {})
                 rates = [FIRST_RATE[kind] * multiple for multiple in MULTIPLES]
@@ -114,7 +114,7 @@ def plan(done: dict[tuple[str, str], dict[float, float]], kinds: tuple[str, ...]
                     best = min(found, key=lambda rate: found[rate])
                     edge = {max(found): 2.0, min(found): 0.5}.get(best)
                     missing = [] if edge is None else [best * edge]
-                waiting += [(len(found), kind, arm, rate) for rate in missing[:1]]
+                waiting += [((place, len(found)), kind, arm, rate) for rate in missing[:1]]
         if not waiting:
             return
         _, kind, arm, rate = min(waiting, key=lambda entry: entry[0])

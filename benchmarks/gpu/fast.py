@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,12 +23,17 @@ from benchmarks.speed.shapes import BETAS, CLIP, LEARNING_RATE, WEIGHT_DECAY, Sh
 from rlrs.data import TokenData, prepare
 from rlrs.models import build_model, training_flops
 from rlrs.settings import DataConfig
-from rlrs.training import StopFlag, Stopped, World, train
+from rlrs.training import World, train
 
 LOG_EVERY = 10
 WARM_UP = {"cuda": 20, "cpu": 10}
 FOREVER = 1_000_000
 PROXY_STEPS = {"cuda": 300, "cpu": 5}
+
+
+class _Enough(Exception):  # noqa: N818  no error: what was wanted is known
+    """A run is ended from within."""
+
 
 Lap = Callable[[int], bool]
 """Told the number of steps done when all of them are; says whether there is to be another one."""
@@ -56,17 +63,13 @@ class Stopwatch:
 def rlrs_trainer(of: Shape, data: TokenData, device: str, lap: Lap, *, compile: bool) -> None:
     """Ours, whole: files, metrics of components every ten steps."""
     run = spec(of, data, FOREVER, log_every=LOG_EVERY, dtype=_dtype(device), compile=compile)
-    flag = StopFlag()
 
     def progress(step: int, loss: float) -> None:
         if not lap(step):
-            flag.signal = "SIGTERM"
+            raise _Enough  # a stop would write a checkpoint
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train(run, data, folder, progress=progress, stop=flag, world=World(device=on(device)), validate=False)
-        except Stopped:
-            return
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Enough):
+        train(run, data, folder, progress=progress, world=World(device=on(device)), validate=False)
 
 
 def plain_loop(of: Shape, data: TokenData, device: str, lap: Lap, *, compile: bool, nano: bool) -> None:
@@ -166,7 +169,9 @@ def tokens_per_second(contender: str, kind: str, device: str) -> dict[str, Any]:
     of = shape(kind, device)
     data = random_data(of)
     watch = Stopwatch(of, device, 8 if device == "cuda" else 0.3)
+    gc.collect()
     if device == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     CONTENDERS[contender](of, data, device, watch)
     rate, best = watch.rate(), peak(device)
