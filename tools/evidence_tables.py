@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from experiments.evidence import store
-from experiments.evidence.parts import PARTS, RATES, Part
+from experiments.evidence.parts import PARTS, RATES
 from experiments.ladder import store as ladder
 from experiments.ladder.measure import settings as ladder_settings
 from experiments.method_proxy import measure as method_proxy
@@ -198,7 +198,7 @@ def rates() -> str:
                 verdict,
                 str(seeds),
                 f"{runs[0]['tokens_per_active']:.2f}",
-                f"`{runs[0]['commit'][:7]}`",
+                ", ".join(sorted({f"`{row['commit'][:7]}`" for row in runs})),
             )
         )
     head = ("arm", "best base rate", "loss there, nats", f"within {NEAR:g} nats of it", "diverged",
@@ -223,23 +223,18 @@ def curve() -> str:
     return _table(("base rate", *curves), lines)
 
 
-def _state(part: Part, cost: dict[str, Any]) -> tuple[str, str] | None:
-    """What there is of a part, and what the rest costs; None where it is measured."""
-    if not cost["runs"]:
-        return None
-    rows = sum(row["part"] == part.name for row in store.load())
-    return (f"{rows} runs of {rows + cost['runs']}" if rows else "not measured yet"), f"{cost['hours']:.1f}"
-
-
 def gaps() -> str:
-    """Parts that are not measured yet, with the cost of measuring them."""
+    """Parts that are not measured yet, or not whole, with the cost of measuring them."""
     costs = json.loads((ROOT / "experiments" / "evidence" / "costs.json").read_text())["parts"]
-    states = [(part, _state(part, costs[part.name])) for part in PARTS]
-    lines = [
-        (f"`{part.name}`", part.question, part.paper, state[0], str(costs[part.name]["runs"]), state[1])
-        for part, state in states
-        if state is not None
-    ]
+    done = Counter(row["part"] for row in store.load())
+    lines = []
+    for part in PARTS:
+        runs, hours = costs[part.name]["runs"], costs[part.name]["hours"]
+        left = runs - done[part.name]
+        if not left or f"evidence/{part.name}.json" in _studies():
+            continue
+        state = f"{done[part.name]} of {runs} runs" if done[part.name] else "not measured yet"
+        lines.append((f"`{part.name}`", part.question, part.paper, state, str(left), f"{hours * left / runs:.2f}"))
     return _table(("part", "question", "the paper reports", "measured here", "runs left", "hours of a core"), lines)
 
 

@@ -26,7 +26,7 @@ from benchmarks.pairs import RESULTS
 
 SHARES = {"right": 0.3, "fast": 0.5, at_size.PHASE: 1.0}
 """Of the time that is left when a phase begins; by value: a wrong trainer's speed is worth nothing."""
-MARGIN = 15
+MARGIN = 20
 """Seconds at the end that nothing is planned for."""
 
 

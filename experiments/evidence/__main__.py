@@ -47,8 +47,7 @@ def missing(part: Part, data: TokenData) -> list[GridRun]:
     """Runs of a grid that have no row yet."""
     assert part.grid is not None
     there = {row["run"] for row in store.load() if row["part"] == part.name}
-    found = {run.spec.id: run for run in part.grid(data) if run.spec.id not in there}
-    return list(found.values())
+    return [run for run in part.grid(data) if run.spec.id not in there]
 
 
 def results_of(part: Part) -> Path:
@@ -88,13 +87,14 @@ def study_hours(study: StudyConfig, data: TokenData, costs: StepCosts) -> tuple[
     return sum(stage.runs for stage in stages), sum(stage.hours or 0.0 for stage in stages)
 
 
-def cost(part: Part, data: TokenData, costs: StepCosts) -> tuple[int, float]:
-    """Runs that are left, and hours of a core that they take; none of a study whose results are there."""
+def cost(part: Part, data: TokenData, costs: StepCosts) -> tuple[int, int, float]:
+    """Runs of a part, how many of them are left, and hours of a core that all of them take."""
     if part.grid is not None:
-        left = missing(part, data)
-        return len(left), sum(run.spec.steps * costs(run.spec) for run in left) / 3600
+        runs = list(part.grid(data))
+        return len(runs), len(missing(part, data)), sum(run.spec.steps * costs(run.spec) for run in runs) / 3600
     assert part.study is not None
-    return (0, 0.0) if results_of(part).exists() else study_hours(part.study(), data, costs)
+    runs, hours = study_hours(part.study(), data, costs)
+    return runs, 0 if results_of(part).exists() else runs, hours
 
 
 def run_grid(part: Part, data: TokenData, folder: Path, processes: int) -> None:
@@ -152,12 +152,13 @@ def main() -> None:
     costs: dict[str, Any] = {}
     step_costs = StepCosts(data)
     for part in (known[name] for name in options.parts or known):
-        runs, hours = cost(part, data, step_costs)
+        runs, left, hours = cost(part, data, step_costs)
         costs[part.name] = {"runs": runs, "hours": round(hours, 3)}
-        print(f"{part.name}: {part.question} {runs} runs left, {hours:.2f} hours of a core.", flush=True)
-        if options.what == "run" and runs and part.grid is not None:
+        left_hours = hours * left / runs
+        print(f"{part.name}: {part.question} {left} of {runs} runs left, {left_hours:.2f} core hours.", flush=True)
+        if options.what == "run" and left and part.grid is not None:
             run_grid(part, data, folder, options.processes)
-        elif options.what == "run" and runs:
+        elif options.what == "run" and left:
             run_study(part, options.out / part.name, options.processes)
     if options.write and options.what == "list":
         write_atomic(COSTS, json.dumps({"environment": environment(), "parts": costs}, indent=1) + "\n")
