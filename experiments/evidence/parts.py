@@ -177,7 +177,8 @@ def saved(kind: str, optimizer: str, scale: float | None = None, seeds: int = 8)
     plain = demo().model_dump(mode="json", exclude_unset=True)
     plain["name"] = f"saved-{kind}-{optimizer}" if scale is None else f"transfer-{scale:g}x"
     plain["training"]["optimizer"] = optimizer
-    plain["comparison"] = {"arms": ["uniform", "embedding_only", "constant", "rlrs"], "seeds": seeds}
+    more = ["per_optimizer"] if optimizer == "muon" else []
+    plain["comparison"] = {"arms": ["uniform", *more, "embedding_only", "constant", "rlrs"], "seeds": seeds}
     if kind == "dense":
         plain["search"]["start"] = "paper-dense"
         for size in ("proxy", "target"):
@@ -197,7 +198,7 @@ PARTS = (
     *(
         Part(
             f"saved-{kind}-{optimizer}",
-            f"Steps saved at equal loss, {kind}, {optimizer}: 8 paired seeds against uniform, embedding only, constant",
+            f"Steps saved at equal loss, {kind}, {optimizer}: 8 paired seeds against every simpler arm",
             "up to 23 % (mixture of experts, AdamW); smaller for dense" if optimizer == "adamw" else "-",
             study=partial(saved, kind, optimizer),
         )
