@@ -28,6 +28,7 @@ from rlrs.settings.searching import (
     PriorConfig,
     RetestConfig,
     SearchConfig,
+    StabilityConfig,
 )
 from rlrs.settings.study import (
     ComparisonConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "ScaleConfig",
     "SearchConfig",
     "Settings",
+    "StabilityConfig",
     "StudyConfig",
     "TrainerConfig",
     "TrainingConfig",

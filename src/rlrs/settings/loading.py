@@ -150,6 +150,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
         del plain["data"]["general"]
     if plain.get("training", {}).get("optimizer", "muon") != "muon":
         del plain["training"]["muon_rate"]
+    if plain.get("search", {}).get("stability", ...) is None:
+        del plain["search"]["stability"]
     if plain.get("transfer", {}).get("mode") == "unchanged":
         del plain["transfer"]["mode"]
     for scale in (plain.get("proxy"), plain.get("target")):

@@ -87,6 +87,31 @@ def _prior(value: Any) -> Any:
     return value
 
 
+class StabilityConfig(Settings):
+    """The answer of a search tried nearer to the edge of stability, so that a point that is there does not win.
+
+    The answer is trained again at `factor` times its base rate, on fresh seeds. Where one of these runs diverges, or
+    ends more than `rise` above the answer's own score, the answer gives way to itself at a base rate smaller by
+    `factor`, and so on. The runs are a part of the arm's trials: `seeds`, and `seeds` and one more for each retreat.
+    """
+
+    factor: Annotated[float, BeforeValidator(number), Field(gt=1, le=10)] = 1.5
+    """Margin to the edge: times the base rate, and so all rates. Chosen here: less than a step of the base-rate grid on
+    the target."""
+    seeds: Annotated[Count, Field(le=100)] = 2
+    """Fresh ones."""
+    retreats: Annotated[CountFrom0, Field(le=10)] = 1
+    """Most times that the answer gives way."""
+    rise: Positive = 0.1
+    """Nats per token above the answer's score from which a run counts as unstable. Chosen here: over three times
+    what seeds and a rate off by the factor cost where runs are stable, a third of what unstable ones lost."""
+
+    @property
+    def runs(self) -> int:
+        """Of one arm, at most."""
+        return self.seeds + self.retreats * (1 + self.seeds)
+
+
 class SearchConfig(Settings):
     """How the ratios are found on the proxy. All arms get the same budget."""
 
@@ -102,6 +127,8 @@ class SearchConfig(Settings):
     """Chance that a trial is ended early which would have beaten the best before it; 0 ends none early."""
     fidelity: FidelityConfig | None = None
     retest: RetestConfig = RetestConfig()
+    stability: StabilityConfig | None = None
+    """A margin to the edge of stability that the answer has to have; not tried if not set."""
     trials: Annotated[Count, Field(le=1_000_000)] = 48
     """Runs' worth of training steps that each arm may spend on the proxy; it may stop earlier."""
     max_steps: Count | None = None
