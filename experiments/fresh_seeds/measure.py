@@ -31,9 +31,14 @@ def main() -> None:
     with StudyView() as bars:
         if not (chosen.folder / REFUTATIONS_FILE).exists():
             refute(chosen.folder, bars, processes=chosen.processes)
+        _write(chosen.folder)
         ablate("u-plot", chosen.folder, bars, arm="rlrs", factors=FACTORS, processes=chosen.processes)
-    rows = list(measured(chosen.folder))
-    write_atomic(RESULTS, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    _write(chosen.folder)
+
+
+def _write(folder: Path) -> None:
+    rows = [json.dumps(row) for row in measured(folder)]
+    write_atomic(RESULTS, "[\n" + ",\n".join(rows) + "\n]\n")
 
 
 def measured(folder: Path) -> Iterator[dict[str, Any]]:
@@ -50,6 +55,8 @@ def measured(folder: Path) -> Iterator[dict[str, Any]]:
                 fresh = {k: getattr(test.fresh, k) for k in ("mean", "low", "high")}
                 said = {"claimed": numbers, "fresh": fresh, "p_smaller": test.p_smaller, "upheld": test.upheld}
                 yield {**made, "arm": attempt.claim.arm, "against": attempt.claim.control, "what": name, **said}
+    if not (folder / ABLATIONS_FILE).exists():
+        return
     for ablation in read_ablations(folder / ABLATIONS_FILE).ablations:
         made = {"method": ablation.kind, "model": ablation.model, "commit": ablation.environment.get("commit")}
         for row in ablation.rows:

@@ -186,7 +186,7 @@ def _curves(
         if best is not None:
             said.append(words("ablation.lowest", series=label, at=_place(best.at, words), loss=text.nats(best.mean)))
     frame(figure, [min(loss, top) for rows in series.values() for loss in _losses(rows)], top)
-    shown = sorted(ticks) if len(ticks) < 8 else sorted(ticks)[::2]
+    shown = sorted(ticks) if len(ticks) < 6 else sorted(ticks)[::2]
     figure.update_xaxes(type="log", tickvals=shown, ticktext=[ticks[x] for x in shown], tickangle=0)
     many = len(series) > 1
     return Panel(
@@ -220,7 +220,9 @@ def _gaps(ablation: Ablation, name: str, rows: Sequence[AblationRow], words: Wor
         figure, [0, 0], [-len(rows) + 0.5, 0.5], words("ablation.nothing"), MUTED if rows else INK, width=1, hover=None
     )
     figure.update_yaxes(tickvals=[-n for n in range(len(rows))], ticktext=labels, range=[-len(rows) + 0.5, 0.5])
-    figure.update_xaxes(tickformat="+.2f")
+    ends = [0.0, *(end for row in rows if row.difference for end in (row.difference.low, row.difference.high))]
+    pad = 0.05 * (max(ends) - min(ends))
+    figure.update_xaxes(tickformat="+.2f", range=[min(ends) - pad, max(ends) + pad])
     return Panel(
         id=name,
         title=words("ablation.gaps"),
