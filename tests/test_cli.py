@@ -8,7 +8,8 @@ import time
 import pytest
 import typer
 
-from rlrs.cli import _resumable, main
+from rlrs.cli import main
+from rlrs.terminal import resumable
 
 STUDY = """
 name: s
@@ -260,7 +261,7 @@ def test_an_interrupt_that_python_drops_ends_the_command_all_the_same(capsys):
     hook = sys.unraisablehook
 
     def drop():
-        with _resumable():
+        with resumable():
             Dropping()
             time.sleep(20)
 

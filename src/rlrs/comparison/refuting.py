@@ -156,7 +156,8 @@ def upheld(
         # The one that was claimed to be better cannot be had on every seed; the other says nothing against it.
         better = claim.arm if claim.standing == "better" else claim.control
         return "refuted" if claim.standing != "not_different" and diverged.get(better) else "open"
-    return max((test.upheld for test in (loss, saved) if test is not None), key=_WORST.index)
+    found: list[Upheld] = [test.upheld for test in (loss, saved) if test is not None]
+    return max(found, key=_WORST.index)
 
 
 def further_seeds(claim: ReportClaim, loss: FreshTest | None, saved: FreshTest | None) -> int | None:

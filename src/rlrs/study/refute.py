@@ -25,6 +25,7 @@ from rlrs.records import (
     Refutations,
     ReportClaim,
     RunResult,
+    Unstable,
     read_refutations,
     write_refutations,
 )
@@ -146,7 +147,10 @@ def _planned(opened: FinishedStudy, claim: ReportClaim, count: int | None) -> Re
     used = [seed for attempt in _there(opened).refutations for seed in attempt.seeds]
     seeds = opened.seeds(FIRST_REFUTING_SEED, count or fresh_seeds_for(claim), used)
     shorter = sorted({run.horizon for run in comparison.runs if run.arm == claim.arm and run.horizon < 1})
-    lengths = {claim.control: [1.0], claim.arm: [1.0, *(shorter if claim.saved is not None else ())]}
+    lengths: dict[Arm, list[float]] = {
+        claim.control: [1.0],
+        claim.arm: [1.0, *(shorter if claim.saved is not None else ())],
+    }
     specs: dict[Key, AnySpec] = {}
     for seed in seeds:
         for arm, shares in lengths.items():
@@ -162,7 +166,7 @@ def _judged(opened: FinishedStudy, plan: RefutationPlan, done: dict[Key, RunResu
     claim, seeds = plan.claim, plan.seeds
     pair: tuple[Arm, Arm] = (claim.arm, claim.control)
     losses: dict[Arm, list[float]] = {arm: [final_loss(done[arm, seed, 1.0]) for seed in seeds] for arm in pair}
-    badly = {arm: unstable(own, seeds) for arm, own in losses.items()}
+    badly: dict[Arm, Unstable] = {arm: unstable(own, seeds) for arm, own in losses.items()}
     loss: FreshTest | None = None
     saved: FreshTest | None = None
     if all(map(math.isfinite, (*losses[claim.arm], *losses[claim.control]))):
@@ -174,7 +178,8 @@ def _judged(opened: FinishedStudy, plan: RefutationPlan, done: dict[Key, RunResu
                 for s in seeds
             ]
             saved = fresh_test("saved", claim, speed_up(theirs, runs, opened.study.target.steps).per_seed)
-    found = upheld(claim, loss, saved, {arm: own.diverged for arm, own in badly.items()})
+    diverged: dict[Arm, tuple[int, ...]] = {arm: own.diverged for arm, own in badly.items()}
+    found = upheld(claim, loss, saved, diverged)
     attempt = Refutation(
         claim=claim,
         seeds=seeds,
