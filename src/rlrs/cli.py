@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,9 +15,10 @@ try:
     from rich.table import Table
 
     from rlrs.audit.trail_commands import app as audit_commands
+    from rlrs.further import ablate_command, refute_command
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
-    from rlrs.pages import plot, report
+    from rlrs.pages import Lang, plot, report
     from rlrs.planning import plan, print_plan
     from rlrs.rollout.rollout_commands import app as rollout_commands
     from rlrs.study_view import StudyView
@@ -37,6 +35,7 @@ try:
         print_places,
         print_report,
         print_searches,
+        resumable,
         warnings_shown,
     )
     from rlrs.upkeep import drift_command, examine_machine
@@ -139,13 +138,15 @@ def certify(
     engine: EngineName = None,
     address: Address = None,
     storage: Storage = None,
+    lang: Lang = "en",
 ) -> None:
     """Say whether ratios will carry to the target, before any run of it: the study's ladder, and its certificate."""
     from rlrs.records import read_certificate
+    from rlrs.report import write_certificate_page
 
     _, where, _ = _study(study, folder, processes, "certificate", engine, address, storage)
     print_certificate(read_certificate(where / "certificate.json"))
-    print_places(page=where / "certificate.html", file=where / "certificate.json")
+    print_places(page=write_certificate_page(where, lang), file=where / "certificate.json")
 
 
 @app.command(epilog="Example: `rlrs compare configs/demo.yaml`")
@@ -182,6 +183,12 @@ def verify(
     print_report(report)
     if not report.ok:
         raise typer.Exit(1 if report.findings else 2)
+
+
+app.command("refute", epilog="Example: `rlrs refute runs/demo`, `rlrs refute runs/demo uniform --seeds 6`")(
+    refute_command
+)
+app.command("ablate", epilog="Example: `rlrs ablate u-plot runs/demo --dry-run`")(ablate_command)
 
 
 @app.command(epilog="Example: `rlrs dashboard runs/demo`")
@@ -234,7 +241,7 @@ def train(
     where = folder or Path("runs") / settings.name
     recipe = _recipe(ratios, Recipe.from_settings(settings.training, settings.search.lr))
     with (
-        _resumable(),
+        resumable(),
         warnings_shown(),
         world() as ranks,
         stop_on_signals() as stop,
@@ -278,7 +285,7 @@ def data(study: StudyFile, folder: Out = None) -> None:
 
     settings = resolve(load_study(study))
     where = folder or Path("runs") / settings.name
-    with _resumable(), StudyView() as bars, prepared(settings, where, bars) as tokens:
+    with resumable(), StudyView() as bars, prepared(settings, where, bars) as tokens:
         summary = tokens.summary
     table = Table("", "", show_header=False, title=f"Data of {settings.name}")
     for name in ("files", "documents", "bytes", "train_tokens", "valid_tokens", "vocab_size"):
@@ -399,38 +406,13 @@ def _study(
     storage: str | None = None,
 ) -> tuple[Results, Path, bool]:
     """A study's results, its run directory, and whether any stage was begun for them."""
-    with _resumable():
+    with resumable():
         from rlrs import study as studies
 
         study = _settings(path, processes, engine, address, storage)
         where = folder or Path("runs") / study.name
         with StudyView() as bars:
             return studies.run(study, where, bars, until=until), where, bars.worked
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say, where Ctrl-C or a scheduler's SIGTERM stops a command, that it goes on; typer would end without a word."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    before = sys.unraisablehook
-
-    def again(lost: sys.UnraisableHookArgs) -> None:
-        # Ctrl-C that Python met where nothing can be raised, as in a destructor: it would be dropped, and all goes on.
-        if not issubclass(lost.exc_type, KeyboardInterrupt):
-            return before(lost)
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-
-    sys.unraisablehook = again
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.quiet = os.environ.get("RANK", "0") != "0"
-        err.print("stopped; the same command goes on from here")
-        raise typer.Exit(130) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = before
 
 
 def _settings(

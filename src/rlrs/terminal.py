@@ -57,6 +57,33 @@ def warnings_shown() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say, where Ctrl-C or a scheduler's SIGTERM stops a command, that it goes on; typer would end without a word."""
+    import typer
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = sys.unraisablehook
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        # Ctrl-C that Python met where nothing can be raised, as in a destructor: it would be dropped, and all goes on.
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return before(lost)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.quiet = os.environ.get("RANK", "0") != "0"
+        err.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = before
+
+
 def print_report(report: Report) -> None:
     """What `rlrs verify` found, a row per component and finding."""
     if not report.ok and not report.findings:

@@ -90,7 +90,7 @@ def test_an_arm_that_diverged_is_said_and_neither_wins_nor_beats():
     arms["rlrs"][2] = math.inf
     got = decide(arms, SEEDS)
     assert got.winner == "embedding_only"
-    assert "relative schedules diverged at the rate that was tuned for them" in got.sentence
+    assert "unstable at the rate that was tuned for them, and diverged on 1 of 4 paired seeds" in got.sentence
     assert got.notes == ("Diverged on the target on seed 3: relative schedules. It is left out of the decision.",)
     arms = losses(embedding_only=0.10, rlrs=0.20)
     arms["uniform"] = [*UNIFORM[:2], math.inf, math.inf]

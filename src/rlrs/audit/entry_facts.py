@@ -77,6 +77,23 @@ class CertificateFacts(EntryFacts):
     sentence: str
 
 
+class RefutationFacts(EntryFacts):
+    """A claim of the report that was run again on fresh seeds."""
+
+    claim: str
+    """`ARM:CONTROL`."""
+    upheld: str
+    sentence: str
+
+
+class AblationFacts(EntryFacts):
+    """Runs of a finished study with one thing changed."""
+
+    ablation: str
+    """Its kind."""
+    sentence: str
+
+
 class AlarmFacts(EntryFacts):
     """A check that went off."""
 
@@ -135,6 +152,8 @@ KINDS: dict[str, type[EntryFacts]] = {
     "data": DataFacts,
     "ratios": RatiosFacts,
     "certificate": CertificateFacts,
+    "refutation": RefutationFacts,
+    "ablation": AblationFacts,
     "alarm": AlarmFacts,
     "decision": DecisionFacts,
     "override": OverrideFacts,

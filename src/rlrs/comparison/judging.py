@@ -10,7 +10,7 @@ from typing import get_args
 
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, LEVEL, PairedTest, holm
-from rlrs.records import Comparison, Interval, Standing
+from rlrs.records import Comparison, Interval, Standing, Unstable
 from rlrs.settings import Arm
 
 SIMPLEST_FIRST: tuple[Arm, ...] = get_args(Arm)
@@ -73,11 +73,8 @@ class Judged:
         difference = self.against.get(("rlrs", control))
         if difference is None or len(self.seeds) < 3:
             return {}
-        middle = statistics.median(difference.per_seed)
-        away = [abs(value - middle) for value in difference.per_seed]
-        far = max(FAR * statistics.median(away), LEAST)
-        found = zip(self.seeds, difference.per_seed, away, strict=True)
-        return {seed: value for seed, value, distance in found if distance > far}
+        pairs = zip(self.seeds, difference.per_seed, far(difference.per_seed), strict=True)
+        return {seed: value for seed, value, away in pairs if away}
 
     @property
     def undecided(self) -> bool:
@@ -86,6 +83,45 @@ class Judged:
         if difference is None or not self.unlike(self.winner):
             return False
         return self.standings["rlrs", self.winner] == "not_different" and statistics.median(difference.per_seed) < 0
+
+
+def far(values: Sequence[float]) -> list[bool]:
+    """Which values lie unlike the others: farther from the median than `FAR` times the median distance, and `LEAST`.
+
+    Args:
+        values: losses, or differences of such, nats per token; fewer than three have no others to be unlike.
+
+    Examples:
+        >>> far([3.41, 3.40, 3.42, 3.95])
+        [False, False, False, True]
+    """
+    if len(values) < 3:
+        return [False] * len(values)
+    middle = statistics.median(values)
+    away = [abs(value - middle) for value in values]
+    limit = max(FAR * statistics.median(away), LEAST)
+    return [distance > limit for distance in away]
+
+
+def unstable(losses: Sequence[float | None], seeds: Sequence[int]) -> Unstable:
+    """The runs of an arm that diverged, or ended far above its median.
+
+    Args:
+        losses: final validation losses, nats per token, one for each seed; None or infinite for a run that diverged.
+        seeds: in the order of the losses.
+
+    Examples:
+        >>> unstable([3.41, 3.40, 3.42, 3.95, None], [1, 2, 3, 4, 5])
+        Unstable(runs=5, diverged=(5,), outliers=(4,))
+    """
+    ended = {s: v for s, v in zip(seeds, losses, strict=True) if v is not None and math.isfinite(v)}
+    middle = statistics.median(ended.values()) if ended else 0.0
+    found = zip(ended.items(), far(list(ended.values())), strict=True)
+    return Unstable(
+        runs=len(losses),
+        diverged=tuple(seed for seed in seeds if seed not in ended),
+        outliers=tuple(seed for (seed, loss), away in found if away and loss > middle),
+    )
 
 
 def judge(

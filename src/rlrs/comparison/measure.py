@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlrs.comparison.decision import decide
-from rlrs.comparison.judging import SIMPLEST_FIRST, judge, without
+from rlrs.comparison.judging import SIMPLEST_FIRST, judge, unstable, without
 from rlrs.comparison.seed_stopping import stopping
 from rlrs.comparison.sequential import ANYTIME
 from rlrs.comparison.statistics import FIXED, speed_up
@@ -63,14 +63,14 @@ def measure(
     """
     anytime = settings is not None and settings.stop == "anytime"
     rule = ANYTIME if anytime else FIXED
-    final: dict[Arm, list[float]] = {arm: [_loss(runs[arm, seed, 1.0][1]) for seed in seeds] for arm in arms}
+    final: dict[Arm, list[float]] = {arm: [final_loss(runs[arm, seed, 1.0][1]) for seed in seeds] for arm in arms}
     sound: list[Arm] = [arm for arm in arms if all(map(math.isfinite, final[arm]))]
     differences: dict[Arm, Interval] = {}
 
     def saved(arm: Arm, controls: Sequence[Arm]) -> dict[Arm, SpeedUp]:
         """Steps that an arm saves against controls, from its runs of several lengths."""
         lengths = [
-            {spec.steps: _loss(result) for (one, s, _), (spec, result) in runs.items() if one == arm and s == seed}
+            {spec.steps: final_loss(result) for (one, s, _), (spec, result) in runs.items() if one == arm and s == seed}
             for seed in seeds
         ]
         return {control: speed_up(final[control], lengths, steps, rule) for control in controls}
@@ -95,7 +95,7 @@ def measure(
         steps=steps,
         tokens=tokens,
         seeds=tuple(seeds),
-        runs=tuple(_run(*key, *run) for key, run in runs.items()),
+        runs=tuple(comparison_run(*key, *run) for key, run in runs.items()),
         losses={
             arm: ArmLosses(
                 mean=_finite(math.fsum(losses) / len(losses)), per_seed=tuple(_finite(value) for value in losses)
@@ -106,6 +106,7 @@ def measure(
         speed_up=speed_ups,
         winner_speed_up=own,
         decision=decision,
+        unstable={arm: unstable(losses, seeds) for arm, losses in final.items()},
         general=general,
         stopping=stopping(without(final, bought), decision, settings.margin, settings.most_seeds)
         if settings and anytime
@@ -138,7 +139,8 @@ def general_text(runs: Runs, arms: Sequence[Arm], seeds: Sequence[int], may_rise
     return GeneralText(may_rise=may_rise, before=math.fsum(before) / len(before), rises=rises, bought=bought)
 
 
-def _run(arm: Arm, seed: int, horizon: float, spec: Compared, result: RunResult) -> ComparisonRun:
+def comparison_run(arm: Arm, seed: int, horizon: float, spec: Compared, result: RunResult) -> ComparisonRun:
+    """A run as results.json has it."""
     return ComparisonRun(
         id=spec.id,
         arm=arm,
@@ -155,7 +157,8 @@ def _run(arm: Arm, seed: int, horizon: float, spec: Compared, result: RunResult)
     )
 
 
-def _loss(result: RunResult) -> float:
+def final_loss(result: RunResult) -> float:
+    """Validation loss at the end, nats per token; infinite for a run that did not come to it."""
     return result.valid_loss if result.status == "finished" and result.valid_loss is not None else math.inf
 
 

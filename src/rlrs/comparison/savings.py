@@ -3,7 +3,9 @@
 The share that is saved is `SpeedUp`: 1 - steps needed for the control's final loss / the control's steps. Arms train
 one model on batches of one size, so it is the share of tokens and FLOPs too, and of time and money at one pace.
 
-    pays off after N runs:  N * saved share * one run of the target >= search + transfer + comparison, all arms together
+    pays off after N runs:  N * saved share * one run of the target >= search + ladder + transfer + comparison
+
+all arms together.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlrs.records import Comparison, ModelSize, Results, SpeedUp
+from rlrs.records import Comparison, ModelSize, Results, SpeedUp, Spent
 from rlrs.settings import Arm
 from rlrs.settings.machine import MachineConfig
 
@@ -74,7 +76,7 @@ class Account:
     """What a study cost, and what one run of its target takes.
 
     Args:
-        stages: search, transfer, comparison: what all arms took together.
+        stages: search, ladder if there is one, transfer, comparison: what all arms took together.
         run: one full-length run of the target.
         machine: that money is reckoned for; None if the study's settings describe none.
     """
@@ -86,8 +88,8 @@ class Account:
     @property
     def total(self) -> Quantity:
         """All stages together."""
-        search, transfer, comparison = self.stages.values()
-        return replace(search + transfer + comparison, steps=None)
+        first, *others = self.stages.values()
+        return replace(sum(others, first), steps=None)
 
     def in_runs(self, spent: Quantity) -> float | None:
         """So much training, in runs of the target; by FLOPs, and by hours where those are not known."""
@@ -124,6 +126,7 @@ def account(results: Results) -> Account | None:
     seconds = _seconds(results, comparison)
     stages = {
         "search": _quantity(proxy, machine, "proxy", cost.search.steps, cost.search.tokens, seconds["search"]),
+        **({} if cost.ladder is None else {"ladder": _of_ladder(cost.ladder, machine)}),
         "transfer": _quantity(
             target, machine, "target", cost.transfer.steps, cost.transfer.tokens, seconds["transfer"]
         ),
@@ -164,6 +167,19 @@ def _quantity(
         tokens=tokens or None,
         flops=work,
         hours=seconds / 3600 if seconds else None,
+        machine_hours=hours,
+        money=hours * machine.price_per_hour if machine is not None and hours is not None else None,
+    )
+
+
+def _of_ladder(spent: Spent, machine: MachineConfig | None) -> Quantity:
+    """Runs of several sizes; on a described machine at the pace of the proxy, to which they are nearest."""
+    hours = machine.hours("proxy", spent.tokens or None, spent.flops) if machine is not None else None
+    return Quantity(
+        steps=spent.steps,
+        tokens=spent.tokens or None,
+        flops=spent.flops,
+        hours=spent.seconds / 3600 if spent.seconds else None,
         machine_hours=hours,
         money=hours * machine.price_per_hour if machine is not None and hours is not None else None,
     )

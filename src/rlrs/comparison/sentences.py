@@ -65,12 +65,16 @@ class Verdict:
         ours: Pair = ("rlrs", winner)
         if winner == "uniform":
             if ours not in judged.against:
-                return words("verdict.none_bought" if "rlrs" in judged.bought else "verdict.none_diverged")
+                return (
+                    words("verdict.none_bought") if "rlrs" in judged.bought else self._diverged("verdict.none_diverged")
+                )
             return words("verdict.none", standing=self.standing(ours), nats=self.nats(ours), seeds=self.seeds())
         rest = (
             words(f"verdict.rest.{winner}", standing=self.standing(ours), nats=self.nats(ours))
             if ours in judged.against
-            else words("verdict.rest.bought" if "rlrs" in judged.bought else "verdict.rest.diverged")
+            else words("verdict.rest.bought")
+            if "rlrs" in judged.bought
+            else self._diverged("verdict.rest.diverged")
         )
         return words(f"verdict.simpler.{winner}", rest=rest, gain=self._gain_of_simpler(winner))
 
@@ -160,6 +164,11 @@ class Verdict:
         more = max(1, needed - len(self.judged.seeds))
         key = "verdict.more_seeds" if self.judged.anytime else "verdict.more_seeds_chance"
         return self.words(key, n=more, chance=f"{POWER:.0%}", median=median)
+
+    def _diverged(self, key: str) -> str:
+        """That `rlrs` diverged, and on how many of the seeds."""
+        lost = self.judged.diverged.get("rlrs", ())
+        return self.words(key, n=len(lost), seeds=self.seeds())
 
     def _undecided(self) -> str:
         winner = self.judged.winner

@@ -85,6 +85,29 @@ def p_value(values: Sequence[float]) -> float:
     return float(2 * special.stdtr(len(values) - 1, -abs(mean) / error))
 
 
+def p_smaller(values: Sequence[float], before: Sequence[float]) -> float:
+    """Chance of a mean so far below an earlier one if both are the same: Welch's t-test, one-sided.
+
+    B. L. Welch, "The generalization of Student's problem", Biometrika 34 (1947).
+
+    Args:
+        values: new ones, two or more.
+        before: earlier ones, two or more, independent of the new ones.
+
+    Examples:
+        >>> round(p_smaller([0.02, 0.03, 0.01], [0.06, 0.07, 0.08]), 4)
+        0.0018
+    """
+    from scipy import special
+
+    (mean, error), (mean_before, error_before) = moments(values), moments(before)
+    both = error**2 + error_before**2
+    if both == 0:
+        return 0.0 if mean < mean_before else 1.0
+    freedom = both**2 / (error**4 / (len(values) - 1) + error_before**4 / (len(before) - 1))
+    return float(special.stdtr(freedom, (mean - mean_before) / math.sqrt(both)))
+
+
 FIXED = PairedTest(interval, p_value)
 """For a number of seeds that was fixed before any was looked at."""
 

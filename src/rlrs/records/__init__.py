@@ -1,5 +1,14 @@
 """What rlrs writes down of runs, searches and studies: typed, validated, one shape, reader and writer for each."""
 
+from rlrs.records.ablation import (
+    ABLATIONS_FILE,
+    Ablation,
+    AblationKind,
+    AblationRow,
+    Ablations,
+    read_ablations,
+    write_ablations,
+)
 from rlrs.records.arm import ArmResult, ArmSearch, AtBound, bounds_note
 from rlrs.records.certificate import Certificate, Estimate, PredictionCheck, read_certificate, write_certificate
 from rlrs.records.frozen import Record, RecordError, read_record, write_record
@@ -14,15 +23,32 @@ from rlrs.records.measured import (
     SpeedUp,
     Standing,
     Stopping,
+    Unstable,
 )
 from rlrs.records.metrics_line import ComponentMetrics, MetricsLine, RouterMetrics, read_metrics
 from rlrs.records.provenance import Provenance
 from rlrs.records.recipe import Recipe
+from rlrs.records.refutation import (
+    REFUTATIONS_FILE,
+    FreshTest,
+    Refutation,
+    Refutations,
+    ReportClaim,
+    Upheld,
+    read_refutations,
+    write_refutations,
+)
 from rlrs.records.results import Cost, Models, ModelSize, Results, Spent, StudyIdentity, write_results
 from rlrs.records.run import Pruning, RunResult
-from rlrs.records.trial import Prediction, Proposal, SearchResult, Trial
+from rlrs.records.trial import Prediction, Proposal, SearchResult, Stability, Trial
 
 __all__ = [
+    "ABLATIONS_FILE",
+    "REFUTATIONS_FILE",
+    "Ablation",
+    "AblationKind",
+    "AblationRow",
+    "Ablations",
     "ArmLosses",
     "ArmResult",
     "ArmSearch",
@@ -34,6 +60,7 @@ __all__ = [
     "Cost",
     "Decision",
     "Estimate",
+    "FreshTest",
     "GeneralText",
     "Interval",
     "MetricsLine",
@@ -48,21 +75,31 @@ __all__ = [
     "Recipe",
     "Record",
     "RecordError",
+    "Refutation",
+    "Refutations",
+    "ReportClaim",
     "Results",
     "RouterMetrics",
     "RunResult",
     "SearchResult",
     "SpeedUp",
     "Spent",
+    "Stability",
     "Standing",
     "Stopping",
     "StudyIdentity",
     "Trial",
+    "Unstable",
+    "Upheld",
     "bounds_note",
+    "read_ablations",
     "read_certificate",
     "read_metrics",
     "read_record",
+    "read_refutations",
+    "write_ablations",
     "write_certificate",
     "write_record",
+    "write_refutations",
     "write_results",
 ]

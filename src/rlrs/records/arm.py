@@ -89,6 +89,13 @@ class ArmSearch(SearchResult):
         return next((trial for trial in self.trials if trial.whole and trial.params == self.best), None)
 
     @property
+    def diverged_at(self) -> float | None:
+        """Least factor above the base rate that was found at which a run diverged; None where none did."""
+        lr = self.best.get("lr", 0.0)
+        lost = [t.params["lr"] / lr for t in self.trials if t.result is not None and t.result.status == "diverged"]
+        return min((factor for factor in lost if factor > 1), default=None)
+
+    @property
     def improved(self) -> frozenset[int]:
         """Numbers of the trials that were the best so far when they ended, among those measured whole."""
         best, found = float("inf"), set()

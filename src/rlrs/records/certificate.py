@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from rlrs.files import write_atomic
-from rlrs.records.frozen import Loss, Record, RecordError, Value, Whole, first_problem, read_plain
-from rlrs.records.results import Scalar, StudyIdentity, checksum
+from rlrs.records.checked import read_checked, write_checked
+from rlrs.records.frozen import Loss, Record, Value, Whole
+from rlrs.records.results import Scalar, Spent, StudyIdentity
 from rlrs.settings import Arm
 
 CERTIFICATE_SCHEMA = 1
@@ -110,6 +109,8 @@ class LadderCost(Record):
     allowed: float = Field(gt=0)
     steps: Whole
     """Of all its runs, those of the proxy's search apart."""
+    spent: Spent | None = None
+    """The same in other units; None in certificates that are older."""
 
 
 class PredictionCheck(Record):
@@ -164,9 +165,7 @@ class Certificate(Record):
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
     """Write certificate.json in one step, with the checksum of its content."""
-    plain = certificate.to_plain()
-    plain["checksum"] = checksum(plain)
-    write_atomic(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    write_checked(path, certificate)
 
 
 def read_certificate(path: Path) -> Certificate:
@@ -176,19 +175,4 @@ def read_certificate(path: Path) -> Certificate:
         RecordError: the file is damaged, was changed, or is of another version; one line with file and place.
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
-    try:
-        plain = read_plain(data)
-        if not isinstance(plain, dict) or plain.get("schema") != CERTIFICATE_SCHEMA:
-            raise RecordError(f"{path}: is no certificate of schema {CERTIFICATE_SCHEMA}; {_REMEDY}")
-        stored = plain.pop("checksum", None)
-        certificate = Certificate.model_validate(plain)
-    except ValidationError as error:
-        raise RecordError(f"{path}: damaged: {first_problem(error)}; {_REMEDY}") from None
-    except RecordError:
-        raise
-    except ValueError as error:
-        raise RecordError(f"{path}: damaged: {error}; {_REMEDY}") from None
-    if stored != checksum(plain):
-        raise RecordError(f"{path}: does not go with its checksum: it was changed after it was written; {_REMEDY}")
-    return certificate
+    return read_checked(path, Certificate, CERTIFICATE_SCHEMA, "certificate", _REMEDY)

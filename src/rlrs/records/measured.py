@@ -85,6 +85,27 @@ class ArmLosses(Record):
     per_seed: Annotated[tuple[Loss | None, ...], Field(min_length=2)]
 
 
+class Unstable(Record):
+    """Full-length runs of one arm that did not end as its others did."""
+
+    runs: int = Field(ge=1, le=10**6)
+    """All of the arm."""
+    diverged: tuple[Whole, ...] = ()
+    """Seeds of those that diverged."""
+    outliers: tuple[Whole, ...] = ()
+    """Seeds of those that ended far above the arm's median: `rlrs.comparison.judging.far`."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of both kinds."""
+        return (*self.diverged, *self.outliers)
+
+    @property
+    def share(self) -> float:
+        """Of the runs, from 0 to 1."""
+        return len(self.seeds) / self.runs
+
+
 class GeneralText(Record):
     """What runs did to the loss on general text, nats per token."""
 
@@ -146,6 +167,8 @@ class Comparison(Record):
     winner_speed_up: dict[Arm, SpeedUp] = Field(default_factory=dict)
     """The same of the arm that was decided for against simpler ones, where it is neither `rlrs` nor `uniform`."""
     decision: Decision
+    unstable: dict[Arm, Unstable] = Field(default_factory=dict)
+    """Arm -> its runs that diverged or ended far above its others; empty in results that are older."""
     general: GeneralText | None = None
     """None where general text was not watched."""
     stopping: Stopping | None = None

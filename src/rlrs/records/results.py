@@ -78,6 +78,11 @@ class Spent(Record):
 
     steps: Whole
     tokens: Whole
+    """0 where they are not known."""
+    flops: float | None = Field(default=None, ge=0, le=1e30)
+    """Of runs of several sizes; None where all are of one, whose FLOPs a token are known."""
+    seconds: float | None = Field(default=None, ge=0, le=1e12)
+    """Of the same runs, one after another."""
 
 
 class Cost(Record):
@@ -86,6 +91,8 @@ class Cost(Record):
     search: Spent
     transfer: Spent
     comparison: Spent
+    ladder: Spent | None = None
+    """None for a study without one, and in results that are older."""
 
 
 class Results(Record):

@@ -75,6 +75,19 @@ class Trial(Proposal):
         return self.prediction.error if self.prediction is not None and not self.measured else 0.0
 
 
+class Stability(Record):
+    """How near to the edge of stability the answer of a search was tried."""
+
+    factor: float = Field(gt=1)
+    """Times the answer's base rate."""
+    seeds: int = Field(ge=1)
+    """Fresh ones."""
+    stable: bool
+    """Whether every run there ended near the answer's own score."""
+    retreats: int = Field(ge=0)
+    """Times that the answer gave way to a smaller base rate before."""
+
+
 class SearchResult(Record):
     """What a search ends with."""
 
@@ -88,3 +101,5 @@ class SearchResult(Record):
     """Batches, or sweeps over all parameters, as the method counts."""
     trials: tuple[Trial, ...] = ()
     """All of them, in order."""
+    stability: Stability | None = None
+    """None where it was not tried."""

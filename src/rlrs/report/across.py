@@ -12,7 +12,7 @@ from rlrs.report import text
 from rlrs.report.curves import ReportError
 from rlrs.report.drawing import Panel, line, markers, plot
 from rlrs.report.origins import Sources
-from rlrs.report.page import read_compared
+from rlrs.report.page import read_head
 from rlrs.report.palette import MUTED, arm_look
 from rlrs.report.rendering import render
 from rlrs.report.summary import Head
@@ -57,7 +57,7 @@ def write_across(study_folders: Sequence[str | Path], path: str | Path, language
     if len({folder.resolve() for folder in folders}) < len(folders):
         twice = next(f for f in folders if [g.resolve() for g in folders].count(f.resolve()) > 1)
         raise ReportError(f"{twice}: named twice; a study counts once")
-    heads = [Head(read_compared(folder), words) for folder in folders]
+    heads = [read_head(folder, words) for folder in folders]
     names = _names(heads, folders)
     p_values = holm({name: p for name, head in zip(names, heads, strict=True) if (p := _p_value(head)) is not None})
     rows = [

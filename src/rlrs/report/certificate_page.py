@@ -13,12 +13,15 @@ from rlrs.records import Certificate, Estimate, RecordError, read_certificate
 from rlrs.report import text
 from rlrs.report.curves import ReportError
 from rlrs.report.wording import Wording
+from rlrs.words import Language
 
-FATES = {"carry": "Carry", "rescale": "Rescale", "drop": "Drop"}
 
+def write_certificate_page(study_folder: str | Path, language: Language = "en") -> Path:
+    """Write `certificate.html`, or `certificate.ja.html`, from a study's `certificate.json`.
 
-def write_certificate_page(study_folder: str | Path) -> Path:
-    """Write `certificate.html` from a study's `certificate.json`.
+    Args:
+        study_folder: the run directory.
+        language: `en` or `ja`.
 
     Returns:
         Path of the page.
@@ -35,43 +38,46 @@ def write_certificate_page(study_folder: str | Path) -> Path:
         ) from None
     except RecordError as error:
         raise ReportError(str(error)) from None
-    path = folder / "certificate.html"
-    write_atomic(path, _render(certificate))
+    path = folder / ("certificate.html" if language == "en" else f"certificate.{language}.html")
+    write_atomic(path, _render(certificate, Wording(language)))
     return path
 
 
-def _render(certificate: Certificate) -> str:
-    wording = Wording("en")
+def _render(certificate: Certificate, words: Wording) -> str:
     loader = jinja2.PackageLoader("rlrs.report")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        nats=_span(text.nats),
-        difference=_span(lambda value: text.difference(value, 3)),
-        percent=_span(lambda value: text.percent(value, 0)),
-        rate=_span(text.rate),
+        nats=_span(text.nats, words),
+        difference=_span(lambda value: text.difference(value, 3), words),
+        percent=_span(lambda value: text.percent(value, 0), words),
+        rate=_span(text.rate, words),
         count=text.count,
         value=lambda value: text.number(value, ".4g"),
         loss=text.nats,
-        arm_name=wording.arm,
-        component_name=wording.component,
+        arm_name=words.arm,
+        component_name=words.component,
+        recorded=words.recorded,
     )
+    environment.globals.update(t=words, w=words)
     return environment.get_template("certificate.html.j2").render(
         style=Markup(loader.get_source(environment, "style.css")[0]),
         c=certificate,
-        fates=FATES,
+        language=words.language,
         means=_means(certificate),
     )
 
 
-def _span(shown: Any) -> Any:
+def _span(shown: Any, words: Wording) -> Any:
     """A filter for an estimate: its value and interval, each as `shown` writes it."""
 
     def write(estimate: Estimate | None) -> str:
         if estimate is None:
             return text.NONE
-        return f"{shown(estimate.value)} ({shown(estimate.low)} to {shown(estimate.high)})"
+        return words(
+            "again.number", value=shown(estimate.value), range=words.span(shown(estimate.low), shown(estimate.high))
+        )
 
     return write
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rlrs.comparison import read_results
+from rlrs.comparison import read_results, refutation_sentence
 from rlrs.files import write_atomic
 from rlrs.messages import shown
 from rlrs.ratios import Ratio, Ratios
-from rlrs.records import ArmSearch, Recipe, RecordError, Results
-from rlrs.report import figures, trial_figures, tuning
+from rlrs.records import (
+    REFUTATIONS_FILE,
+    ArmSearch,
+    Interval,
+    Recipe,
+    RecordError,
+    Refutation,
+    Results,
+    read_refutations,
+)
+from rlrs.report import figures, text, trial_figures, tuning
 from rlrs.report.curves import LossCurve, ReportError, read_curves
 from rlrs.report.drawing import ended
 from rlrs.report.limits import budgets, limits
@@ -23,7 +32,7 @@ from rlrs.report.units import unit_rows
 from rlrs.report.wording import Wording
 from rlrs.schedules import BaseSchedule
 from rlrs.settings import Arm
-from rlrs.words import Language
+from rlrs.words import LANGUAGES, Language
 from rlrs.yaml_files import dump_yaml
 
 PLAIN = Recipe(lr=1.0)
@@ -47,13 +56,35 @@ def write_report(study_folder: str | Path, language: Language = "en", path: str 
         ReportError: results.json or a run's metrics are missing or cannot be used.
     """
     folder, words = Path(study_folder), Wording(language)
-    results = read_compared(folder)
-    assert results.comparison is not None
-    curves = read_curves(folder, results.comparison.runs)
-    page = render("report.html.j2", words, Sources(folder / "results.json"), **_report(results, curves, words))
+    head = read_head(folder, words)
+    curves = read_curves(folder, head.comparison.runs)
+    page = render("report.html.j2", words, Sources(folder / "results.json"), **_report(head, curves))
     path = folder / ("report.html" if language == "en" else f"report.{language}.html") if path is None else Path(path)
     write_atomic(path, page)
     return path
+
+
+def rewrite_reports(study_folder: str | Path) -> None:
+    """Write a study's page anew in every language that it is there in."""
+    for language in LANGUAGES:
+        name = "report.html" if language == "en" else f"report.{language}.html"
+        if (Path(study_folder) / name).exists():
+            write_report(study_folder, language)
+
+
+def read_head(folder: Path, words: Wording) -> Head:
+    """The head of a study's page, with what became of its claims on fresh seeds.
+
+    Raises:
+        ReportError: results.json is missing, or it or refutations.json cannot be used.
+    """
+    try:
+        again = read_refutations(folder / REFUTATIONS_FILE).refutations
+    except FileNotFoundError:
+        again = ()
+    except RecordError as error:
+        raise ReportError(str(error)) from None
+    return Head(read_compared(folder), words, again)
 
 
 def read_compared(folder: Path) -> Results:
@@ -149,9 +180,9 @@ def _found_with(ratios: Ratios, size: Literal["proxy", "target"] | None) -> tupl
     return recipe.base_schedule(steps), rate
 
 
-def _report(results: Results, curves: Sequence[LossCurve], words: Wording) -> dict[str, Any]:
+def _report(head: Head, curves: Sequence[LossCurve]) -> dict[str, Any]:
     """Everything that the page's template names."""
-    head = Head(results, words)
+    results, words = head.results, head.words
     config, comparison, winner = results.study.config, head.comparison, results.winner
     arms, recipe = list(comparison.losses), winner.recipe
     rate = recipe.target_lr or recipe.lr
@@ -172,6 +203,8 @@ def _report(results: Results, curves: Sequence[LossCurve], words: Wording) -> di
         **_top(head),
         "units": unit_rows(head),
         "seeds": comparison.seeds,
+        "unstable": head.unstable,
+        "again": [_again_row(one, words) for one in head.refutations],
         "saved": head.saved,
         "saved_place": "speed_up" if head.arm == "rlrs" else "winner_speed_up",
         "saving_arm": head.arm,
@@ -209,6 +242,34 @@ def _top(head: Head) -> dict[str, Any]:
         "lead_terms": terms,
         "facts": head.facts(),
         "meeting": head.meeting(),
+    }
+
+
+def _again_row(refutation: Refutation, words: Wording) -> dict[str, Any]:
+    """One row per claim that was run again: what was said, what was measured, what that makes of it."""
+    claim, loss, saved = refutation.claim, refutation.loss, refutation.saved
+
+    def told(found: Interval | None, shown: Callable[[float], str]) -> str:
+        if found is None:
+            return text.NONE
+        return words("again.number", value=shown(found.mean), range=words.span(shown(found.low), shown(found.high)))
+
+    def share(value: float) -> str:
+        return text.percent(min(value, 1.0), 0)
+
+    return {
+        "arm": claim.arm,
+        "claim": words("again.claim", arm=words.arm(claim.arm), control=words.arm(claim.control)),
+        "cells": [
+            told(claim.loss, lambda value: text.difference(value, 3)),
+            told(None if loss is None else loss.fresh, lambda value: text.difference(value, 3)),
+            told(claim.saved, share),
+            told(None if saved is None else saved.fresh, share),
+            words.list([str(seed) for seed in refutation.seeds]),
+            str(refutation.environment.get("commit") or text.NONE)[:12],
+        ],
+        "upheld": words(f"refuting.upheld.{refutation.upheld}"),
+        "sentence": refutation_sentence(refutation, words),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlrs.files import write_atomic
-from rlrs.report.page import read_compared
+from rlrs.report.page import read_head
 from rlrs.report.snippet import snippet
 from rlrs.report.summary import Head
 from rlrs.report.wording import Wording
@@ -40,7 +40,7 @@ def write_summary(
         ReportError: a results.json is missing or cannot be used.
     """
     words = Wording(language)
-    heads = [(Path(folder), Head(read_compared(Path(folder)), words)) for folder in study_folders]
+    heads = [(Path(folder), read_head(Path(folder), words)) for folder in study_folders]
     if form == "json":
         plain = [_plain(folder, head) for folder, head in heads]
         said = json.dumps(plain if len(plain) > 1 else plain[0], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -113,6 +113,8 @@ def _plain(folder: Path, head: Head) -> dict[str, Any]:
         "arm": head.arm,
         "savings": savings,
         "seeds": list(head.comparison.seeds),
+        "unstable": {arm: own.to_plain() for arm, own in head.unstable.items()},
+        "refutations": [one.to_plain() for one in head.refutations],
         "steps": head.comparison.steps,
         "tokens": head.comparison.tokens,
         "tokens_per_active_parameter": head.comparison.tokens / size.active if size and size.active else None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlrs.comparison import Account, PaysOff, Verdict, account, judged_again, saving_shown
+from rlrs.comparison import Account, PaysOff, Verdict, account, judged_again, saving_shown, unstable
 from rlrs.comparison.savings import saved_by_winner
 from rlrs.comparison.seed_stopping import stopping
-from rlrs.records import Interval, Results, SpeedUp, Standing
+from rlrs.records import Interval, Refutation, Results, SpeedUp, Standing, Unstable
 from rlrs.report import text
 from rlrs.report.wording import Wording
 from rlrs.settings import Arm
@@ -56,10 +56,12 @@ class Head:
     Args:
         results: of the study, with a comparison.
         words: of the page's language.
+        refutations: claims of it that were run again on fresh seeds.
     """
 
-    def __init__(self, results: Results, words: Wording) -> None:
+    def __init__(self, results: Results, words: Wording, refutations: Sequence[Refutation] = ()) -> None:
         assert results.comparison is not None
+        self.refutations = tuple(refutations)
         self.results, self.comparison, self.words = results, results.comparison, words
         self.judged = judged_again(results.comparison)
         self.winner: Arm = results.comparison.decision.winner
@@ -254,6 +256,15 @@ class Head:
         if saved is not None and saved.bootstrap is not None and saved.bound != "lower":
             ends = words.between(*saved.bootstrap, text.digits_for(*saved.bootstrap))
             said.append(words(f"facts.sure.bootstrap.{'agrees' if saved.agrees else 'differs'}", ends=ends))
+        said += [
+            words(
+                "facts.sure.again",
+                seeds=words("refuting.fresh", n=len(one.seeds)),
+                upheld=words(f"refuting.upheld.{one.upheld}"),
+            )
+            for one in self.refutations
+            if (one.claim.arm, one.claim.control) == (self.arm, self.fair)
+        ]
         return words.sentences(*said)
 
     def _costs(self) -> str:
@@ -261,10 +272,11 @@ class Head:
         runs = {name: self.account.in_runs(spent) for name, spent in stages.items()}
         whole = self.account.in_runs(total)
         if whole is None or any(value is None for value in runs.values()):
-            steps = {name: text.count(spent.steps) for name, spent in stages.items()}
-            said = [words("facts.costs.steps", **steps)]
+            amounts = {name: text.count(spent.steps) for name, spent in stages.items()}
+            said = [words("facts.costs.steps", parts=self._parts("steps_of", amounts))]
         else:
-            said = [words("facts.costs.runs", whole=f"{whole:.2g}", **{n: f"{value:.2g}" for n, value in runs.items()})]
+            amounts = {name: f"{value:.2g}" for name, value in runs.items()}
+            said = [words("facts.costs.runs", whole=f"{whole:.2g}", parts=self._parts("runs_of", amounts))]
         if total.hours is not None:
             processes = self.results.environment.get("processes")
             beside = processes if isinstance(processes, int) and processes > 0 else 1
@@ -274,6 +286,10 @@ class Head:
             money, hours = words.money(total.money, machine.currency), words.duration(3600 * total.machine_hours)
             said.append(words("facts.costs.machine", money=money, hours=hours, machine=machine.name))
         return words.sentences(*said)
+
+    def _parts(self, unit: str, amounts: Mapping[str, str]) -> str:
+        """What each stage took, in a row."""
+        return self.words.list([self.words(f"facts.costs.{unit}.{n}", amount=value) for n, value in amounts.items()])
 
     def _pays(self) -> str:
         words = self.words
@@ -313,9 +329,29 @@ class Head:
         if self.winner == "uniform":
             return words.sentences(words("facts.risk.none"), *notes)
         saved = self.fair_saved
-        notes += self.bounds(self.winner)
+        notes += [*self._unstable(), *self.bounds(self.winner)]
         bound = [words("facts.risk.bound")] if saved is not None and saved.bound == "upper" else []
         return words.sentences(*notes, *bound, words("facts.risk.carry", times=self.times()), words("facts.risk.scale"))
+
+    def _unstable(self) -> list[str]:
+        """What is known of how near the winner is to the edge of stability; a sentence each."""
+        words, found, arm = self.words, self.results.arms[self.winner], self.words.way(self.winner)
+        own, said = self.unstable[self.winner], []
+        if own.outliers:  # an arm that diverged is in the verdict's notes
+            said.append(words("facts.risk.unstable", arm=arm, n=len(own.seeds), runs=own.runs))
+        if found.search is not None and found.search.stability is not None and not found.search.stability.stable:
+            said.append(words("facts.risk.answer", arm=arm, factor=f"{found.search.stability.factor:g}"))
+        if found.transfer is not None and (factor := found.transfer.diverged_at) is not None:
+            said.append(words("facts.risk.edge", arm=arm, factor=f"{factor:.3g}"))
+        return said
+
+    @property
+    def unstable(self) -> Mapping[Arm, Unstable]:
+        """Arm -> its unstable runs; made out here for results that are older."""
+        comparison = self.comparison
+        return comparison.unstable or {
+            arm: unstable(losses.per_seed, comparison.seeds) for arm, losses in comparison.losses.items()
+        }
 
     def bounds(self, arm: Arm) -> list[str]:
         """A sentence if an arm's search ended at a bound of its space."""

@@ -11,6 +11,7 @@ from rlrs.search.methods.response_surface import FIRST_MOVE
 from rlrs.search.methods.sampled import check_proposes, sampler_at
 from rlrs.search.pruning import Pruned
 from rlrs.search.space import Space
+from rlrs.search.stability import Margined
 from rlrs.settings import ConfigError, FidelityConfig, SearchConfig
 
 METHODS = ("response-surface", "local")
@@ -41,13 +42,14 @@ def make_method(space: Space, settings: SearchConfig, *, steps: int, window: int
     _check_options(settings)
     retests = settings.retest.points * settings.retest.seeds
     retests = retests if 4 * retests <= settings.trials else 0
-    budget = settings.trials - retests
+    stability = settings.stability
+    budget = settings.trials - retests - (stability.runs if stability else 0)
     fidelity = settings.fidelity
     verify = max(2, fidelity.verify) if fidelity else 0
     if budget - verify < 1:
         raise ConfigError(
-            f"search.trials={settings.trials} leaves no run to search with after {retests + verify} for "
-            "re-tests and verification"
+            f"search.trials={settings.trials} leaves no run to search with after {settings.trials - budget + verify} "
+            "for re-tests, stability and verification"
         )
     if fidelity is None:
         method = _pruned(_plain(space, settings, budget), settings, budget, steps, window)
@@ -61,6 +63,9 @@ def make_method(space: Space, settings: SearchConfig, *, steps: int, window: int
         method = LowFidelity(inner, space, None if short == steps else short, fidelity.width, verify)
     if retests:
         method = Retested(method, settings.retest.points, settings.retest.seeds, settings.seed)
+    if stability:
+        limits = stability.factor, stability.seeds, stability.retreats, stability.rise
+        method = Margined(method, *limits, settings.seed)
     return method
 
 

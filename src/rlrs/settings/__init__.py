@@ -21,14 +21,12 @@ from rlrs.settings.loading import (
 )
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig, HubConfig, LoraConfig, ModelConfig
+from rlrs.settings.searching import FidelityConfig, RetestConfig, SearchConfig, StabilityConfig
 from rlrs.settings.study import (
     Arm,
     ComparisonConfig,
     EngineConfig,
-    FidelityConfig,
-    RetestConfig,
     ScaleConfig,
-    SearchConfig,
     StudyConfig,
     TrainingConfig,
     TransferConfig,
@@ -57,6 +55,7 @@ __all__ = [
     "ScaleConfig",
     "SearchConfig",
     "Settings",
+    "StabilityConfig",
     "StudyConfig",
     "TrainerConfig",
     "TrainingConfig",

@@ -146,6 +146,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
                 del plain["trainer"][name]
     if "data" in plain and plain["data"].get("general", ...) is None:
         del plain["data"]["general"]
+    if plain.get("search", {}).get("stability", ...) is None:
+        del plain["search"]["stability"]
     if plain.get("transfer", {}).get("mode") == "unchanged":
         del plain["transfer"]["mode"]
     for scale in (plain.get("proxy"), plain.get("target")):

@@ -5,13 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlrs.comparison import SIMPLEST_FIRST
-from rlrs.records import ArmResult, Certificate, Recipe, Results, read_certificate, write_certificate
+from rlrs.records import (
+    ArmResult,
+    Certificate,
+    ModelSize,
+    Recipe,
+    Results,
+    RunResult,
+    Spent,
+    read_certificate,
+    write_certificate,
+)
 from rlrs.records.certificate import LadderCost, MeasuredRung, RungArm
 from rlrs.search import Point, SearchTask, Space, make_method, run_at
 from rlrs.search.space import AnySpec
@@ -43,7 +53,7 @@ def certified(stages: Stages, arms: Mapping[Arm, ArmResult], head: Results) -> C
     if path.exists() and (there := read_certificate(path)).ladder == key:
         return there
     before = not stages.store.has("target/")
-    climbed, steps = _climb(stages, plan, arms)
+    climbed, spent = _climb(stages, plan, arms)
     spaces = search_spaces(study, stages.kind.components())
     proxy = next(rung for rung in plan.rungs if rung.is_proxy)
     ladder = Ladder(
@@ -60,7 +70,7 @@ def certified(stages: Stages, arms: Mapping[Arm, ArmResult], head: Results) -> C
         ahead = forecast(ladder, study.transfer.mode)
     except ValueError as error:
         raise StudyError(f"ladder: {error}; start from a lower rate than search.lr={study.search.lr:g}") from None
-    certificate = _certificate(stages, plan, head, ladder, ahead, key, before, steps)
+    certificate = _certificate(stages, plan, head, ladder, ahead, key, before, spent)
     write_certificate(path, certificate)
     return certificate
 
@@ -114,8 +124,8 @@ class _Task:
 
 def _climb(
     stages: Stages, plan: LadderPlan, arms: Mapping[Arm, ArmResult]
-) -> tuple[dict[str, dict[Arm, Climbed]], int]:
-    """Search all arms on all rungs, then measure what was found on fresh seeds; and the steps that it took."""
+) -> tuple[dict[str, dict[Arm, Climbed]], Spent]:
+    """Search all arms on all rungs, then measure what was found on fresh seeds; and what that took."""
     tasks = [_task(stages, plan, rung, arm, found) for rung in plan.rungs for arm, found in arms.items()]
     searches = {task.name: task.task for task in tasks if not task.rung.is_proxy}
     most = dict.fromkeys(searches, plan.trials)
@@ -141,9 +151,28 @@ def _climb(
     climbed: dict[str, dict[Arm, Climbed]] = {rung.name: {} for rung in plan.rungs}
     for (rung, arm), own in found.items():
         climbed[rung][arm] = Climbed(own.trials, own.best, tuple(losses[rung, arm]))
-    ended = [trial.result for result in results.values() for trial in result.trials]
-    spent = sum(result.steps for result in ended if result is not None)
-    return climbed, spent + sum(result.steps for _, result in done.values())
+    rungs = {rung.name: rung for rung in plan.rungs}
+    ended = [
+        (rungs[name.split("/")[2]], searches[name].spec(trial.params), trial.result)
+        for name, result in results.items()
+        for trial in result.trials
+        if trial.result is not None
+    ]
+    ended += [(rungs[rung], spec, result) for (rung, _, _), (spec, result) in done.items()]
+    return climbed, _spent(stages, ended)
+
+
+def _spent(stages: Stages, ended: Iterable[tuple[PlannedRung, AnySpec, RunResult]]) -> Spent:
+    """What runs of several sizes took together."""
+    sizes: dict[str, ModelSize] = {}
+    steps, tokens, flops, seconds = 0, 0, 0.0, 0.0
+    for rung, spec, result in ended:
+        size = sizes.setdefault(rung.name, stages.kind.size(rung.scale))
+        steps += result.steps
+        tokens += result.steps * (size.tokens // size.steps)
+        flops += stages.kind.flops(spec, result.steps)
+        seconds += result.seconds
+    return Spent(steps=steps, tokens=tokens, flops=flops or None, seconds=seconds or None)
 
 
 def _task(stages: Stages, plan: LadderPlan, rung: PlannedRung, arm: Arm, found: ArmResult) -> _Task:
@@ -156,6 +185,7 @@ def _task(stages: Stages, plan: LadderPlan, rung: PlannedRung, arm: Arm, found: 
     settings = study.search.model_copy(
         update={
             **{"trials": plan.trials, "fidelity": None, "prune": 0.0, "retest": RetestConfig(points=0)},
+            "stability": None,
             **{"max_steps": None, "max_flops": None, "max_hours": None},
         }
     )
@@ -210,7 +240,7 @@ def _certificate(
     ahead: Forecast,
     key: str,
     before: bool,
-    steps: int,
+    spent: Spent,
 ) -> Certificate:
     study = stages.study
     assert study.ladder is not None
@@ -224,7 +254,7 @@ def _certificate(
         mode=study.transfer.mode,
         level=LEVEL,
         before_target=before,
-        cost=LadderCost(share=plan.share, allowed=study.ladder.share, steps=steps),
+        cost=LadderCost(share=plan.share, allowed=study.ladder.share, steps=spent.steps, spent=spent),
         seeds=tuple(range(first, first + study.ladder.seeds)),
         rungs=tuple(_measured(stages, *rung) for rung in zip(plan.rungs, ladder.climbed, strict=True)),
         axes=ahead.axes.names,

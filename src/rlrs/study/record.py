@@ -10,6 +10,7 @@ from rlrs.comparison import FACTORS, read_results
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import (
     ArmResult,
+    Certificate,
     Comparison,
     Cost,
     Models,
@@ -71,7 +72,9 @@ def page_is_newer(folder: Path) -> bool:
     return page.exists() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
-def cost(models: Models, arms: Mapping[Arm, ArmResult], comparison: Comparison) -> Cost:
+def cost(
+    models: Models, arms: Mapping[Arm, ArmResult], comparison: Comparison, certificate: Certificate | None = None
+) -> Cost:
     """Training steps and tokens that each stage took, runs that were killed half-way not counted."""
 
     def spent(steps: int, size: ModelSize) -> Spent:
@@ -81,6 +84,7 @@ def cost(models: Models, arms: Mapping[Arm, ArmResult], comparison: Comparison) 
         search=spent(sum(arm.search.steps for arm in arms.values() if arm.search), models.proxy),
         transfer=spent(sum(arm.transfer.steps for arm in arms.values() if arm.transfer), models.target),
         comparison=spent(sum(run.steps for run in comparison.runs), models.target),
+        ladder=None if certificate is None else certificate.cost.spent,
     )
 
 

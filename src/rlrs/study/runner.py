@@ -52,7 +52,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
     check_places(study)
     if until == "certificate" and study.ladder is None:
         raise ConfigError("ladder is missing: a certificate needs ladder.sizes and ladder.horizons")
-    with _kind_of_runs(study, folder, progress) as (study, kind):
+    with kind_of_runs(study, folder, progress) as (study, kind):
         identity = StudyIdentity(
             name=study.name,
             config=kept(study, {}),
@@ -84,7 +84,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                     return results
                 arms = stages.transfer(at_target(stages, certificate, arms))
                 comparison = stages.comparison(arms)
-        results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison))
+        results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison, certificate))
         _keep(study, results, certificate, folder, partial(kind.made_out, study.target))
         if until == "report":
             _report(folder, progress)
@@ -126,8 +126,17 @@ def _report(folder: Path, progress: StudyProgress) -> None:
 
 
 @contextmanager
-def _kind_of_runs(study: StudyConfig, folder: Path, progress: StudyProgress) -> Iterator[tuple[StudyConfig, RunKind]]:
-    """Hold the run directory; the study as it is trained, and its kind of runs."""
+def kind_of_runs(study: StudyConfig, folder: Path, progress: StudyProgress) -> Iterator[tuple[StudyConfig, RunKind]]:
+    """Hold the run directory; the study as it is trained, and its kind of runs.
+
+    Args:
+        study: settings, resolved.
+        folder: the run directory.
+        progress: is told what happens.
+
+    Raises:
+        StudyError: the folder is another study's, or another process is at work in it; rates that are not real.
+    """
     if study.trainer is not None:
         with held(study, folder):
             kind = own_runs(study, folder, progress)

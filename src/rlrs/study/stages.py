@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -16,7 +16,6 @@ from rlrs.records import ArmResult, ArmSearch, Comparison, Recipe, RunResult, Se
 from rlrs.search import (
     Bracket,
     Engine,
-    EngineError,
     Point,
     SearchTask,
     TrialStore,
@@ -33,14 +32,13 @@ from rlrs.study.kinds import RunKind
 from rlrs.study.ladder import width_growth
 from rlrs.study.record import looked_at
 from rlrs.study.spaces import search_spaces
+from rlrs.study.whole_runs import WholeRuns, spoken
 from rlrs.transfer import carried
-
-K = TypeVar("K", bound=tuple[Any, ...])
 
 log = logging.getLogger("rlrs.study")
 
 
-class Stages:
+class Stages(WholeRuns):
     """The stages that train, on one engine."""
 
     def __init__(
@@ -52,14 +50,8 @@ class Stages:
         store: TrialStore,
         progress: StudyProgress,
     ) -> None:
-        self.study, self.folder, self.kind = study, folder, kind
-        self.engine, self.store, self.progress = engine, store, progress
-
-    def begin(self, name: str, steps: int, searches: Mapping[str, int] | None = None) -> Callable[[int], None]:
-        """A stage of so many steps at most begins; what is called with the engine's steps while it lasts."""
-        self.progress.stage(name, steps, searches=searches and {_spoken(s): most for s, most in searches.items()})
-        before = self.engine.steps
-        return lambda done: self.progress.tick(done - before)
+        super().__init__(folder, engine, progress)
+        self.study, self.kind, self.store = study, kind, store
 
     def tune(
         self, searches: Mapping[str, SearchTask], where: str, tick: Callable[[int], None]
@@ -77,7 +69,7 @@ class Stages:
 
         def on_trial(name: str, trial: Trial, spec: AnySpec, found: bool) -> None:
             steps = trial.result.steps if trial.result is not None else 0
-            self.progress.trial(_spoken(name), trial, self.kind.flops(spec, steps), found=found)
+            self.progress.trial(spoken(name), trial, self.kind.flops(spec, steps), found=found)
 
         results = tune(searches, self.engine, self.store, tick, on_trial)
         for name, result in results.items():
@@ -155,7 +147,7 @@ class Stages:
             searches[name] = SearchTask(
                 Bracket("lr", start, settings.multiplier, settings.trials),
                 spec,
-                self._run_folder,
+                self.run_folder,
                 identity=self.identity({"lr": start}),
                 limits={"trials": settings.trials},
             )
@@ -217,34 +209,6 @@ class Stages:
                     specs[arm, seed, horizon] = self._target_spec(found, seed, rate, steps)
         return self.train_all("comparison", specs)
 
-    def train_all(self, stage: str, specs: Mapping[K, AnySpec]) -> dict[K, tuple[AnySpec, RunResult]]:
-        """Train runs to their ends, with their files kept, and with a validation loss.
-
-        Args:
-            stage: its name.
-            specs: runs by arm, seed and what else tells them apart.
-
-        Raises:
-            EngineError: a run that was given up: pairs cannot do without it.
-        """
-        tick = self.begin(stage, sum(spec.steps for spec in specs.values()))
-        for key, spec in specs.items():
-            self.engine.submit(key, spec, self._run_folder(spec))
-        done: dict[Any, RunResult] = {}
-        while self.engine.pending:
-            ended = self.engine.next(tick)
-            assert ended is not None, "it waits as long as it takes"
-            key: Any = ended[0]
-            done[key] = ended[1]
-            if done[key].status == "failed":
-                # A search can do without a run; a comparison of pairs cannot.
-                spec, names = specs[key], ", ".join(part for part in key if isinstance(part, str))
-                raise EngineError(
-                    f"run {spec.id} of the {stage} (arm {names}, seed {spec.seed}): {done[key].reason}; "
-                    "finished runs are kept, and the same command tries it again"
-                )
-        return {key: (spec, done[key]) for key, spec in specs.items()}
-
     def identity(self, first: Point) -> dict[str, Any]:
         """What decides the course of a search from a point: a database refuses to go on with another."""
         study = changing(self.study, {**CHANGES_NO_RESULT, "name": True, "comparison": True, "ladder": True})
@@ -259,18 +223,10 @@ class Stages:
             "code": {"rlrs": rlrs.__version__, "torch": torch.__version__.partition("+")[0]},
         }
 
-    def _run_folder(self, spec: AnySpec) -> Path:
-        return self.folder / "runs" / spec.id
-
 
 def _growing(section: str) -> set[str]:
     """The settings of a section of which a study may be given more."""
     return {name.removeprefix(f"{section}.") for name in MAY_GROW if name.startswith(f"{section}.")}
-
-
-def _spoken(search: str) -> str:
-    """A search's name as it is shown, `target/ARM` or `ladder/ARM/RUNG`: without the hash that its record has."""
-    return "/".join(search.split("/")[: 3 if search.startswith("ladder/") else 2])
 
 
 def by_arm(results: Mapping[str, SearchResult]) -> dict[str, SearchResult]:

@@ -163,7 +163,7 @@ def sentence(gains: Mapping[Arm, Estimate], saved: Mapping[Arm, Estimate], order
         return "Not known: too few rungs were measured for a forecast of the gain."
     unsure: list[Arm] = [control for control in known if gains[control].low <= 0]
     least = unsure[0] if unsure else min(known, key=lambda control: gains[control].value)
-    gain, control = gains[least], _CONTROLS[least]
+    gain, control = gains[least], _CONTROLS.get(least, least)
     span = f"{gain.low:+.3f} to {gain.high:+.3f} nats"
     if not unsure:
         steps = f", for {saved[least].low:.0%} to {saved[least].high:.0%} fewer steps" if least in saved else ""
