@@ -7,7 +7,7 @@ from sample_results import results
 
 from rlrs.comparison import Quantity, account
 from rlrs.comparison.savings import saved_by_winner
-from rlrs.records import SpeedUp
+from rlrs.records import SpeedUp, Spent
 from rlrs.settings import MachineConfig
 
 MACHINE = {"price_per_hour": 36.0, "currency": "EUR", "flops_per_second": 1e6}
@@ -29,6 +29,15 @@ def test_flops_hours_and_money_follow_from_tokens():
     assert got.total.flops == pytest.approx(3 * 1.92e7)
     assert got.total.steps is None
     assert got.in_runs(got.total) == pytest.approx(1.5)
+
+
+def test_a_ladder_is_a_part_of_what_a_study_cost():
+    found = results("rlrs")
+    ladder = Spent(steps=50, tokens=3200, flops=1e7, seconds=36.0)
+    got = account(found.model_copy(update={"cost": found.cost.model_copy(update={"ladder": ladder})}))
+    assert list(got.stages) == ["search", "ladder", "transfer", "comparison"]
+    assert got.stages["ladder"].hours == 0.01
+    assert got.total.flops == pytest.approx(3 * 1.92e7 + 1e7)
 
 
 def test_without_a_described_machine_there_is_no_money():

@@ -9,6 +9,7 @@ from rlrs.cli import main
 from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
 from rlrs.records import RecordError, read_certificate
+from rlrs.report import write_certificate_page
 from rlrs.settings import ConfigError, StudyConfig, load_study
 from rlrs.study import plan, resolve
 from rlrs.study.ladder import plan_ladder
@@ -88,6 +89,11 @@ def test_what_is_said_before_the_target_stays_and_the_truth_stands_beside_it(cer
     assert check.measured == measured
     assert check.predicted == certificate.arms["rlrs"].loss
     assert check.inside == (check.predicted.low <= measured <= check.predicted.high)
+    spent = read_results(folder / "results.json").cost.ladder
+    assert (spent.steps, spent) == (certificate.cost.steps, certificate.cost.spent)
+    page = write_certificate_page(folder, "ja").read_text()
+    assert "実際の結果" in page
+    assert "相対スケジュールの最終損失（nat/トークン）" in page
     page = (folder / "certificate.html").read_text()
     assert "What came out" in page
     assert "final loss of rlrs" in page
