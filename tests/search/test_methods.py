@@ -195,7 +195,11 @@ def test_every_setting_that_is_accepted_has_a_search_that_runs_and_ends(
             "search.options: response-surface has no 'step'; it has first_move",
         ),
         ("response-surface", {"options": {"first_move": 1}}, "search.options.first_move: should be a factor above 1"),
-        ("bayes", {}, "search.method: no method 'bayes'; there are response-surface, local, or an Optuna sampler"),
+        (
+            "bayes",
+            {},
+            "search.method: no method 'bayes'; there are response-surface, local, learned, or an Optuna sampler",
+        ),
         ("gp", {}, "by its import path, as optuna.samplers.GPSampler"),
         ("no.such.Sampler", {}, "search.method: cannot import 'no.such.Sampler'"),
         ("optuna.study.Study", {}, "'optuna.study.Study' is no Optuna sampler"),

@@ -245,7 +245,8 @@ def _places(cls: type[BaseModel], at: str = "") -> Iterator[str]:
     """All settings below a class of settings, by their places."""
     for name, field in cls.model_fields.items():
         yield f"{at}{name}"
-        for option in _classes(field.annotation):
+        # What `search.prior` is looked up as is no place where a setting is written.
+        for option in _classes(field.annotation) if name != "prior" else ():
             yield from _places(option, f"{at}{name}.")
 
 
