@@ -2,7 +2,7 @@
 
     python -m benchmarks.learned_step
 
-One thread. Blocks of ten steps of two runs of one spec take turns; a ratio is of the two blocks' times. Nothing is
+One thread. Blocks of five steps of two runs of one spec take turns; a ratio is of the two blocks' times. Nothing is
 written by either.
 """
 
@@ -20,7 +20,8 @@ from rlrs.settings import ModelConfig, TrainingConfig
 from rlrs.training import RunSpec, StopFlag, World
 from rlrs.training.loop import Loop
 
-BLOCK, ROUNDS = 10, 25
+BLOCK, ROUNDS = 5, 15
+OPTIMIZERS = ("adamw", "muon")
 MODELS = {
     "dense, d=32, 2 blocks": (ModelConfig(d_model=32, n_layers=2, n_heads=2), 64),
     "dense, d=64, 4 blocks": (ModelConfig(d_model=64, n_layers=4, n_heads=4), 128),
@@ -58,7 +59,7 @@ def start(model: ModelConfig, length: int, optimizer: str, *, learns: bool) -> L
 
 
 def block(run: Loop) -> None:
-    """Ten steps."""
+    """Some steps."""
     for _ in range(BLOCK):
         run._train_step(log=False)
 
@@ -67,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for name, (model, length) in MODELS.items():
-        for optimizer in ("adamw", "muon"):
+        for optimizer in OPTIMIZERS:
             on, off = (start(model, length, optimizer, learns=learns) for learns in (True, False))
             block(on), block(off)
             ratios = paired(lambda on=on: block(on), lambda off=off: block(off), ROUNDS)

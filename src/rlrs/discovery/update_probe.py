@@ -23,6 +23,8 @@ class UpdateProbe:
         self._weights: list[Tensor] = []
         self._owners: list[int] = []
         self._shares: list[float] = []
+        self._simple = False
+        self._sums: tuple[Tensor, Tensor] | None = None
         self._moved = False
 
     def bind(self, names: Sequence[str], weights: Sequence[Tensor], owners: Sequence[int], ranks: int) -> None:
@@ -41,6 +43,9 @@ class UpdateProbe:
         ]
         self.names, self._weights, self._owners = list(names), list(weights), list(owners)
         self._shares = [_pieces(weight) / ranks for weight in weights]
+        # On one device by themselves, tensors need no look at how they are divided: that is most of the time it takes.
+        self._simple = all(map(_is_simple, weights))
+        self._sums: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def before_step(self, count: int) -> Tensor | None:
@@ -49,9 +54,13 @@ class UpdateProbe:
         It is what the loss falls, to first order, per unit of natural log of the component's rate. From then on
         `updates` are the weights, until `after_step`.
         """
-        weights, updates = [_local(w) for w in self._weights], [_local(u) for u in self.updates]
+        weights, updates = self._parts()
         alignment_K = None
-        if self._moved:
+        if self._moved and self._simple and all(w.grad is not None and _is_simple(w.grad) for w in weights):
+            pairs = zip(weights, updates, strict=True)
+            dots = [torch.dot(w.grad.view(-1), u.view(-1)) for w, u in pairs if w.grad is not None]
+            alignment_K = self._sum(range(len(dots)), dots, count)
+        elif self._moved:
             pairs = [
                 (i, _local(w.grad), u)
                 for i, (w, u) in enumerate(zip(self._weights, updates, strict=True))
@@ -65,7 +74,7 @@ class UpdateProbe:
     @torch.no_grad()
     def after_step(self) -> None:
         """The step is done: what it has changed is kept."""
-        updates, weights = [_local(u) for u in self.updates], [_local(w) for w in self._weights]
+        weights, updates = self._parts()
         torch._foreach_sub_(updates, weights)  # pyright: ignore[reportPrivateImportUsage]
         self._moved = True
 
@@ -97,18 +106,35 @@ class UpdateProbe:
         """Whether `updates` are those of a step."""
         return self._moved
 
+    def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What this rank holds of weights and updates."""
+        if self._simple:
+            return self._weights, self.updates
+        return [_local(w) for w in self._weights], [_local(u) for u in self.updates]
+
     def _sum(self, at: Sequence[int], values: Sequence[Tensor], count: int) -> Tensor:
         """Sums by component of values of tensors, of this rank's share of them."""
         device = _local(self._weights[0]).device if self._weights else torch.device("cpu")
         sums_K = torch.zeros(count, dtype=torch.float64, device=device)
         if not values:
             return sums_K
-        shares = torch.tensor([self._shares[i] for i in at], dtype=torch.float64, device=device)
-        owners = torch.tensor([self._owners[i] for i in at], device=device)
+        whole = len(at) == len(self._owners)
+        if self._sums is not None and whole:
+            shares, owners = self._sums
+        else:
+            shares = torch.tensor([self._shares[i] for i in at], dtype=torch.float64, device=device)
+            owners = torch.tensor([self._owners[i] for i in at], device=device)
+            self._sums = (shares, owners) if whole else self._sums
         return sums_K.index_add_(0, owners, torch.stack(list(values)).double() * shares)
 
 
 _KEEP = torch.preserve_format
+
+
+def _is_simple(tensor: Tensor) -> bool:
+    """Whether a tensor is float32 numbers in one piece, all of them on this rank."""
+    whole = tensor.dtype == torch.float32 and not hasattr(tensor, "to_local")
+    return whole and tensor.layout == torch.strided and tensor.is_contiguous()
 
 
 def _local(tensor: Any) -> Tensor:
