@@ -15,7 +15,7 @@ LAYERS = [
     {"yaml_files"},
     {"ratios", "words"},
     {"param_groups", "lr_scheduler", "moments"},
-    {"verify", "_verify"},
+    {"verify", "_verify", "discovery"},
     {"integrations", "settings", "records", "runs"},
     {"models"},
     {"data", "training", "inspection", "environment"},

@@ -283,15 +283,23 @@ class RelativeLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Rates of all groups at the present step, optimizer by optimizer; a pure function of the step."""
-        values = factors(self.schedule, self._points, self.last_epoch)
+        values = self._values()
         rates: list[float | Tensor] = [base * values[index] for base, index in self._plan]
         for index, parts in self._sliced:
             # The fastest of its slices: the share of each in the update is then at most 1.
             rates[index] = self._plan[index][0] * max(values[part] for part in parts)
         return rates
 
+    def _values(self) -> list[float]:
+        """Every component's rate over the base peak rate at the present step, in the order of `_curves`."""
+        return factors(self.schedule, self._points, self.last_epoch)
+
     def _factors(self) -> dict[str, float]:
-        return dict(zip(self._curves, factors(self.schedule, self._points, self.last_epoch), strict=True))
+        return dict(zip(self._curves, self._values(), strict=True))
+
+    def _base_value(self) -> float:
+        """The base rate over its peak at the present step."""
+        return self._base_curve(self.last_epoch)
 
     def _relative_to_group(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Every ratio's factor in a group, as a share of the group's own, for the present step."""
@@ -342,7 +350,7 @@ class RelativeLR(LRScheduler):
 
     def _write_decays(self, groups: Sequence[dict[str, Any]]) -> None:
         """Keep `lr_i * weight_decay_i` at `lr_base * weight_decay`, where decay is independent of the ratio."""
-        base, values = self._base_curve(self.last_epoch), self._factors()
+        base, values = self._base_value(), self._factors()
         for index, decay in self._decays:
             factor = values[groups[index]["component"]]
             # A component at rate 0 is frozen: no finite decay would move it, and none is wanted.
@@ -393,13 +401,13 @@ class RelativeLR(LRScheduler):
         It is `lr_i(t) / lr_base(t)` in units of each group's own base peak rate, and its limit where both are 0 (after
         a schedule that ends at 0).
         """
-        base = self._base_curve(self.last_epoch)
+        base = self._base_value()
         limits = {component: self.ratios.get(component, BASE).knots[-2][1] for component in self._curves}
         return {c: factor / base if base else limits[c] for c, factor in self._factors().items()}
 
     def base_rate(self) -> float:
         """Present base rate: what a component with ratio 1 has (of the largest base rate, if groups differ)."""
-        return max(self._base.values()) * self._base_curve(self.last_epoch)
+        return max(self._base.values()) * self._base_value()
 
     def change(self, ratios: Ratios | Mapping[str, Any], peaks: Mapping[str, float]) -> None:
         """Go on from the present step with other ratios and base peak rates; they are written at once.

@@ -19,7 +19,7 @@ from rlrs.records.metrics_line import ComponentMetrics, MetricsLine, RouterMetri
 from rlrs.records.provenance import Provenance
 from rlrs.records.recipe import Recipe
 from rlrs.records.results import Cost, Models, ModelSize, Results, Spent, StudyIdentity, write_results
-from rlrs.records.run import Pruning, RunResult
+from rlrs.records.run import Learned, Learning, Pruning, RunResult
 from rlrs.records.trial import Prediction, Proposal, SearchResult, Trial
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "Estimate",
     "GeneralText",
     "Interval",
+    "Learned",
+    "Learning",
     "MetricsLine",
     "ModelSize",
     "Models",

@@ -38,6 +38,32 @@ class Pruning(Record):
         return math.fsum(window) / len(window)
 
 
+class Learning(Record):
+    """How the ratios of a run are learned while it goes on; see `rlrs.discovery.Hypergradient`."""
+
+    reach: float = Field(default=6.0, gt=0, le=1e3)
+    spread: float = Field(default=2.0, gt=0, le=1e6)
+    bound: float = Field(default=32.0, gt=1, le=1e4)
+    base: bool = False
+    """Learn the base rate as well."""
+    knots: dict[str, tuple[float, ...]]
+    """Component that learns -> progress of the knots that its ratio is fitted by; `(0,)` for one that is held."""
+
+
+class Learned(Record):
+    """What a run has learned: ratios for any other run, with the base that they go with."""
+
+    lr: float = Field(gt=0)
+    """Base peak rate."""
+    final_fraction: float = Field(ge=0, le=1)
+    ratios: dict[str, tuple[tuple[float, float], ...]]
+    """Component -> knots (progress, ratio), as `Ratio.knots`."""
+    deviations: dict[str, tuple[float, ...]]
+    """Component -> standard deviation of the natural log of each knot's ratio."""
+    residuals: dict[str, float]
+    """Component -> root mean square of log(learned rate / fitted rate) over the run."""
+
+
 class RunResult(Record):
     """How a run ended.
 
@@ -67,6 +93,8 @@ class RunResult(Record):
     """The step, counted from 1, that could not be used; None if finished."""
     reason: str | None = None
     """Why it diverged, was pruned or was given up, in words; None if finished."""
+    learned: Learned | None = None
+    """Ratios that the run has learned; None for a run that was to learn none, or was not finished."""
     rungs: tuple[tuple[int, float], ...] = ()
     """Pairs (step, windowed training loss) of the rungs that the run came to; see `Pruning`."""
 

@@ -7,7 +7,7 @@ import math
 from pydantic import Field
 
 from rlrs.records.frozen import Record
-from rlrs.records.run import Pruning, RunResult
+from rlrs.records.run import Learning, Pruning, RunResult
 
 
 class Proposal(Record):
@@ -25,13 +25,15 @@ class Proposal(Record):
     """Of weights and data order; None for the search's."""
     prune: Pruning | None = None
     """When to end the run early; None to train it to its end."""
+    learn: Learning | None = None
+    """How the run learns its ratios, which begin at those of `params`; None for a run whose ratios are as they are."""
     memo: dict[str, float] = Field(default_factory=dict)
     """What the method notes down with a batch, and reads when it is asked for the next one."""
 
     @property
     def whole(self) -> bool:
-        """Whether its score is comparable with those of the search: full length, full width, the search's seed."""
-        return self.steps is None and self.width is None and self.seed is None
+        """Whether its score is comparable with those of the search: full length and width, its seed, given ratios."""
+        return self.steps is None and self.width is None and self.seed is None and self.learn is None
 
 
 class Prediction(Record):
@@ -79,7 +81,7 @@ class SearchResult(Record):
     """What a search ends with."""
 
     best: dict[str, float]
-    """The point found, with *all* its parameters; one that was trained whole."""
+    """The point found, with *all* its parameters; one that was trained whole, or learned in the one run there was."""
     score: float | None
     """Of that point's whole run, nats per token; None if no whole run finished."""
     reason: str

@@ -106,6 +106,11 @@ class Search:
         space: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
+        if method == "learned":
+            raise ConfigError(
+                "rlrs.Search: method='learned' trains runs of its own; in your loop, rlrs.discovery.LearnedLR learns "
+                "in one run"
+            )
         names = list(components)
         ratios = start if isinstance(start, Ratios) else Ratios(start)
         retest = RetestConfig(points=0, seeds=0)

@@ -170,6 +170,9 @@ def run_for(proposal: Proposal, spec: _Spec) -> _Spec:
         spec = replace(spec, steps=proposal.steps, training=training)
     if proposal.width is not None and isinstance(spec, RunSpec):
         spec = replace(spec, model=at_width(spec.model, proposal.width))
+    if proposal.learn is not None:
+        assert isinstance(spec, RunSpec), "settings refuse it for a trainer of the user's own"
+        spec = replace(spec, learn=proposal.learn)
     return spec if proposal.seed is None else replace(spec, seed=proposal.seed)
 
 

@@ -117,6 +117,11 @@ class TrialStore:
         """Whether other drivers may be at work on the same searches."""
         return self._claims is not None
 
+    def searches(self) -> list[str]:
+        """Names of all searches that the database has."""
+        with self._errors():
+            return [study.study_name for study in self._storage.get_all_studies()]
+
     def open(self, search: str, identity: Mapping[str, Any] | None = None) -> None:
         """Read what is recorded of a search.
 

@@ -21,14 +21,18 @@ from rlrs.settings.loading import (
 )
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig, HubConfig, LoraConfig, ModelConfig
-from rlrs.settings.study import (
+from rlrs.settings.searching import (
     Arm,
+    EarlierTrials,
+    FidelityConfig,
+    PriorConfig,
+    RetestConfig,
+    SearchConfig,
+)
+from rlrs.settings.study import (
     ComparisonConfig,
     EngineConfig,
-    FidelityConfig,
-    RetestConfig,
     ScaleConfig,
-    SearchConfig,
     StudyConfig,
     TrainingConfig,
     TransferConfig,
@@ -44,6 +48,7 @@ __all__ = [
     "ComparisonConfig",
     "ConfigError",
     "DataConfig",
+    "EarlierTrials",
     "EngineConfig",
     "FidelityConfig",
     "GeneralConfig",
@@ -53,6 +58,7 @@ __all__ = [
     "MachineConfig",
     "ModelConfig",
     "OutputConfig",
+    "PriorConfig",
     "RetestConfig",
     "ScaleConfig",
     "SearchConfig",

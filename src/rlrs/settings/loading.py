@@ -137,6 +137,8 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     for name in ("trainer", "ladder", "machine"):
         if name in plain and plain[name] is None:
             del plain[name]
+    if plain.get("search", {}).get("prior", ...) is None:
+        del plain["search"]["prior"]
     if "trainer" in plain:
         if plain["trainer"]["transformers"] is None:
             del plain["trainer"]["transformers"]

@@ -7,18 +7,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from rlrs.messages import shown
-from rlrs.settings.base import Count, CountFrom0, Fraction, NonNegative, Positive, Settings, number
+from rlrs.settings.base import Count, Fraction, NonNegative, Positive, Settings, number
 from rlrs.settings.data import DataConfig
 from rlrs.settings.ladder_config import LadderConfig
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
+from rlrs.settings.searching import Arm, SearchConfig
 from rlrs.settings.trainer_config import FILES, GIVEN, TrainerConfig
 from rlrs.settings.transformers_config import check_arguments
-
-Arm = Literal[
-    "uniform", "head_only", "frozen_embedding", "layer_decay", "lora_plus", "embedding_only", "constant", "rlrs"
-]
-"""One side of a comparison, the simplest first, by what it asks of those who use it: see `rlrs.comparison.arms`."""
 
 
 class TrainingConfig(Settings):
@@ -97,77 +93,6 @@ class ScaleConfig(Settings):
     scale: Positive | None = None
     """Of the target in place of `model`: so many times the proxy's parameters, without embeddings, at the proxy's head
     size and aspect ratio. `model` is then the proxy's, and `rlrs.models.concrete` the model of that size."""
-
-
-class FidelityConfig(Settings):
-    """Cheap runs that a search is made on, before its best points are trained whole.
-
-    The response surface goes on with whole runs after them.
-    """
-
-    steps: Annotated[float, BeforeValidator(number), Field(gt=0, le=1)] = 1.0
-    """Steps of a cheap run as a share of the proxy's; it has its own full schedule."""
-    width: Count | None = None
-    """Model width of a cheap run, a multiple of the head size; the proxy's own if not set."""
-    verify: Count = 4
-    """Points that are trained whole when the cheap runs end. The start is before: with other methods than the response
-    surface it is one of them, and they are two at least."""
-
-    @model_validator(mode="after")
-    def _cheaper(self) -> Self:
-        if self.steps == 1 and self.width is None:
-            raise ValueError(f"its runs are whole ones: should have steps below 1, not {self.steps:g}, or a width")
-        return self
-
-
-class RetestConfig(Settings):
-    """The best points tested again on new seeds, so that a point that was lucky on one seed does not win.
-
-    Left out where it would take more than a quarter of the trials.
-    """
-
-    points: Annotated[CountFrom0, Field(le=10_000)] = 2
-    seeds: Annotated[CountFrom0, Field(le=10_000)] = 2
-
-
-def _start(value: Any) -> Any:
-    if not isinstance(value, str | dict):
-        raise ValueError(f"should be a preset, a path to a ratios.yaml, or ratios by component, not {shown(value)}")
-    return value
-
-
-class SearchConfig(Settings):
-    """How the ratios are found on the proxy. All arms get the same budget."""
-
-    method: str = "response-surface"
-    """`response-surface`, `local` (the paper's), or the import path of an Optuna sampler, as
-    `optuna.samplers.TPESampler`."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Of an Optuna sampler given by its import path: its arguments. Of the response surface: `first_move`, a factor."""
-    space: dict[str, Any] = Field(default_factory=dict)
-    """What is searched beside base rate, final fraction and all ratios, and what is not: see `rlrs.search.space`."""
-    prune: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
-    """Chance that a trial is ended early which would have beaten the best before it; 0 ends none early."""
-    fidelity: FidelityConfig | None = None
-    retest: RetestConfig = RetestConfig()
-    trials: Annotated[Count, Field(le=1_000_000)] = 48
-    """Runs' worth of training steps that each arm may spend on the proxy; it may stop earlier."""
-    max_steps: Count | None = None
-    """Training steps that each arm may spend on the proxy, besides its number of runs; no limit if not set."""
-    max_flops: Positive | None = None
-    """The same in FLOPs."""
-    max_hours: Positive | None = None
-    """The same in hours of training, summed over runs: unlike the others it depends on the machine."""
-    start: Annotated[str | dict[str, Any], BeforeValidator(_start)] = "uniform"
-    """Ratios the search starts from: a preset, a path to a ratios.yaml, or ratios as they stand in one."""
-    lr: Positive = 4e-3
-    """Base peak rate that every arm's search starts from."""
-    multipliers: tuple[Positive, ...] = (0.2, 2 / 3, 1.5, 5.0)
-    """Each parameter in turn is tried at these multiples of its current value (the paper's)."""
-    sweeps: Annotated[Count, Field(le=1_000_000)] = 30
-    """Most passes over all parameters."""
-    seed: CountFrom0 = 0
-    """Seed of the order of parameters, and of the trials' model and data."""
 
 
 class TransferConfig(Settings):
@@ -339,6 +264,10 @@ class StudyConfig(Settings):
     def _law(self) -> Self:
         if self.transfer.mode == "law" and self.ladder is None:
             raise ValueError("transfer.mode=law needs the laws of a ladder: give ladder.sizes and ladder.horizons")
+        if self.ladder is not None and self.search.method == "learned":
+            raise ValueError(
+                "ladder: its laws are fitted to a search's trials, of which search.method=learned has none"
+            )
         if self.ladder is not None and self.trainer is not None:
             if numbers := [size for size in self.ladder.sizes if not isinstance(size, dict)]:
                 raise ValueError(
@@ -368,6 +297,11 @@ class StudyConfig(Settings):
                     raise ValueError(f"{section}.{name} is not for a trainer of your own")
         if self.machine is not None and self.machine.flops_per_second is not None:
             raise ValueError("machine.flops_per_second: FLOPs of your trainer are not known; give tokens_per_second")
+        if self.search.method == "learned":
+            raise ValueError(
+                "search.method=learned is for the reference trainer; in your own, rlrs.discovery.LearnedLR learns in "
+                "one run, and search.prior takes what it has learned"
+            )
         if self.search.max_flops is not None:
             raise ValueError("search.max_flops: FLOPs of your trainer are not known; give max_steps or max_hours")
         if self.search.fidelity is not None and self.search.fidelity.width is not None:

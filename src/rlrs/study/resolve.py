@@ -20,9 +20,10 @@ from rlrs.ratios import PRESETS, Ratios
 from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Processes, make_method
 from rlrs.search.urls import check_url
-from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, StudyConfig
+from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, SearchConfig, StudyConfig, settings_from
 from rlrs.study.ladder import plan_ladder
-from rlrs.study.spaces import check_arms, search_spaces, start_ratios, trained_components
+from rlrs.study.prior import prior_from
+from rlrs.study.spaces import check_arms, known_trials, search_spaces, start_ratios, trained_components
 from rlrs.study.trainer_checks import check_command, own_components
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
@@ -34,8 +35,8 @@ def resolve(study: StudyConfig) -> StudyConfig:
     """A study with everything that it names looked up, once, and all of it checked; this is what `--dry-run` does.
 
     `target.scale` becomes a model; a config.json that `hub` names, its content; a ratios.yaml that `search.start`
-    names, its ratios. So a study is known by what these files hold, and is another one when they are edited. A study
-    that is resolved is given back as it is.
+    names, its ratios; what `search.prior` names, its ratios or trials. So a study is known by what these files hold,
+    and is another one when they are edited. A study that is resolved is given back as it is.
 
     Models are built without memory for their weights. Text is not read: what is wrong with it shows when the data are
     prepared.
@@ -129,11 +130,17 @@ def _with_folders(study: StudyConfig) -> StudyConfig:
 
 
 def _with_start(study: StudyConfig, components: Sequence[str], tied: Collection[str]) -> StudyConfig:
-    """The study with the ratios that `search.start` names, checked against the proxy's components."""
-    with _in("search.start"):
+    """The study with what `search.prior` or `search.start` name, checked against the proxy's components."""
+    if isinstance(study.search.prior, str):
+        with _in("search.prior"):
+            prior = prior_from(study.search.prior)
+            search = {**study.search.model_dump(), "prior": prior.model_dump(), "start": prior.ratios or "uniform"}
+            study = study.model_copy(update={"search": settings_from(SearchConfig, "search", **search)})
+    where = "search.start" if study.search.prior is None else "search.prior"
+    with _in(where):
         start = start_ratios(study)
         start.check_used([*components, *tied], "the proxy")
-    kept = _without_tied(start, tied, "search.start")
+    kept = _without_tied(start, tied, where)
     if not isinstance(study.search.start, str) or study.search.start not in PRESETS or len(kept) < len(start):
         plain = {component: ratio.to_plain() for component, ratio in kept.items()}
         study = study.model_copy(update={"search": study.search.model_copy(update={"start": plain})})
@@ -250,9 +257,10 @@ def _built(where: str, config: ModelConfig | HubConfig, vocab_size: int) -> Lang
 def _check_search(study: StudyConfig, components: Sequence[str]) -> None:
     settings = study.search
     spaces = search_spaces(study, components)
-    for space in spaces.values():
+    for arm, space in spaces.items():
         with _in("search"):
-            make_method(space, settings, steps=study.proxy.steps, window=study.training.score_steps)
+            known = known_trials(study, arm)
+            make_method(space, settings, steps=study.proxy.steps, window=study.training.score_steps, known=known)
         shares = study.training.accumulate * study.engine.ranks
         if shares > 1 and any(parameter.name == "batch_size" for parameter in space.free):
             raise ConfigError(

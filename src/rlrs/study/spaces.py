@@ -11,7 +11,8 @@ from rlrs.comparison import FACTORS, frozen_components, searched_components
 from rlrs.components import Partition, is_lora_b, partition
 from rlrs.ratios import Ratios
 from rlrs.search import SEARCHED, Space, held_constant, read_space, start_point, with_frozen
-from rlrs.settings import Arm, ConfigError, ModelConfig, StudyConfig
+from rlrs.search.earlier import Known
+from rlrs.settings import Arm, ConfigError, ModelConfig, PriorConfig, StudyConfig
 
 
 def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Space]:
@@ -41,7 +42,7 @@ def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Sp
     rest = {name: value for name, value in settings.space.items() if name not in factors}
 
     def space(moved: list[str], only: list[str] | None, arm: Arm | None = None) -> Space:
-        first = start_point(settings.lr, study.training.final_fraction, start, moved)
+        first = _first(study, arm, start, moved)
         first |= {name: value for name, value in FACTORS.items() if name == arm}
         own = {name: value for name, value in factors.items() if name == arm}
         return read_space({**rest, **own}, first, names, defaults, only=only)
@@ -54,6 +55,31 @@ def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Sp
     if "constant" in spaces:
         spaces["constant"] = held_constant(spaces["constant"])
     return spaces
+
+
+def _first(study: StudyConfig, arm: Arm | None, start: Ratios, moved: Sequence[str]) -> dict[str, float]:
+    """Where an arm's search begins: of a prior, ratios with the base that they go with, or its best earlier trial.
+
+    An arm without those ratios begins at the study's own base: the prior's is not the best one without its ratios.
+    """
+    settings, prior = study.search, study.search.prior
+    lr, final_fraction = settings.lr, study.training.final_fraction
+    if isinstance(prior, PriorConfig) and arm in (None, "rlrs", "constant"):
+        lr = prior.lr or lr
+        if study.training.schedule != "constant":
+            final_fraction = prior.final_fraction or final_fraction
+    first = start_point(lr, final_fraction, start, moved)
+    known = known_trials(study, arm)
+    return {name: known[0][0].get(name, value) for name, value in first.items()} if known else first
+
+
+def known_trials(study: StudyConfig, arm: Arm | None) -> Known:
+    """Trials of an arm's search in the earlier study that `search.prior` names; none where there is none."""
+    prior = study.search.prior
+    if not isinstance(prior, PriorConfig) or arm is None or arm not in prior.trials:
+        return []
+    trials = prior.trials[arm]
+    return [(dict(zip(trials.names, row[1:], strict=True)), row[0]) for row in trials.rows]
 
 
 def start_ratios(study: StudyConfig) -> Ratios:

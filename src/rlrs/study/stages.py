@@ -32,7 +32,7 @@ from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
 from rlrs.study.ladder import width_growth
 from rlrs.study.record import looked_at
-from rlrs.study.spaces import search_spaces
+from rlrs.study.spaces import known_trials, search_spaces
 from rlrs.transfer import carried
 
 K = TypeVar("K", bound=tuple[Any, ...])
@@ -105,7 +105,13 @@ class Stages:
         spaces = search_spaces(study, self.kind.components())
         for arm, space in spaces.items():
             searches[f"proxy/{arm}"] = SearchTask(
-                make_method(space, settings, steps=whole.steps, window=study.training.score_steps),
+                make_method(
+                    space,
+                    settings,
+                    steps=whole.steps,
+                    window=study.training.score_steps,
+                    known=known_trials(study, arm),
+                ),
                 spec,
                 budgets=budgets(settings, self.kind.flops),
                 identity=self.identity(space.start()),

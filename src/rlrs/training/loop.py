@@ -135,6 +135,7 @@ class Loop:
             tokens=self._tokens(),
             seconds=self._seconds(),
             rungs=tuple((step, self.prune.loss(self.losses, step)) for step in self.limits if step <= self.step),
+            learned=self.state.learned() if status == "finished" else None,
             **end,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlrs.messages import shown
 from rlrs.ratios import Ratios
+from rlrs.records import Learning
 from rlrs.schedules import warmup_steps
 from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig, by_content
 from rlrs.settings.base import LARGEST
@@ -28,6 +29,7 @@ class RunSpec:
         lr: base peak rate.
         final_fraction: base rate at the end over its peak; 1 for the schedule `constant`.
         ratios: component -> knots (progress, ratio), as `Ratio.knots`; components not named follow the base rate.
+        learn: how this run learns its ratios, which `ratios` are then the start of; None where they are as they are.
         data_hash: of tokenizer, tokens and sequence length, as `TokenData.hash`.
 
     Raises:
@@ -52,6 +54,7 @@ class RunSpec:
     final_fraction: float
     ratios: dict[str, list[tuple[float, float]]]
     data_hash: str
+    learn: Learning | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
@@ -88,6 +91,10 @@ class RunSpec:
             "model": self.model.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
         }
+        if self.learn is None:
+            del plain["learn"]  # a run that learns nothing is known by what it was before there was such a thing
+        else:
+            plain["learn"] = self.learn.model_dump(mode="json")
         return json.loads(json.dumps(plain))
 
     @property

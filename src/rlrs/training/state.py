@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from rlrs.discovery import Hypergradient, LearnedLR
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.models import build_model
+from rlrs.records import Learned
 from rlrs.training.distributed import Sharding, World, divide
 from rlrs.training.optimizers import make_optimizers
 from rlrs.training.spec import RunSpec
@@ -40,16 +43,26 @@ class TrainState:
         if spec.training.compile:
             self.forward = cast(nn.Module, torch.compile(self.divided))
         self.weights = list(self.model.parameters())
-        ratios = spec.relative_rates()
         self.optimizers = make_optimizers(self.model, spec)
-        self.scheduler = RelativeLR(
-            self.optimizers,
-            ratios,
-            total_steps=spec.steps,
-            warmup_steps=spec.warmup_steps,
-            final_fraction=spec.final_fraction,
-            schedule=spec.training.schedule,
-        )
+        schedule: dict[str, Any] = {
+            "total_steps": spec.steps,
+            "warmup_steps": spec.warmup_steps,
+            "final_fraction": spec.final_fraction,
+            "schedule": spec.training.schedule,
+        }
+        ratios, self.learning = spec.relative_rates(), spec.learn
+        self.learner: LearnedLR | None = None
+        if (rule := spec.learn) is not None:
+            self.learner = LearnedLR(
+                self.optimizers,
+                ratios,
+                rule=Hypergradient(reach=rule.reach, spread=rule.spread, bound=rule.bound, base=rule.base),
+                components=list(rule.knots),
+                process_group=world.group,
+                **schedule,
+            )
+        self.scheduler: RelativeLR = self.learner or RelativeLR(self.optimizers, ratios, **schedule)
+        self._saved = torch.zeros(0, dtype=torch.uint8)  # of the learner: what a checkpoint has beside its updates
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Matrix products in bfloat16 inside, if the run is of that."""
@@ -79,7 +92,26 @@ class TrainState:
                 for key, value in optimizer.state.get(weight, {}).items():
                     if isinstance(value, Tensor):
                         named[f"optimizer.{name}.{key}"] = value
+        if self.learner is not None:
+            state = self.learner.state_dict()["learned"]
+            named |= {f"learner.update.{name}": update for name, update in state.pop("updates").items()}
+            text = json.dumps(state, sort_keys=True).encode()
+            named["learner.state"] = self._saved if len(self._saved) else _bytes(text)
         return named
+
+    def learned(self) -> Learned | None:
+        """The ratios that the run has learned; None for one that learns none."""
+        if self.learner is None or self.learning is None:
+            return None
+        found = self.learner.learned(self.learning.knots)
+        base, uncertainty = found.provenance["base"], found.provenance["learned"]["uncertainty"]
+        return Learned(
+            lr=base["lr"],
+            final_fraction=base["final_fraction"],
+            ratios={name: found[name].knots for name in self.learning.knots},
+            deviations={name: tuple(of["deviations"]) for name, of in uncertainty.items()},
+            residuals={name: of["residual"] for name, of in uncertainty.items()},
+        )
 
     def tensors_like(self, shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
         """The tensors to load a checkpoint into; moments that the optimizers do not have yet are made."""
@@ -97,9 +129,21 @@ class TrainState:
                     else torch.zeros(shapes[full], device=self.world.device)
                 )
                 owner[weight].state[weight][full.removeprefix(prefix)] = moment
+        if "learner.state" in shapes:
+            self._saved = torch.zeros(shapes["learner.state"], dtype=torch.uint8)
         return self.tensors()
 
     def go_to(self, step: int) -> None:
-        """Set the schedule to a number of finished steps."""
+        """Set the schedule to a number of finished steps; a learner, to what the loaded tensors have of it."""
         state: dict[str, Any] = self.scheduler.state_dict()
+        if len(self._saved):
+            saved = json.loads(bytes(self._saved.tolist()))
+            prefix = "learner.update."
+            updates = {n.removeprefix(prefix): t for n, t in self.tensors().items() if n.startswith(prefix)}
+            state["learned"] = {**saved, "updates": updates}
+            self._saved = self._saved[:0]
         self.scheduler.load_state_dict({**state, "last_epoch": step})
+
+
+def _bytes(text: bytes) -> Tensor:
+    return torch.tensor(list(text), dtype=torch.uint8)

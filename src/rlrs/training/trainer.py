@@ -145,7 +145,7 @@ def _clear(folder: Path) -> None:
 
 
 def _read_result(folder: Path, run_id: str) -> RunResult | None:
-    result = _read_json(folder / "result.json", run_id, frozenset(RunResult.model_fields))
+    result = _read_json(folder / "result.json", run_id, frozenset(RunResult.model_fields) - {"learned"})
     if result is None:
         return None
     stored = result.pop("checksum", None)  # older files have none

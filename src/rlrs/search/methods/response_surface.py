@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrs.messages import plural
 from rlrs.records import Proposal, SearchResult
+from rlrs.search.earlier import Known
 from rlrs.search.method import History, batches, first_least, lowest
 from rlrs.search.space import Space
 from rlrs.search.surface import TOLERANCE, Array, Rates, Surface, fit
@@ -75,6 +76,9 @@ class ResponseSurface:
         seed: of the random draws; each batch has draws of its own.
         cheap: cheap runs to begin with; none if None.
         first_move: size of the first moves, natural log; half of the trust region's first half-width.
+        known: trials of an earlier search, of this size or another, the lowest score first. They enter the fit as cheap
+            runs do, which differ by a value and slopes that are fitted too; the search begins at the surface's minima,
+            and not with pairs. Not together with `cheap`.
     """
 
     space: Space
@@ -82,6 +86,7 @@ class ResponseSurface:
     seed: int
     cheap: CheapRuns | None = None
     first_move: float = FIRST_MOVE
+    known: Known = ()
 
     def ask(self, history: History) -> list[Proposal] | SearchResult:
         """The opening, or the minimum of the fitted quadratic and of drawn ones; see `Method.ask`."""
@@ -111,7 +116,9 @@ class ResponseSurface:
         return SearchResult(best=best.params, score=best.score, reason=reason, rounds=seen.rounds)
 
     def _opening(self) -> list[Proposal]:
-        """The start, and pairs of opposite moves of all parameters together."""
+        """The start, and pairs of opposite moves of all parameters together; of known trials, minima of their fit."""
+        if self.known:
+            return self._from_known()
         generator, rates = np.random.default_rng([self.seed, 0]), self.rates
         start = self.space.start()
         centre = rates.coordinates(np.array(self.space.coordinates(start)))
@@ -132,6 +139,32 @@ class ResponseSurface:
         if self.cheap is None:
             return proposals[: self.budget]
         return proposals[: 1 + max(0, math.floor((self.cheap.budget - 1) / self.cheap.cost + 1e-9))]
+
+    def _from_known(self) -> list[Proposal]:
+        """The start, the minimum of the surface that earlier trials give, and minima of drawn ones."""
+        start = self.space.start()
+        centre = self.rates.coordinates(np.array(self.space.coordinates(start)))
+        x_nd, y_n = self.known_trials(centre)
+        # Of another size, perhaps: how its slopes may differ is a part of what is drawn.
+        surface = fit(x_nd, y_n, np.zeros(len(y_n)), np.full(len(y_n), True))
+        box = np.full(len(self.space), self.first_move)
+        generator = np.random.default_rng([self.seed, 0])
+        offsets = [surface.minimum(-box, box)]
+        offsets += [surface.minimum(-DRAWN * box, DRAWN * box, surface.sample(generator)) for _ in range(BATCH - 2)]
+        memo = {"stage": float(OPENING), "radius": 2 * self.first_move, "quiet": 0.0}
+        words = ["minimum of the earlier surface", *["minimum of a drawn surface"] * (BATCH - 2)]
+        proposals = [Proposal(params=start, move="start", memo=memo)]
+        for offset, move in zip(offsets, words, strict=True):
+            point = self.point(centre + offset)
+            if all(point != one.params for one in proposals):
+                proposals.append(self.proposal(point, move, memo, cheap=False))
+        return proposals[: self.budget]
+
+    def known_trials(self, centre: Array) -> tuple[Array, Array]:
+        """Earlier trials as offsets from a centre [n, d], and their scores above the lowest of them [n]."""
+        points = [self.rates.coordinates(np.array(self.space.coordinates(point))) for point, _ in self.known]
+        scores = np.array([score for _, score in self.known])
+        return np.array(points).reshape(-1, len(self.space)) - centre, scores - scores.min(initial=math.inf)
 
     @cached_property
     def rates(self) -> Rates:
@@ -205,6 +238,10 @@ class _Seen:
         error = np.where(np.isfinite(y), [trial.error for trial in trials], worst / 2)
         y = np.where(np.isfinite(y), y, worst)
         kinds = np.array([not trial.whole for trial in trials])
+        if self.method.known:
+            x_known, y_known = self.method.known_trials(self.offsets[centre])
+            x, y = np.vstack([x, x_known]), np.concatenate([y, y_known])
+            error, kinds = np.concatenate([error, 0 * y_known]), np.concatenate([kinds, y_known >= 0])
         distance = np.round((x**2).sum(1), 9)  # of equally far ones the earlier, whatever the rounding
         near = np.sort(np.argsort(distance, kind="stable")[:NEAREST])
         self.fits[centre, cheap] = surface = fit(x[near], y[near], error[near], kinds[near], of_cheap=cheap)

@@ -1,0 +1,1 @@
+"""Ratios learned in one run against ratios that were searched."""

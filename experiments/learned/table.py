@@ -1,0 +1,76 @@
+"""Tables of docs/learned.md, from results.parquet.
+
+    python -m experiments.learned.table          # prints them
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from experiments.learned import store
+from experiments.rows import Row
+from rlrs.comparison import interval
+
+REFERENCE = "default search"
+
+
+def losses(rows: Sequence[Row], model: str, arm: str, base: float) -> dict[int, float]:
+    """Seed -> validation loss of an arm, on the fresh seeds."""
+    return {
+        row["seed"]: row["valid_loss"]
+        for row in rows
+        if (row["model"], row["arm"], row["base"]) == (model, arm, base) and row["seed"] and "valid_loss" in row
+    }
+
+
+def table(rows: Sequence[Row], model: str) -> str:
+    """Every arm of a model: cost, mean loss, and its paired difference to the default search."""
+    lines = [
+        "| arm | base rate | runs to find it | loss | minus the default search's (95 %) | minus uniform's (95 %) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    found = {}
+    for row in rows:
+        if row["model"] == model and not row["arm"].startswith("tuning"):
+            found.setdefault((row["arm"], row["base"]), row["runs"])
+    for (arm, base), runs in found.items():
+        own = losses(rows, model, arm, base)
+        if not own:
+            continue
+        given = "searched" if "search" in arm or arm in ("uniform", "embedding only") else f"{base:g} x 8e-3"
+        given = f"{given} from {base:g} x 8e-3" if arm.startswith("learned +") else given
+        differences = [_difference(own, losses(rows, model, other, 1.0)) for other in (REFERENCE, "uniform")]
+        lines.append(
+            f"| {arm} | {given} | {runs} | {statistics.fmean(own.values()):.3f} | {differences[0]} | {differences[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def tuning(rows: Sequence[Row], model: str) -> str:
+    """Mean loss of the rule's settings, over two base rates and the tuning seeds."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["model"] == model and row["arm"].startswith("tuning") and "valid_loss" in row:
+            found.setdefault(row["arm"].removeprefix("tuning: "), []).append(row["valid_loss"])
+    lines = ["| settings | loss |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {arm} | {statistics.fmean(of):.3f} |" for arm, of in found.items())])
+
+
+def _difference(own: dict[int, float], other: dict[int, float]) -> str:
+    seeds = sorted(own.keys() & other.keys())
+    pairs = [own[seed] - other[seed] for seed in seeds]
+    if len(pairs) < 2 or not any(pairs):
+        return "-"
+    of = interval(pairs)
+    return f"{of.mean:+.3f} ({of.low:+.3f} to {of.high:+.3f})"
+
+
+def main() -> None:
+    rows = store.load()
+    for model in dict.fromkeys(row["model"] for row in rows):
+        print(f"{model}:\n\n{table(rows, model)}\n\n{tuning(rows, model)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Ratios learned in one run of any trainer, to be replayed fixed, searched from or transferred afterwards.
+
+scheduler = LearnedLR(optimizer, total_steps=10_240, warmup_steps=102)  # in the place of RelativeLR
+...                                                                     # scheduler.step() after each optimizer.step()
+scheduler.learned().save("ratios.yaml")
+"""
+
+from rlrs.discovery.learned_lr import FOLLOW_BASE, LearnedLR
+from rlrs.discovery.learning_rules import EqualUpdates, Hypergradient, Rule, StepFigures
+from rlrs.discovery.replicas import Replicas
+from rlrs.discovery.trajectory import FittedCourse, fit_course
+
+__all__ = [
+    "FOLLOW_BASE",
+    "EqualUpdates",
+    "FittedCourse",
+    "Hypergradient",
+    "LearnedLR",
+    "Replicas",
+    "Rule",
+    "StepFigures",
+    "fit_course",
+]
