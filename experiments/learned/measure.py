@@ -46,7 +46,7 @@ BASES = (1.0, 0.25, 0.5, 2.0, 4.0)
 """Multiples of the base rate that a run learns from."""
 BUDGETS = {"uniform": 16, "embedding only": 24, "default search": 36}
 """Whole runs of each search; the default is 48 in a study and 36 in the demo."""
-REACHES, SPREADS = (3.0, 6.0, 12.0), (1.0, 2.0, 1e6)
+REACHES, SPREADS = (6.0, 15.0, 40.0), (2.0, 1e6)
 
 
 @dataclass(frozen=True)
