@@ -48,7 +48,7 @@ def table(rows: Sequence[Row], model: str) -> str:
 
 
 def tuning(rows: Sequence[Row], model: str) -> str:
-    """Mean loss of the rule's settings, over two base rates and the tuning seeds."""
+    """Mean loss of the rule's settings over the tuning seeds."""
     found: dict[str, list[float]] = {}
     for row in rows:
         if row["model"] == model and row["arm"].startswith("tuning") and "valid_loss" in row:

@@ -106,7 +106,7 @@ def test_a_rate_that_is_too_low_rises_and_one_that_is_too_high_falls():
         scheduler.step()
     attention, embedding, base = scheduler.logarithms
     assert attention > 0.5  # its gradients keep their sign
-    assert embedding < -0.5  # theirs turns at every step
+    assert embedding < -0.3  # theirs turns at every step
     assert base == 0
 
 

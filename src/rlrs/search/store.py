@@ -127,7 +127,7 @@ class TrialStore:
 
         Args:
             search: its name.
-            identity: what decides the search's course, as plain data; not what may grow.
+            identity: what decides the search's course, as plain data; not what may grow. None takes whatever is there.
 
         Raises:
             StorageError: the search in the database has another identity (the message says where they differ), or is
@@ -136,7 +136,8 @@ class TrialStore:
         with self._errors():
             study = self._study_id(self._prefix + search)
             self._studies[search] = study
-            self._check(search, study, dict(identity or {}))
+            if identity is not None:
+                self._check(search, study, dict(identity))
         self.refresh(search)
         if not self.shared:
             self._take_up(search)
