@@ -46,7 +46,12 @@ def start(model: ModelConfig, length: int, optimizer: str, *, learns: bool) -> L
         data_hash="d" * 12,
     )
     if learns:
-        names = ["embedding", "attention", "unembedding", *(["experts", "router"] if model.n_experts else ["feed_forward"])]
+        names = [
+            "embedding",
+            "attention",
+            "unembedding",
+            *(["experts", "router"] if model.n_experts else ["feed_forward"]),
+        ]
         spec = replace(spec, learn=Learning(knots=dict.fromkeys(names, (0.0, 1.0))))
         spec = replace(spec, training=spec.training.model_copy(update={"warmup_fraction": 0.0}))
     return Loop(spec, data, None, World(), validate=False, prune=None, stop=StopFlag())

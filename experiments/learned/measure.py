@@ -24,7 +24,18 @@ from rlrs.environment import environment
 from rlrs.inspection import meta_model
 from rlrs.ratios import Ratios
 from rlrs.records import Learned, Learning, RunResult, SearchResult
-from rlrs.search import SEARCHED, Point, Processes, SearchTask, Space, TrialStore, make_method, run_at, start_point, tune
+from rlrs.search import (
+    SEARCHED,
+    Point,
+    Processes,
+    SearchTask,
+    Space,
+    TrialStore,
+    make_method,
+    run_at,
+    start_point,
+    tune,
+)
 from rlrs.settings import DataConfig, ModelConfig, PriorConfig, SearchConfig, TrainingConfig
 from rlrs.training import RunSpec
 
@@ -107,7 +118,7 @@ class Measurement:
         asked = list(asked)
         for n, one in enumerate(asked):
             self.engine.submit(n, one.spec)
-        found = {n: result for n, result in self.engine.drain()}
+        found = dict(self.engine.drain())
         commit, made = environment()["commit"], rows.text(environment())
         new = []
         for n, one in enumerate(asked):

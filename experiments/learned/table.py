@@ -1,6 +1,6 @@
 """Tables of docs/learned.md, from results.parquet.
 
-    python -m experiments.learned.table          # prints them
+python -m experiments.learned.table          # prints them
 """
 
 from __future__ import annotations

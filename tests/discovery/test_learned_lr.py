@@ -117,7 +117,9 @@ def test_a_resumed_run_learns_the_same_bits(optimizers, rule):
     after = train(*whole, STEPS)
     first = made(optimizers, rule=rule)
     train(*first, 17)
-    saved = pickle.loads(pickle.dumps([first[0].state_dict(), *[o.state_dict() for o in first[1]], first[2].state_dict()]))
+    saved = pickle.loads(
+        pickle.dumps([first[0].state_dict(), *[o.state_dict() for o in first[1]], first[2].state_dict()])
+    )
     model, made_of, scheduler = made(optimizers, rule=rule)
     model.load_state_dict(saved[0])
     for optimizer, state in zip(made_of, saved[1:], strict=False):

@@ -1,4 +1,4 @@
-"""Antithetic replicas: the bias of short windows is gone, copies are where they should be, and a stop changes nothing."""
+"""Antithetic replicas: no bias of short windows, copies that are where they should be, and stops that change nothing."""
 
 import math
 import statistics

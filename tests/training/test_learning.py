@@ -43,7 +43,9 @@ def test_a_killed_run_learns_the_same_bits(spec, data, tmp_path, optimizer):
             train(run, data, tmp_path / "killed", progress=stop)
     result = train(run, data, tmp_path / "killed")
     assert comparable(result) == comparable(whole)
-    last = [max((tmp_path / name / "checkpoints").glob("step-*")) / "rank-0.safetensors" for name in ("whole", "killed")]
+    last = [
+        max((tmp_path / name / "checkpoints").glob("step-*")) / "rank-0.safetensors" for name in ("whole", "killed")
+    ]
     left, right = map(load_file, last)
     assert left.keys() == right.keys()
     assert all(left[name].equal(right[name]) for name in left)

@@ -81,14 +81,16 @@ def _plain(space: Space, settings: SearchConfig, runs: int, known: Known = ()) -
     if settings.method in ("response-surface", LEARNED):
         # Where there is no ratio to learn, as for `uniform`, the base rate is searched with the same number of runs.
         earlier = tuple(in_space(known, space))
-        return ResponseSurface(space, most, settings.seed, first_move=_first_move(settings, near=bool(known)), known=earlier)
+        return ResponseSurface(
+            space, most, settings.seed, first_move=_first_move(settings, near=bool(known)), known=earlier
+        )
     if settings.method == "local":
         return LocalSearch(space, settings.multipliers, settings.sweeps, most, settings.seed)
     if "." not in settings.method:
         example = _OPTUNA.get(settings.method, "TPESampler")
         raise ConfigError(
-            f"search.method: no method {settings.method!r}; there are {', '.join((*METHODS, LEARNED))}, or an Optuna sampler by "
-            f"its import path, as optuna.samplers.{example}"
+            f"search.method: no method {settings.method!r}; there are {', '.join((*METHODS, LEARNED))}, or an Optuna "
+            f"sampler by its import path, as optuna.samplers.{example}"
         )
     sampler = sampler_at(settings.method, settings.seed, settings.options)
     method = Sampled(space, sampler, most, settings.method.rpartition(".")[2])
