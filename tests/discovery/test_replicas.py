@@ -1,4 +1,4 @@
-"""Antithetic replicas: no bias of short windows, copies that are where they should be, and stops that change nothing."""
+"""Antithetic replicas: no bias of short windows, copies where they should be, and stops that change nothing."""
 
 import math
 import statistics

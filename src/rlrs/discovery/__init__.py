@@ -6,7 +6,7 @@ scheduler.learned().save("ratios.yaml")
 """
 
 from rlrs.discovery.learned_lr import FOLLOW_BASE, LearnedLR
-from rlrs.discovery.learning_rules import EqualUpdates, Hypergradient, Rule, StepFigures
+from rlrs.discovery.learning_rules import EqualUpdates, Hypergradient, LearningRule, StepFigures
 from rlrs.discovery.replicas import Replicas
 from rlrs.discovery.trajectory import FittedCourse, fit_course
 
@@ -16,8 +16,8 @@ __all__ = [
     "FittedCourse",
     "Hypergradient",
     "LearnedLR",
+    "LearningRule",
     "Replicas",
-    "Rule",
     "StepFigures",
     "fit_course",
 ]

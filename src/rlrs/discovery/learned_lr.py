@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlrs import named_groups
-from rlrs.discovery.learning_rules import Hypergradient, Memory, Rule, StepFigures, described
+from rlrs.discovery.learning_rules import Hypergradient, LearningRule, Memory, StepFigures, described
 from rlrs.discovery.trajectory import FittedCourse, fit_course
 from rlrs.discovery.update_probe import UpdateProbe
 from rlrs.lr_scheduler import RelativeLR
@@ -71,7 +71,7 @@ class LearnedLR(RelativeLR):
         ratios: Ratios | Mapping[str, Any] | None = None,
         *,
         total_steps: int,
-        rule: Rule | None = Hypergradient(),  # noqa: B008  frozen
+        rule: LearningRule | None = Hypergradient(),  # noqa: B008  frozen
         components: Sequence[str] | None = None,
         process_group: Any = "default",
         warmup_steps: int = 0,

@@ -34,7 +34,7 @@ class StepFigures:
     size: Sequence[float] = ()
 
 
-class Rule(Protocol):
+class LearningRule(Protocol):
     """How ratios are learned."""
 
     @property
@@ -104,7 +104,7 @@ class Hypergradient:
             raise ValueError(f"memory should be between 0 and 1, not {self.memory!r}")
 
     def move(self, log: Sequence[float], figures: StepFigures, share: float, memory: Memory) -> list[float]:
-        """See `Rule.move`."""
+        """See `LearningRule.move`."""
         unit = self._normalised([*figures.alignment, figures.everything], memory)
         if self.base:
             mean = math.fsum(unit[:-1]) / max(len(unit) - 1, 1)
@@ -161,7 +161,7 @@ class EqualUpdates:
             raise ValueError(f"memory should be from 0 to below 1, not {self.memory!r}")
 
     def move(self, log: Sequence[float], figures: StepFigures, share: float, memory: Memory) -> list[float]:
-        """See `Rule.move`."""
+        """See `LearningRule.move`."""
         known = zip(figures.moved, figures.size, figures.ratios, strict=True)
         # What the relative update would be at the base rate.
         raw = [math.log(m / (s * r)) if m > 0 and s > 0 and r > 0 else math.nan for m, s, r in known]
@@ -179,7 +179,7 @@ class EqualUpdates:
         return [*new, 0.0]
 
 
-def described(rule: Rule | None) -> dict[str, Any]:
+def described(rule: LearningRule | None) -> dict[str, Any]:
     """A rule as plain data: its name and settings, infinity as text."""
     if rule is None:
         return {"name": "none"}
