@@ -5,13 +5,18 @@ python -m experiments.learned.table          # prints them
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.learned import store
 from experiments.rows import Row
 from rlrs.comparison import interval
+from rlrs.files import write_atomic
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "learned.md"
+BEGIN, END = "<!-- table: {} -->", "<!-- end of table -->"
 REFERENCE = "default search"
 
 
@@ -66,11 +71,23 @@ def _difference(own: dict[int, float], other: dict[int, float]) -> str:
     return f"{of.mean:+.3f} ({of.low:+.3f} to {of.high:+.3f})"
 
 
-def main() -> None:
+TABLES = {
+    f"{what}, {model}": (lambda rows, make=make, model=model: make(rows, model))
+    for model in ("dense", "moe")
+    for what, make in (("arms", table), ("settings", tuning))
+}
+
+
+def document(page: str) -> str:
+    """A page with its tables anew; a model of which nothing was measured has an empty one."""
     rows = store.load()
-    for model in dict.fromkeys(row["model"] for row in rows):
-        print(f"{model}:\n\n{table(rows, model)}\n\n{tuning(rows, model)}\n")
+    for name, made in TABLES.items():
+        begin = BEGIN.format(name)
+        between = re.compile(f"{re.escape(begin)}.*?{re.escape(END)}", re.DOTALL)
+        assert between.search(page), f"{DOCUMENT} lacks {begin}"
+        page = between.sub(f"{begin}\n{made(rows)}\n{END}", page)
+    return page
 
 
 if __name__ == "__main__":
-    main()
+    write_atomic(DOCUMENT, document(DOCUMENT.read_text()))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.coverage import table as coverage
 from experiments.ladder import table as ladder
+from experiments.learned import table as learned
 from experiments.rollout import measure as rollout
 from experiments.search_methods import table as search_methods
 from tools import bad_data, bad_runs, integrations_table, speed_tables
@@ -47,6 +48,10 @@ def test_the_tables_of_coverage_are_what_the_results_give():
 
 def test_the_tables_of_ladders_are_what_the_results_give():
     assert_up_to_date(ladder)
+
+
+def test_the_tables_of_learned_ratios_are_what_the_results_give():
+    assert_up_to_date(learned)
 
 
 def test_the_table_of_rollouts_is_what_the_results_give():
