@@ -138,7 +138,8 @@ class StudyView:
             self._say(f"{search}, run {number}: {result.reason}; the search goes on without it")
         score = f"{trial.score:.4f}" if trial.measured else result.status
         cheaper = trial.steps is not None or trial.width is not None
-        kind = "best" if best else "" if trial.whole else "cheap" if cheaper else "new seed"
+        other = "learns" if trial.learn is not None else "cheap" if cheaper else "new seed"
+        kind = "best" if best else "" if trial.whole else other
         self._last.append((f"{search} {number}", score, kind, move))
 
     def tick(self, steps: int) -> None:

@@ -46,6 +46,15 @@ class SearchSummary(Record):
     """Of the best point, nats per token."""
 
 
+class LearnedSummary(Record):
+    """How well the ratios describe what a run learned; of `search.method: learned`."""
+
+    deviations: dict[str, tuple[float, ...]]
+    """Component -> standard deviation of the natural log of each knot's ratio."""
+    residuals: dict[str, float]
+    """Component -> root mean square of log(learned rate / fitted rate) over the run."""
+
+
 class TargetSummary(Record):
     """What the comparison on the target gave."""
 
@@ -76,6 +85,8 @@ class Provenance(Record):
     made_of: dict[str, float] | None = None
     """Of an arm that searches one factor: that factor, of which the target's ratios are made."""
     search: SearchSummary | None = None
+    learned: LearnedSummary | None = None
+    """Of ratios that a run learned; None where they were searched."""
     code: dict[str, JsonValue] = Field(default_factory=dict)
     target: TargetSummary | None = None
     carried_by: str | None = None

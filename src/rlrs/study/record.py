@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rlrs.comparison import FACTORS, read_results
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import (
     ArmResult,
+    ArmSearch,
     Comparison,
     Cost,
     Models,
@@ -21,7 +23,14 @@ from rlrs.records import (
     SearchResult,
     Spent,
 )
-from rlrs.records.provenance import DecisionSummary, FoundOn, Horizon, SearchSummary, TargetSummary
+from rlrs.records.provenance import (
+    DecisionSummary,
+    FoundOn,
+    Horizon,
+    LearnedSummary,
+    SearchSummary,
+    TargetSummary,
+)
 from rlrs.records.results import StudyIdentity
 from rlrs.settings import Arm, ScaleConfig, StudyConfig
 from rlrs.study import noted
@@ -159,12 +168,25 @@ def save_ratios(
             steps=search.steps,
             score=search.score,
         ),
+        learned=_learned(search),
         code={key: environment[key] for key in ("rlrs", "commit", "torch")},
         target=None if comparison is None else _target(study, results, comparison),
         carried_by=None if comparison is None or study.transfer.mode == "unchanged" else study.transfer.mode,
         rlrs_ratios=None if winner.arm == "rlrs" else _plain(results.arms["rlrs"].recipe),
     )
     Ratios(recipe.ratios, provenance.to_plain()).save(path)
+
+
+def _learned(search: ArmSearch) -> LearnedSummary | None:
+    """Of the run that learned what the search ended with."""
+    for trial in search.trials:
+        found = trial.result.learned if trial.result is not None else None
+        if found is None:
+            continue
+        starts = {f"{component}.start": knots[0][1] for component, knots in found.ratios.items()}
+        if all(math.isclose(search.best.get(name, 0.0), value, rel_tol=1e-4) for name, value in starts.items()):
+            return LearnedSummary(deviations=found.deviations, residuals=found.residuals)
+    return None
 
 
 def _target(study: StudyConfig, results: Results, comparison: Comparison) -> TargetSummary:
