@@ -87,7 +87,7 @@ class Hypergradient:
     """
 
     reach: float = 6.0
-    spread: float = 2.0
+    spread: float = math.inf
     bound: float = 32.0
     memory: float = 0.99
     clip: float = 3.0

@@ -42,7 +42,8 @@ class Learning(Record):
     """How the ratios of a run are learned while it goes on; see `rlrs.discovery.Hypergradient`."""
 
     reach: float = Field(default=6.0, gt=0, le=1e3)
-    spread: float = Field(default=2.0, gt=0, le=1e6)
+    spread: float | None = Field(default=None, gt=0, le=1e6)
+    """None for no prior."""
     bound: float = Field(default=32.0, gt=1, le=1e4)
     base: bool = False
     """Learn the base rate as well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,7 +57,12 @@ class TrainState:
             self.learner = LearnedLR(
                 self.optimizers,
                 ratios,
-                rule=Hypergradient(reach=rule.reach, spread=rule.spread, bound=rule.bound, base=rule.base),
+                rule=Hypergradient(
+                    reach=rule.reach,
+                    spread=math.inf if rule.spread is None else rule.spread,
+                    bound=rule.bound,
+                    base=rule.base,
+                ),
                 components=list(rule.knots),
                 process_group=world.group,
                 **schedule,

@@ -29,7 +29,7 @@ class LearnedInRuns:
     space: Space
     budget: int
     reach: float = 6.0
-    spread: float = 2.0
+    spread: float | None = None
     bound: float = 32.0
     base: bool = False
 
