@@ -22,6 +22,7 @@ LAYERS = [
     {"search", "transfer", "comparison", "audit", "drift"},
     {"report", "monitoring"},
     {"study", "rollout", "doctor"},
+    {"live"},
     {"cli", "further", "pages", "planning", "terminal", "upkeep", "study_view"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

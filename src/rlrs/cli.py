@@ -18,7 +18,7 @@ try:
     from rlrs.further import ablate_command, refute_command
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
-    from rlrs.pages import Lang, plot, report
+    from rlrs.pages import Lang, plot, report, watch
     from rlrs.planning import plan, print_plan
     from rlrs.rollout.rollout_commands import app as rollout_commands
     from rlrs.study_view import StudyView
@@ -201,6 +201,9 @@ def dashboard(
     from rlrs.study.dashboard import serve
 
     serve(folder, port, storage, lambda url: out.print(f"dashboard {url}  (Ctrl-C ends it)", highlight=False))
+
+
+app.command(epilog="Example: `rlrs watch runs/demo`, `rlrs watch runs --port 0 --no-browser`")(watch)
 
 
 app.command(epilog="Example: `rlrs report runs/demo --lang ja`, `rlrs report runs/a runs/b`")(report)
@@ -480,6 +483,7 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.components import PartitionError
     from rlrs.inspection import InspectionError
     from rlrs.integrations.export import ExportError
+    from rlrs.live import LiveError
     from rlrs.records import RecordError
     from rlrs.rollout import RolloutError
     from rlrs.search import EngineError, StorageError
@@ -488,8 +492,8 @@ def _stage_errors() -> tuple[type[Exception], ...]:
     from rlrs.training import CheckpointError
 
     return (
-        *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, PartitionError),
-        *(RecordError, RolloutError, StorageError, StudyError),
+        *(AuditError, CheckpointError, ConfigError, EngineError, ExportError, InspectionError, LiveError),
+        *(PartitionError, RecordError, RolloutError, StorageError, StudyError),
     )
 
 

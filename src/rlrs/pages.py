@@ -1,13 +1,16 @@
-"""`rlrs report` and `rlrs plot`: pages, and what goes into a pull request."""
+"""`rlrs report`, `rlrs plot` and `rlrs watch`: pages, and what goes into a pull request."""
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from rlrs.terminal import named_ratios, print_places
+from rlrs.terminal import named_ratios, out, print_places
 
 Lang = Annotated[Literal["en", "ja"], typer.Option("--lang", help="Language of the page: English or Japanese.")]
 
@@ -62,3 +65,36 @@ def plot(
     except RecordError as error:
         raise RecordError(f"{ratios}: {error}") from None
     print_places(page=html)
+
+
+def watch(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of runs, studies or rollouts, or folders that hold such; they need not be there yet.",
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0 takes a free one.")] = 8090,
+    lang: Lang = "en",
+    thresholds: Annotated[
+        Path | None,
+        typer.Option("--thresholds", "-t", help="A monitor.yaml; of single runs the defaults, if not given."),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Show runs, studies and rollouts in the browser while they are at work, on this machine alone, until Ctrl-C."""
+    from rlrs.live import Watcher, serve_live
+    from rlrs.monitoring.thresholds import Thresholds
+
+    loaded = Thresholds.load(thresholds) if thresholds is not None else None
+
+    def ready(url: str) -> None:
+        out.print(f"watch {url}  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
+        if browser and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
+            webbrowser.open(url)  # without a screen it would start a browser in this terminal
+
+    try:
+        serve_live(Watcher(paths, lang, loaded), port, ready)
+    except KeyboardInterrupt:
+        out.print("watch ended", highlight=False)

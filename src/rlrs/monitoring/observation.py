@@ -65,9 +65,9 @@ def read_observations(run: str | Path) -> Iterator[Observation]:
         OSError: no such file.
     """
     path = Path(run) / METRICS if Path(run).is_dir() else Path(run)
-    clip = _clip(path.parent / "run.json")
+    clip = clip_of(path.parent / "run.json")
     for line in read_metrics(path):
-        yield _observation(line, clip)
+        yield observation_of(line, clip)
 
 
 def write_observation(path: Path, seen: Observation, tokens: int) -> None:
@@ -90,7 +90,8 @@ def write_observation(path: Path, seen: Observation, tokens: int) -> None:
         file.write(json.dumps(line).encode() + b"\n")
 
 
-def _observation(line: MetricsLine, clip: float | None) -> Observation:
+def observation_of(line: MetricsLine, clip: float | None) -> Observation:
+    """What a line says, with the norm that gradients were clipped to where the line has none."""
     return Observation(
         step=line.step,
         loss=line.loss,
@@ -115,7 +116,12 @@ def _observation(line: MetricsLine, clip: float | None) -> Observation:
     )
 
 
-def _clip(path: Path) -> float | None:
+def clip_of(path: Path) -> float | None:
+    """The norm that gradients are clipped to, from a run.json; None where there is none.
+
+    Raises:
+        RecordError: a damaged file.
+    """
     try:
         plain: Any = read_plain(path.read_bytes())
     except FileNotFoundError:

@@ -1,0 +1,6 @@
+"""The live page: runs, studies and rollouts in the browser while they are at work, from their files alone."""
+
+from rlrs.live.page_server import LiveError, serve_live
+from rlrs.live.watcher import Watcher
+
+__all__ = ["LiveError", "Watcher", "serve_live"]
