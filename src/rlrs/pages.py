@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlrs.terminal import named_ratios, out, print_places
+from rlrs.terminal import named_ratios, print_places
 
 Lang = Annotated[Literal["en", "ja"], typer.Option("--lang", help="Language of the page: English or Japanese.")]
 
@@ -90,11 +90,11 @@ def watch(
     loaded = Thresholds.load(thresholds) if thresholds is not None else None
 
     def ready(url: str) -> None:
-        out.print(f"watch {url}  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True)
+        typer.echo(f"watch {url}  (Ctrl-C ends it)")
         if browser and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
             webbrowser.open(url)  # without a screen it would start a browser in this terminal
 
     try:
         serve_live(Watcher(paths, lang, loaded), port, ready)
     except KeyboardInterrupt:
-        out.print("watch ended", highlight=False)
+        typer.echo("watch ended")

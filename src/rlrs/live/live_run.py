@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlrs.audit.entries import AuditEntry
-from rlrs.live.curves import RunCurves
 from rlrs.live.growing import GrowingFile, is_held, last_written, stamp
+from rlrs.live.live_curves import RunCurves
 from rlrs.live.trails import TrailTail, alarm_key, entry_text
 from rlrs.messages import printable
 from rlrs.monitoring.observation import METRICS, clip_of

@@ -19,7 +19,7 @@ from rlrs.words import Words
 STUDY_FILES = ("study.yaml", "trials.db", "results.json")
 SILENCE = 120.0
 """Seconds without a change after which a study is stale, if three of its longest trials are not longer. Chosen here."""
-BEST = 5
+BEST = 3
 """Trials of a search that are listed."""
 STAGES = {"proxy": "search", "ladder": "ladder", "target": "transfer"}
 

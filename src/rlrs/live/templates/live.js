@@ -67,7 +67,7 @@
   const place = () => decodeURIComponent(location.hash.slice(1)).split("/");
 
   // The list beside
-  const progressed = (item) => (item.steps ? `${count(item.step)} / ${count(item.steps)}` : item.step ? count(item.step) : "");
+  const progressed = (item) => item.kind === "study" && item.state === "finished" ? "" : (item.steps ? `${count(item.step)} / ${count(item.steps)}` : item.step ? count(item.step) : "");
   const drawList = (items) => {
     const [selected] = place();
     fill(list, items.map((item) => `<li><a href="#${item.id}" data-key="${item.id}" title="${escaped(item.path)}"
@@ -88,9 +88,9 @@
     ${d.problems.map((text) => `<p class="problem">${escaped(text)}</p>`).join("")}`;
   const bar = (done, total, name) =>
     total ? `<progress value="${Math.min(done, total)}" max="${total}" aria-label="${escaped(name)}"></progress>` : "";
-  const course = (d) => d.course.length === 0 ? "" : `<section><h3>${said.course}</h3><div class="scroll"><table><tbody>
-    ${d.course.map((e) => `<tr><td>${e.at}</td><td>${escaped(said[`entry.${e.kind}`] || e.kind)}</td><td>${escaped(e.text)}</td></tr>`).join("")}
-    </tbody></table></div></section>`;
+  const course = (d) => d.course.length === 0 ? "" : `<section><h3>${said.course}</h3><ul class="course">
+    ${d.course.map((e) => `<li><span class="from">${e.at} UTC · ${escaped(said[`entry.${e.kind}`] || e.kind)}</span> ${escaped(e.text)}</li>`).join("")}
+    </ul></section>`;
   const alarmList = (d) => `<section id="alarms"><h3>${said.alarms}${d.list.length ? ` (${count(d.list.length)})` : ""}</h3>
     ${d.list.length === 0 ? `<p class="none">${d.checked ? said.no_alarm_checked : said.no_alarm}</p>` : ""}
     <ul class="list" tabindex="0" data-key="alarms" ${d.list.length ? "" : "hidden"} aria-label="${said.alarms}">
@@ -167,6 +167,13 @@
     text: alarms.map((a) => escaped(`${a.check} ${a.component ? component(a.component) : ""}`)), hovertemplate: "%{text}<extra></extra>",
     marker: { symbol: "triangle-down", size: 12, color: colour(looks.wrong), line: { color: dark() ? "#14171a" : "#ffffff", width: 1 } },
   }];
+  // Whole powers of ten where there are enough of them: plotly's digits between them are too many for a small figure.
+  const ticks = (data, logarithmically) => {
+    const values = data.flatMap((trace) => trace.y).filter((value) => value > 0);
+    const decades = values.length ? Math.log10(values.reduce((a, b) => Math.max(a, b)) / values.reduce((a, b) => Math.min(a, b))) : 0;
+    if (!logarithmically) return { exponentformat: "power", nticks: 7 };
+    return decades > 1.5 ? { dtick: 1, exponentformat: "power" } : { dtick: "D2", exponentformat: "none" };
+  };
   const plot = (id, data, options) => {
     const element = at(`plot-${id}`);
     if (!element) return;
@@ -178,7 +185,7 @@
       margin: { l: 8, r: 8, t: 10, b: 30 }, hovermode: "x unified", dragmode: touch ? false : "zoom",
       hoverlabel: { bgcolor: dark() ? "#1c2024" : "#ffffff", font: { color: colour(looks.ink) } },
       xaxis: { ...axis, title: { text: options.x, standoff: 6 }, type: options.logX ? "log" : "linear", nticks: 7 },
-      yaxis: { ...axis, type: options.logY ? "log" : "linear", exponentformat: "power", nticks: 7 },
+      yaxis: { ...axis, type: options.logY ? "log" : "linear", ...ticks(data, options.logY) },
       shapes: steps.slice(-100).map((a) => ({ type: "line", x0: a.step, x1: a.step, yref: "paper", y0: 0, y1: 1,
         line: { color: colour(looks.wrong), width: 1, dash: "dot" } })),
     }, { displayModeBar: false, responsive: true, showTips: false });

@@ -17,10 +17,10 @@ PARTS = ("lr", "grad_norm", "update_ratio")
 Point = tuple[int, float | None]
 
 
-class Curve:
+class ThinnedCurve:
     """Values by step; of a long curve the lowest and highest of every few steps, so that no spike is lost.
 
-    >>> curve = Curve()
+    >>> curve = ThinnedCurve()
     >>> for step in range(1, 100_001):
     ...     curve.add(step, 9.0 if step == 77_777 else step % 7)
     >>> points = curve.points()
@@ -66,9 +66,9 @@ class RunCurves:
     """
 
     def __init__(self, thresholds: Thresholds | None, clip: float | None = None) -> None:
-        self.losses = {name: Curve() for name in ("loss", "valid_loss")}
-        self.components: dict[str, dict[str, Curve]] = {}
-        self.whole = {"lr": Curve(), "grad_norm": Curve()}
+        self.losses = {name: ThinnedCurve() for name in ("loss", "valid_loss")}
+        self.components: dict[str, dict[str, ThinnedCurve]] = {}
+        self.whole = {"lr": ThinnedCurve(), "grad_norm": ThinnedCurve()}
         self.last: dict[str, float] = {}
         """Last value of each number of a line."""
         self.first_seconds: tuple[int, float] | None = None
@@ -94,7 +94,7 @@ class RunCurves:
             if value is not None:
                 self.whole[name].add(line.step, value)
         for component, numbers in line.components.items():
-            curves = self.components.setdefault(component, {part: Curve() for part in PARTS})
+            curves = self.components.setdefault(component, {part: ThinnedCurve() for part in PARTS})
             for part, curve in curves.items():
                 curve.add(line.step, getattr(numbers, part))
         if self._checker is not None:
