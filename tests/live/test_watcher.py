@@ -12,7 +12,9 @@ from rlrs.live import Watcher
 from rlrs.live.searches import read_trials
 from rlrs.monitoring import Thresholds
 from rlrs.records import Proposal, RunResult
+from rlrs.rollout import Rollout
 from rlrs.search import TrialStore
+from rollout.rollouts import KEY, declaration, table
 
 
 @pytest.fixture(autouse=True)
@@ -186,3 +188,20 @@ def test_a_folder_of_runs_shows_those_that_come_and_go(tmp_path):
     assert (left["name"], left["id"]) == ("b", first[1]["id"])
     (alone,) = Watcher([tmp_path / "b" / "metrics.jsonl"]).overview()["items"]
     assert alone["name"] == "b"
+
+
+def test_a_rollout_is_where_its_trail_says_and_a_changed_one_is_named(tmp_path):
+    rollout = Rollout.begin(declaration(tmp_path), tmp_path / "r")
+    look = one(rollout.folder)
+    found = look()
+    assert [stage["status"] for stage in found["stages"]] == ["open", "waiting"]
+    rollout.decide([table(tmp_path, 5)])
+    rollout.sign("ann", KEY)
+    found = look()
+    assert (found["kind"], found["state"], found["stage"], found["step"]) == ("rollout", "running", "middle", 1)
+    assert [(stage["status"], stage["pairs"]) for stage in found["stages"]] == [("signed", 5), ("open", 0)]
+    settings = rollout.folder / "rollout.yaml"
+    settings.write_text(settings.read_text().replace("max_pairs: 8", "max_pairs: 9"))
+    found = look()
+    assert found["state"] == "failed"
+    assert "max_pairs" in found["problems"][0]

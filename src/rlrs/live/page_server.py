@@ -71,7 +71,7 @@ class LiveServer(ThreadingHTTPServer):
 
 
 class _Answer(BaseHTTPRequestHandler):
-    server: LiveServer
+    server: LiveServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "rlrs", ""
     timeout = 60

@@ -172,7 +172,7 @@
     const values = data.flatMap((trace) => trace.y).filter((value) => value > 0);
     const decades = values.length ? Math.log10(values.reduce((a, b) => Math.max(a, b)) / values.reduce((a, b) => Math.min(a, b))) : 0;
     if (!logarithmically) return { exponentformat: "power", nticks: 7 };
-    return decades > 1.5 ? { dtick: 1, exponentformat: "power" } : { dtick: "D2", exponentformat: "none" };
+    return decades > 2.2 ? { dtick: 1, exponentformat: "power" } : { dtick: "D2", exponentformat: "none" };
   };
   const plot = (id, data, options) => {
     const element = at(`plot-${id}`);
@@ -220,6 +220,7 @@
     const bad = not_finite.map((step) => ({ step, check: said.not_finite, component: "" }));
     const base = losses.loss[0].length ? losses.loss : losses.valid_loss;
     data.push(...marks([...d.list, ...bad], () => base));
+    at("plot-loss").closest("section").hidden = data.length === 0;
     toggles("loss", [["loss.x", said.log_x], ["loss.y", said.log_y]]);
     plot("loss", data, { x: said.step, logX: logarithmic["loss.x"], logY: logarithmic["loss.y"], alarms: d.list,
       revision: `${logarithmic["loss.x"]}${logarithmic["loss.y"]}` });
@@ -230,6 +231,8 @@
       const series = Object.entries(parts[part]);
       const look = (name) => (name === "" ? { ...looks.muted, dash: "dash" } : lookOf("component", name));
       const alarms = d.list.filter((a) => TOLD[part].includes(a.check) && a.component in parts[part]);
+      at(`plot-${part}`).closest("section").hidden = series.length === 0;
+      if (series.length === 0) continue;
       toggles(part, [[part, said.log_y]]);
       plot(part, [...series.map(([name, points]) => line(points, component(name), look(name), "%{y:.3g}")),
         ...marks(alarms, (a) => parts[part][a.component])], { x: said.step, logY: logarithmic[part], revision: logarithmic[part] });
