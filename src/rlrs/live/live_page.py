@@ -12,7 +12,7 @@ from rlrs.report.wording import Wording
 
 SAID = (
     *("alarms", "no_alarm", "no_alarm_checked", "recorded", "checked_here", "step", "cause", "remedy", "done"),
-    *("whole_model", "loss", "train", "valid", "rates", "gradients", "updates", "log_y", "log_x"),
+    *("whole_model", "threshold", "loss", "train", "valid", "rates", "gradients", "updates", "log_y", "log_x"),
     *("tokens_per_second", "left", "base", "runs", "run", "searches", "best", "trial", "score", "move", "base_rate"),
     *("best_so_far", "ended_of", "at_work", "verdict", "report", "course", "gone", "lost", "updated", "stages"),
     *("stage", "pairs", "looks", "status", "state", "trials", "not_finite", "back", "seconds", "minutes", "hours"),

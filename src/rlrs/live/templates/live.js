@@ -96,7 +96,7 @@
     <ul class="list" tabindex="0" data-key="alarms" ${d.list.length ? "" : "hidden"} aria-label="${said.alarms}">
     ${d.list.slice().reverse().map((a) => `<li class="alarm"><b>${escaped(a.check)}</b> · ${escaped(a.component ? component(a.component) : said.whole_model)}
       · ${said.step} ${a.run ? `<a href="#${place()[0]}/${escaped(a.run)}">${count(a.step)}, ${escaped(a.run)}</a>` : count(a.step)}
-      · ${number(a.value, 3)} (${number(a.threshold, 3)})
+      · ${number(a.value, 3)}, ${said.threshold} ${number(a.threshold, 3)}
       <p>${said.cause}: ${escaped(a.cause || "–")}</p><p>${said.remedy}: ${escaped(a.remedy || "–")}</p>
       ${a.action ? `<p>${said.done}: ${escaped(a.action)}</p>` : ""}
       <p class="from">${a.recorded ? said.recorded : said.checked_here}</p></li>`).join("")}</ul></section>`;
