@@ -118,3 +118,20 @@ def test_the_command_ends_with_0_1_or_2(ratios, tmp_path, monkeypatch, capsys):
     assert "confirm  model.d_model: 32 then, 64 now" in said.out
     code, said = call("paper-moe", tmp_path / "same.yaml")
     assert (code, said.err.count("\n")) == (2, 1)
+
+
+def test_training_the_target_says_first_what_the_ratios_may_not_hold_for(ratios, tmp_path, monkeypatch, capsys):
+    def said_of(changes, model="target"):
+        (tmp_path / "s.yaml").write_text(dump_yaml(study(**changes).model_dump(mode="json", exclude_none=True)))
+        words = ["train", "s.yaml", "--model", model, "--ratios", "r.yaml", "--out", "r"]
+        monkeypatch.setattr(sys, "argv", ["rlrs", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2  # there is no such text: it ends before it trains
+        return [line for line in capsys.readouterr().out.splitlines() if "may not hold" in line]
+
+    monkeypatch.chdir(tmp_path)
+    ratios.save("r.yaml")
+    lost = {"data__source": "files:nowhere/*.txt", "target__model__d_model": 36}
+    assert [line.split(": ")[1] for line in said_of(lost)] == ["confirm  model.d_model", "confirm  data.source"]
+    assert said_of(lost, "proxy") == []

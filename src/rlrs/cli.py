@@ -38,7 +38,7 @@ try:
         resumable,
         warnings_shown,
     )
-    from rlrs.upkeep import drift_command, examine_machine
+    from rlrs.upkeep import drift_command, examine_machine, print_drift
 except ImportError as error:
     sys.exit(f"rlrs: {error.name} is missing; the command line is an extra: {install('study')}")
 
@@ -254,6 +254,8 @@ def train(
         scale = settings.proxy if model == "proxy" else settings.target
         for change in recipe.changes(settings.training, scale.model):
             out.print(f"from {ratios}: {change}", highlight=False, markup=False, soft_wrap=True)
+        if model == "target":  # what a study's ratios were confirmed on
+            print_drift(ratios, settings, where)
         try:
             spec, result = train_one(
                 settings,

@@ -6,12 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlrs.messages import plural, printable
-from rlrs.terminal import out
+from rlrs.terminal import named_ratios, out
+
+if TYPE_CHECKING:
+    from rlrs.settings import StudyConfig
 
 
 def drift_command(
@@ -38,6 +41,31 @@ def drift_command(
     if any(change.weight != "note" for change in found):
         raise typer.Exit(1)
     _print("nothing has changed that the ratios depend on")
+
+
+def print_drift(ratios: str, study: StudyConfig, folder: Path) -> None:
+    """Say what has changed that a study's ratios depend on, before a run of the target uses them; nothing of others.
+
+    Args:
+        ratios: as the command line has them.
+        study: as it is now.
+        folder: its run directory; the tokens are compared too where they are prepared.
+    """
+    from rlrs.data import TokenData
+    from rlrs.drift import drift
+    from rlrs.records import RecordError
+
+    if "study_hash" not in (loaded := named_ratios(ratios)).provenance:
+        return
+    data = folder / "data"
+    try:
+        found = drift(loaded, study, TokenData.load(data).hash if (data / "data.json").is_file() else None)
+    except RecordError as error:
+        _print(f"whether these ratios still hold cannot be told: {ratios}: {error}")
+        return
+    for change in found:
+        if change.weight != "note":
+            _print(f"these ratios may not hold: {change}")
 
 
 def examine_machine(
