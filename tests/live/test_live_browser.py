@@ -142,7 +142,8 @@ def test_a_study_that_really_trains_is_followed_to_its_verdict(opened, tmp_path:
 
 
 def test_it_can_be_gone_through_by_keyboard_and_a_run_that_vanishes_is_said(opened, tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    odd = 'b <img src="x" onerror="console.log(1)">'
+    for name in ("a", odd):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text(line(1) + "nonsense\n" + line(2))
     page = opened([tmp_path], 1280, "dark")
@@ -156,7 +157,7 @@ def test_it_can_be_gone_through_by_keyboard_and_a_run_that_vanishes_is_said(open
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     assert reached[:4] == ["skip", "theme", "a", "b"]
     page.locator("#list a").nth(1).press("Enter")
-    page.wait_for_function("document.querySelector('h2').textContent === 'b'")
-    shutil.rmtree(tmp_path / "b")
+    page.wait_for_function("name => document.querySelector('h2').textContent === name", arg=odd)
+    shutil.rmtree(tmp_path / odd)
     page.wait_for_function("document.querySelector('#main').textContent.includes('There is no such run')")
     assert page.locator("#list a").count() == 1

@@ -149,6 +149,8 @@ def test_a_finished_study_has_its_verdict_its_report_and_its_runs_in_both_langua
     assert "12% fewer steps" in found["verdict"]["sentence"]
     assert one(tmp_path, language="ja")()["verdict"]["sentence"] != found["verdict"]["sentence"]
     run = found["runs"][0]["id"]
+    (tmp_path / "runs" / run / "alarms.jsonl").write_text('{"check": "loss_spike", "step": 7}\n')
+    assert [alarm["run"] for alarm in one(tmp_path)()["list"]] == [run]  # it has ended, and is not read for its curves
     assert one(tmp_path)(run)["curves"]["losses"]["valid_loss"][0][-1] == 1000
     assert one(tmp_path)("../../etc") is None
 

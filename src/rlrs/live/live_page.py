@@ -20,6 +20,7 @@ SAID = (
 """Keys under `live.label.` that the page's script writes."""
 STATES = ("waiting", "running", "finished", "failed", "stale")
 KINDS = ("run", "study", "rollout")
+PLACES = ("proxy", "target", "ladder")
 ENTRIES = (
     *("begun", "resumed", "data", "ratios", "certificate", "alarm", "decision", "override", "sign_off", "ended"),
     *("failed", "torn"),
@@ -40,6 +41,7 @@ def page(watcher: Watcher) -> str:
     said = {key: words(f"live.label.{key}") for key in SAID}
     said |= {f"state.{state}": words(f"live.state.{state}") for state in STATES}
     said |= {f"kind.{kind}": words(f"live.kind.{kind}") for kind in KINDS}
+    said |= {f"place.{place}": words(f"live.place.{place}") for place in PLACES}
     said |= {f"entry.{kind}": words(f"live.entry.{kind}") for kind in ENTRIES}
     said |= {f"component.{name}": words.component(name) for name in palette.COMPONENTS}
     said |= {f"arm.{name}": words.arm(name) for name in palette.ARMS}

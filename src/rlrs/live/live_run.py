@@ -58,8 +58,8 @@ class LiveRun:
             self._asked = self._plain("run.json")
             self.result = self._plain("result.json")
             self._stamp = found
+        self.trail.look()
         if follow:
-            self.trail.look()
             self._lines()
         self._seen = self._seen or any(found) or self._file.there
 

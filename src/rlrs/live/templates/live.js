@@ -32,7 +32,7 @@
   };
   const arm = (search) => {
     const [stage, name, ...rest] = search.split("/");
-    return [stage, said[`arm.${name}`] || name, ...rest].join(" / ");
+    return [said[`place.${stage}`] || stage, said[`arm.${name}`] || name, ...rest].join(" / ");
   };
   const lookOf = (kind, name) => looks[`${kind}.${name.split("/")[0]}`] || looks[kind === "component" && name ? "component.other" : "ink"];
 
