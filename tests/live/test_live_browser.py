@@ -21,11 +21,11 @@ CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome")
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no chromium executable on the path"), pytest.mark.long]
 STUDY = """
 name: tiny
-data: {vocab_size: 300, sequence_length: 16, max_bytes: 200000}
+data: {vocab_size: 300, sequence_length: 16, max_bytes: 100000}
 training: {score_steps: 5, eval_tokens: 512, checkpoint_every: 20, log_every: 2, evaluations: 3}
 proxy: {model: {d_model: 16, n_layers: 1, n_heads: 2, n_experts: 2}, steps: 20, batch_size: 4}
 target: {model: {d_model: 32, n_layers: 2, n_heads: 2, n_experts: 4}, steps: 30, batch_size: 4}
-search: {trials: 5, multipliers: [0.5, 2], lr: 8e-3}
+search: {trials: 3, multipliers: [0.5, 2], lr: 8e-3}
 transfer: {trials: 2}
 comparison: {arms: [uniform, rlrs], seeds: 2, horizons: [0.5]}
 processes: 1

@@ -85,10 +85,14 @@ def _trial(
         search="/".join(search.split("/")[: 3 if search.startswith("ladder/") else 2]),
         number=number,
         state=str(told.get("status") or _STATES.get(state, state.lower())),
-        score=score if score is not None else told.get("score"),
+        score=_number(score if score is not None else told.get("score")),
         move=str(asked.get("move", "")),
         whole=all(asked.get(name) is None for name in ("steps", "width", "seed")),
         run=json.loads(run) if run else "",
-        params=asked.get("params", {}),
-        seconds=told.get("seconds"),
+        params={name: float(value) for name, value in dict(asked.get("params", {})).items()},
+        seconds=_number(told.get("seconds")),
     )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
