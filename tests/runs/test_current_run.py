@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import rlrs
-from rlrs.records import Pruning, read_metrics, read_record, write_record
+from rlrs.records import Pruning, RecordError, read_metrics, write_record
+from rlrs.records.checked import read_checked
 from rlrs.runs import AskedRun, ReportedResult, Run, RunError, current_run
 
 
@@ -28,7 +29,7 @@ def begin(tmp_path, monkeypatch):
 
 
 def result(folder):
-    return read_record(folder / "result.json", ReportedResult, "")
+    return read_checked(folder / "result.json", ReportedResult, None, "result", "")
 
 
 def model():
@@ -60,6 +61,16 @@ def test_a_run_that_does_as_asked_hands_back_score_loss_and_the_rates_of_its_gro
     lines = list(read_metrics(tmp_path / "metrics.jsonl"))
     assert [line.loss for line in lines] == [pytest.approx(4 / step) for step in range(1, 7)] + [None]
     assert (lines[-1].step, lines[-1].valid_loss) == (6, 1.5)
+
+
+def test_a_result_that_was_changed_is_not_read(tmp_path, begin):
+    run = begin()
+    trained(run)
+    run.finish(valid_loss=1.0)
+    path = tmp_path / "result.json"
+    path.write_text(path.read_text().replace('"valid_loss": 1.0', '"valid_loss": 0.5'))
+    with pytest.raises(RecordError, match="does not go with its checksum"):
+        result(tmp_path)
 
 
 def test_a_loss_stands_for_the_steps_since_the_report_before(tmp_path, begin):

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 from torch import nn
 
 import rlrs
@@ -89,6 +90,35 @@ def test_a_loss_that_is_no_number_is_divergence_and_the_search_goes_on(search):
     assert found.best.loss == 2.0
 
 
+@pytest.mark.parametrize(
+    "loss", [None, "x", torch.ones(2), 10**400, [1.0]], ids=["none", "text", "two", "huge", "list"]
+)
+def test_a_loss_that_is_no_float_is_one_line(search, loss):
+    found = search()
+    (trial, *_) = found.ask()
+    with pytest.raises(SearchError, match="the loss of trial 0 should be one number"):
+        found.tell(trial, loss=loss)
+    with pytest.raises(SearchError, match="tell a trial that the search asked for, not 0"):
+        found.tell(0, loss=1.0)
+
+
+@pytest.mark.parametrize(
+    ("components", "said"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), "not Sequential"),
+        (nn.Linear(2, 2), "not Linear"),
+        ("embedding", "'embedding'"),
+        ([], "not []"),
+        (["embedding", 3], "3"),
+    ],
+    ids=["model", "layer", "text", "none", "mixed"],
+)
+def test_what_are_no_components_is_one_line(search, components, said):
+    with pytest.raises(ConfigError, match=r"components should be rlrs[.]partition") as caught:
+        search(components=components)
+    assert said in str(caught.value)
+
+
 def test_a_loss_is_told_once(search):
     found = search()
     trial = found.ask()[0]
@@ -122,6 +152,8 @@ def test_another_search_in_the_same_database_is_refused(search):
     [
         ({"method": "genetic"}, "no method 'genetic'"),
         ({"trials": 0}, "greater than or equal to 1"),
+        ({"store": None}, "store should be a file or a database's URL, not 'None'"),
+        ({"store": "/"}, "store should be a file or a database's URL, not '/'"),
         ({"space": {"head.start": 1.0}}, "no parameter 'head.start'"),
     ],
 )
@@ -129,6 +161,10 @@ def test_what_cannot_be_searched_is_one_line(search, changes, said):
     with pytest.raises(ConfigError, match=said) as error:
         search(**changes)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_may_be_quoted_as_in_a_study(search):
+    assert search(trials="12", lr="4e-3").ask()[0].lr == 4e-3
 
 
 def test_more_trials_go_on_with_a_search_that_has_ended(search):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rlrs
-from rlrs.records import read_record
+from rlrs.records.checked import read_checked
 from rlrs.runs import Run
 from rlrs.runs.asked import ReportedResult
 from rlrs.settings import kept, load_study, study_from
@@ -99,6 +99,6 @@ def test_a_run_that_is_pruned_ends_the_training(trainer, tmp_path, monkeypatch):
     monkeypatch.setenv("RLRS_RUN", str(tmp_path / "run.json"))
     options = ["--steps", "40", "--layers", "1"]
     script.main([*options, "--folder", str(tmp_path / "out")] if trainer == "Trainer" else options)
-    result = read_record(tmp_path / "result.json", ReportedResult, "")
+    result = read_checked(tmp_path / "result.json", ReportedResult, None, "result", "")
     assert (result.status, result.steps) == ("pruned", 3)
     assert Run.read(tmp_path / "run.json").steps == 40

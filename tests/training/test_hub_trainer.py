@@ -13,6 +13,7 @@ from hub_folders import save_model, write_records, write_text
 from rlrs.data import prepare
 from rlrs.data.records import load_records, prepare_records
 from rlrs.records import Pruning, read_metrics, read_record, write_record
+from rlrs.records.checked import read_checked
 from rlrs.runs import Run
 from rlrs.runs.asked import OwnRun, ReportedResult
 from rlrs.runs.verifying import Verification
@@ -126,7 +127,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(begin, tmp_path, mo
 def test_a_run_above_the_limit_of_a_rung_ends_there(begin, tmp_path):
     run = begin(prune=Pruning(rungs=((2, 0.1), (6, None)), window=1))
     hub_trainer.train(run)
-    result = read_record(tmp_path / "result.json", ReportedResult, "")
+    result = read_checked(tmp_path / "result.json", ReportedResult, None, "result", "")
     assert (result.status, result.steps) == ("pruned", 2)
     assert run.result.valid_loss is None
 

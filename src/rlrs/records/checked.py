@@ -20,20 +20,20 @@ def write_checked(path: Path, record: Record) -> None:
 
     Args:
         path: of the file.
-        record: with a field `schema`.
+        record: with a field `schema`, where its file has versions.
     """
     plain = record.model_dump(mode="json", by_alias=True)
     plain["checksum"] = checksum(plain)
     write_atomic(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
-def read_checked(path: Path, kind: type[R], schema: int, what: str, remedy: str) -> R:
+def read_checked(path: Path, kind: type[R], schema: int | None, what: str, remedy: str) -> R:
     """A record from a file that `write_checked` wrote.
 
     Args:
         path: of the file.
         kind: of the record.
-        schema: the one that is read.
+        schema: the one that is read; None for a file that has none, and in older versions no checksum either.
         what: the file is, for messages.
         remedy: what to do where it is damaged, as the end of a sentence.
 
@@ -44,8 +44,9 @@ def read_checked(path: Path, kind: type[R], schema: int, what: str, remedy: str)
     data = path.read_bytes()
     try:
         plain = read_plain(data)
-        if not isinstance(plain, dict) or plain.get("schema") != schema:
-            raise RecordError(f"{path}: is no {what} of schema {schema}; {remedy}")
+        if not isinstance(plain, dict) or (schema is not None and plain.get("schema") != schema):
+            version = "" if schema is None else f" of schema {schema}"
+            raise RecordError(f"{path}: is no {what}{version}; {remedy}")
         stored = plain.pop("checksum", None)
         record = kind.model_validate(plain)
     except ValidationError as error:
@@ -54,6 +55,6 @@ def read_checked(path: Path, kind: type[R], schema: int, what: str, remedy: str)
         raise
     except ValueError as error:
         raise RecordError(f"{path}: damaged: {error}; {remedy}") from None
-    if stored != checksum(plain):
+    if stored != checksum(plain) and (stored is not None or schema is not None):
         raise RecordError(f"{path}: does not go with its checksum: it was changed after it was written; {remedy}")
     return record

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlrs.files import write_atomic
 from rlrs.messages import shortened
 from rlrs.ratios import Ratios
-from rlrs.records import MetricsLine, Pruning, RecordError, read_metrics, read_record, write_record
+from rlrs.records import MetricsLine, Pruning, RecordError, read_metrics, read_record
+from rlrs.records.checked import write_checked
 from rlrs.runs.asked import (
     METRICS_FILE,
     RESULT_FILE,
@@ -416,7 +417,7 @@ class Run:
             os.close(self._file)
             self._file = -1
         if self.folder is not None:
-            write_record(self.folder / RESULT_FILE, self.result)
+            write_checked(self.folder / RESULT_FILE, self.result)
 
     def _fail(self, reason: str) -> None:
         """Say why the run's numbers are of no use, to the study and to the script."""

@@ -66,7 +66,8 @@ class Suggestion:
 class Search:
     """A search over base rate, final fraction and all ratios, one trial after another or a batch at once.
 
-    Everything is in a database: killed and started again, it goes on with the trials that have no loss.
+    Everything is in a database: killed and started again, it goes on with the trials that have no loss. Ask and tell
+    from one thread, which may have the runs trained by others.
 
     Args:
         components: `rlrs.partition(model)`, or names; those that a study searches get ratios.
@@ -111,18 +112,20 @@ class Search:
                 "rlrs.Search: method='learned' trains runs of its own; in your loop, rlrs.discovery.LearnedLR learns "
                 "in one run"
             )
-        names = list(components)
+        names = _names(components)
         ratios = start if isinstance(start, Ratios) else Ratios(start)
         retest = RetestConfig(points=0, seeds=0)
         settings = settings_from(
             SearchConfig, "rlrs.Search", method=method, trials=trials, lr=lr, seed=seed, retest=retest
         )
         ratios.check_used(names, "the model")
-        first = start_point(lr, final_fraction, ratios, [name for name in names if name in SEARCHED])
+        first = start_point(settings.lr, final_fraction, ratios, [name for name in names if name in SEARCHED])
         defaults = {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
         self._space = read_space(dict(space or {}), first, names, defaults)
         self._method = make_method(self._space, settings, steps=1, window=1)
-        self._limits = {"trials": trials}
+        self._limits = {"trials": settings.trials}
+        if not isinstance(store, str | Path) or Path(store).is_dir():
+            raise ConfigError(f"rlrs.Search: store should be a file or a database's URL, not {shown(str(store))}")
         url = isinstance(store, str) and "://" in store
         self._store = TrialStore(store if url else Path(store))
         identity = {
@@ -136,8 +139,10 @@ class Search:
         self._store.open(NAME, identity)
         if self._store.missing(NAME):
             self._store.complete(NAME)
-        if trials < (there := len(self._trials())):
-            raise ConfigError(f"rlrs.Search: trials={trials} should be {there} or more: so many were asked for before")
+        if settings.trials < (there := len(self._trials())):
+            raise ConfigError(
+                f"rlrs.Search: trials={settings.trials} should be {there} or more: so many were asked for before"
+            )
 
     def ask(self) -> list[Suggestion]:
         """All trials that wait for a loss and may be trained side by side; none when the search has ended."""
@@ -165,12 +170,19 @@ class Search:
         """The training loss that a trial ended with, nats per token; one that is no number counts as divergence.
 
         Raises:
-            SearchError: the search has not asked for this trial, or has another loss of it.
+            SearchError: the search has not asked for this trial, or has another loss of it; or the loss is no float.
         """
+        if not isinstance(trial, Suggestion):
+            raise SearchError(f"tell a trial that the search asked for, not {shown(trial)}")
+        try:
+            loss = float(loss)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            raise SearchError(
+                f"the loss of trial {trial.number} should be one number, nan for a run that diverged, not {shown(loss)}"
+            ) from None
         trials = self._trials()
         if not 0 <= trial.number < len(trials) or trials[trial.number].params != dict(trial.params):
             raise SearchError(f"trial {trial.number} is not one of this search")
-        loss = float(loss)
         result = RunResult(
             status="finished" if math.isfinite(loss) else "diverged",
             steps=1,
@@ -223,6 +235,15 @@ class Search:
             return False
         self._store.add_batch(NAME, asked, [_id(proposal.params) for proposal in asked])
         return True
+
+
+def _names(components: Iterable[str]) -> list[str]:
+    """Names of components, where they are not a model or one name by mistake."""
+    names = list(components) if isinstance(components, Iterable) and not isinstance(components, str) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        given = type(components).__name__ if not isinstance(components, str | list | tuple) else shown(components)
+        raise ConfigError(f"rlrs.Search: components should be rlrs.partition(model), or a list of names, not {given}")
+    return names
 
 
 def _id(params: Mapping[str, float]) -> str:

@@ -428,8 +428,8 @@ class TrialStore:
             self._storage.set_study_user_attr(study, "identity", json.loads(json.dumps(mine)))
         elif (difference := first_difference(theirs, json.loads(json.dumps(mine)))) is not None:
             raise StorageError(
-                f"{self.name}: search {search} there is another one: {difference}; name another folder with --out, "
-                "or another database"
+                f"{self.name}: search {search} there is another one: {difference}; take another folder "
+                "(--out) or database"
             )
 
     @contextmanager

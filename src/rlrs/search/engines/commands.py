@@ -24,7 +24,8 @@ from typing import Self
 
 from rlrs.environment import cores
 from rlrs.messages import printable, shortened
-from rlrs.records import Pruning, RecordError, RunResult, read_record, write_record
+from rlrs.records import Pruning, RecordError, RunResult, write_record
+from rlrs.records.checked import read_checked
 from rlrs.runs import RUN_FILE, RUN_VARIABLE, AnyRun, OwnRun, ReportedResult, Run, RunError
 from rlrs.runs.asked import METRICS_FILE, RESULT_FILE
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, EngineError, Job, Patience
@@ -334,7 +335,8 @@ def read_result(folder: Path) -> ReportedResult:
         EngineError: the file is damaged.
     """
     try:
-        return read_record(folder / RESULT_FILE, ReportedResult, "delete the folder to start the run again")
+        remedy = "delete the folder to start the run again"
+        return read_checked(folder / RESULT_FILE, ReportedResult, None, "run's result", remedy)
     except RecordError as error:
         raise EngineError(str(error)) from None
 
