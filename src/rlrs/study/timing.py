@@ -140,15 +140,18 @@ def _measured(study: StudyConfig, path: Path) -> StepTimes | None:
     except (OSError, RecordError):
         return None
     mine, theirs = kept(study, {}), results.study.config
-    if any(_plain(mine.get(part)) != _plain(theirs.get(part)) for part in ("proxy", "target", "data", "training")):
+    if any(_differ(mine.get(part), theirs.get(part)) for part in ("proxy", "target", "data", "training")):
         return None
     proxy, target = (_seconds(_runs(results, stage)) for stage in ("search", "transfer"))
     return StepTimes(proxy, target, f"measured by the runs of {path.parent}") if proxy and target else None
 
 
-def _plain(part: Any) -> Any:
-    """Of a section of settings, what decides how long a step takes, as far as it is said."""
-    return {k: v for k, v in part.items() if v is not None and k not in ("folder", "scale")} if part else part
+def _differ(mine: Any, theirs: Any) -> bool:
+    """Whether sections of settings differ in what both say and decides how long a step takes."""
+    if not mine or not theirs:
+        return mine != theirs
+    said = {k for k in mine.keys() & theirs.keys() if mine[k] is not None and theirs[k] is not None}
+    return any(mine[k] != theirs[k] for k in said - {"folder", "scale"})
 
 
 def _runs(results: Results, stage: str) -> Iterable[RunResult]:
