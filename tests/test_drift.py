@@ -28,6 +28,7 @@ def ratios(tmp_path):
     proxy, target = (provenance[name]["parameters"]["non_embedding"] for name in ("found_on", "target"))
     tokens = STUDY.target.steps * STUDY.target.batch_size * STUDY.data.sequence_length
     provenance["horizon"]["tokens"] = round(tokens * proxy / target)
+    provenance["target"]["tokens"] = tokens
     provenance["data"] = {"source": STUDY.data.source, "hash": "d" * 12, "vocab_size": STUDY.data.vocab_size}
     provenance["code"] = {}
     return loaded

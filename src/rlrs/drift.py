@@ -133,10 +133,14 @@ def _size(
     if new > GROWN * old:
         meaning = f"{new / old:.1f} times what the ratios were seen on; confirm them on a size between"
         yield Change("parameters (embeddings apart)", old, new, "confirm", meaning)
-    horizon, proxy = provenance.horizon, provenance.found_on
-    if horizon is None or proxy is None or not (own := proxy.parameters.get("non_embedding")):
+    horizon, proxy, target = provenance.horizon, provenance.found_on, provenance.target
+    if target is not None and target.tokens is not None:
+        then = target.tokens / old
+    elif horizon is not None and proxy is not None and (own := proxy.parameters.get("non_embedding")):
+        then = horizon.tokens / own
+    else:
         return
-    then, tokens = horizon.tokens / own, steps * batch_size * study.data.sequence_length / new
+    tokens = steps * batch_size * study.data.sequence_length / new
     if not 1 / GROWN <= tokens / then <= GROWN:
         meaning = "ratios move from start to end of a run, and were found for a run of another length for its size"
         yield Change("tokens a parameter", float(f"{then:.3g}"), float(f"{tokens:.3g}"), "confirm", meaning)

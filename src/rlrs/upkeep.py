@@ -27,17 +27,18 @@ def drift_command(
     """Say what has changed since ratios were found (model, data, length, settings, code), and what it means."""
     from rlrs.data import TokenData
     from rlrs.drift import drift
-    from rlrs.ratios import Ratios
     from rlrs.records import RecordError
     from rlrs.settings import load_study
 
-    loaded, settings = Ratios.named(ratios), load_study(study)
+    loaded, settings = named_ratios(ratios), load_study(study)
     try:
         found = drift(loaded, settings, TokenData.load(data).hash if data is not None else None)
     except RecordError as error:
         raise RecordError(f"{ratios}: {error}") from None
     for change in found:
         _print(str(change))
+    if settings.trainer is not None:
+        _print("not compared: data, components, parameters and tokens, which a trainer of your own has to itself")
     if any(change.weight != "note" for change in found):
         raise typer.Exit(1)
     _print("nothing has changed that the ratios depend on")

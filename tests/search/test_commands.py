@@ -206,6 +206,67 @@ def test_a_program_that_was_killed_after_its_last_step_has_only_to_validate(tmp_
     assert (result.status, result.steps, result.valid_loss) == ("finished", 4, 1.0)
 
 
+WRITER = """
+import json, os, sys
+steps, folder, mode, far = int(sys.argv[3]), sys.argv[6], sys.argv[1], os.path.exists(sys.argv[6] + "/far")
+done = int(open(folder + "/saved").read()) if mode.startswith("resumes") and os.path.exists(folder + "/saved") else 0
+with open(folder + "/t.jsonl", "w" if mode == "rewrites" else "a") as file:
+    for step in range(done + 1, steps + 1):
+        at = "x" * (50 if mode == "rewrites" and far else 3)
+        file.write(json.dumps({"step": step, "loss": 4 / step, "at": at}) + "\\n")
+if done < steps or mode != "resumes at the end":
+    with open(folder + "/eval.jsonl", "w" if mode == "rewrites" else "a") as file:
+        file.write(json.dumps({"step": steps, "val": 2.5, "at": "x" * (50 if far else 3)}) + "\\n")
+open(folder + "/saved", "w").write(str(steps if mode == "resumes at the end" else steps - 2))
+open(folder + "/far", "w").close()
+"""
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read", "unread"])
+@pytest.mark.parametrize("mode", ["rewrites", "starts over", "resumes", "resumes at the end"])
+def test_files_of_a_run_that_was_killed_before_its_result_are_read_again(tmp_path, mode, read):
+    (tmp_path / "train.py").write_text(WRITER)
+    command = [sys.executable, str(tmp_path / "train.py"), mode, "{lr}", "{steps}", "{seed}", "{embedding.start}"]
+    losses = {"loss": {"file": "t.jsonl"}, "valid_loss": {"file": "eval.jsonl", "key": "val"}}
+    spec = run(TrainerConfig(command=[*command, "{folder}"], components=["embedding"], **losses), steps=6)
+    first = outcome(tmp_path, spec)
+    folder = tmp_path / "runs" / spec.id
+    (folder / "result.json").unlink()
+    if not read:
+        (folder / "metrics.jsonl").unlink()
+    again = outcome(tmp_path, spec)
+    assert (again.status, again.score, again.valid_loss) == ("finished", first.score, 2.5)
+    assert [line.loss for line in read_metrics(folder / "metrics.jsonl")][:6] == [4 / step for step in range(1, 7)]
+
+
+HISTORY = """
+import json, sys, time
+history = []
+for step in range(1, 5):
+    history.append(json.dumps({"step": step, "loss": 4 / step, "val": 2}))
+    with open(sys.argv[6] + "/t.jsonl", "w") as file:
+        file.flush()
+        time.sleep(0.12)
+        print(*history, sep="\\n", file=file)
+    time.sleep(0.12)
+"""
+
+
+def test_a_file_that_is_written_anew_after_every_step_goes_on(tmp_path):
+    (tmp_path / "train.py").write_text(HISTORY)
+    command = [sys.executable, str(tmp_path / "train.py"), "-", "{lr}", "{steps}", "{seed}", "{embedding.start}"]
+    losses = {"loss": {"file": "t.jsonl"}, "valid_loss": {"file": "t.jsonl", "key": "val"}}
+    result = outcome(tmp_path, run(TrainerConfig(command=[*command, "{folder}"], components=["embedding"], **losses)))
+    assert (result.status, result.steps, result.valid_loss) == ("finished", 4, 2.0)
+
+
+def test_a_line_without_a_step_names_the_setting(tmp_path, program):
+    trainer = program('print(\'{"val": 2}\', file=open(sys.argv[5] + "/l.jsonl", "a"))')
+    plain = {**trainer.model_dump(exclude_unset=True), "valid_loss": {"file": "l.jsonl", "key": "val"}}
+    plain["command"] = [*plain["command"], "{folder}"]
+    assert "for the step: trainer.valid_loss.step" in outcome(tmp_path, run(TrainerConfig(**plain))).reason
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of JAX, where another test has loaded it: of any fork
 def test_a_process_that_a_killed_driver_left_is_ended_before_its_run_is_started_again(tmp_path, program):
     spec = run(program("time.sleep(0.01)"), steps=40)

@@ -29,7 +29,7 @@ class Horizon(Record):
     """How long the runs of the search were."""
 
     steps: int
-    batch_size: int | None
+    batch_size: int | None = None
     """Sequences per step; None where it is not known."""
     tokens: int
 
@@ -63,6 +63,8 @@ class TargetSummary(Record):
     lr: float
     """Base peak rate that the arm was tuned to there."""
     steps: int
+    tokens: int | None = None
+    """That a run trained on; None where they are not known."""
     final_losses: dict[Arm, float | None]
 
 

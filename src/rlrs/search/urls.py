@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import make_url
+import os
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from rlrs.extras import install
@@ -11,10 +14,10 @@ from rlrs.settings import ConfigError
 
 
 def check_url(text: str) -> None:
-    """See that a database URL is one, and that its driver is installed; no connection is made.
+    """See that a database URL is one, and that its driver is installed; no connection is made, no file.
 
     Raises:
-        ConfigError: no URL, or of a kind of database that there is not.
+        ConfigError: no URL, or of a kind of database that there is not, or of a SQLite file that cannot be.
         ImportError: its driver is not installed; the message says what to install.
 
     >>> check_url("sqlite:///trials.db")
@@ -38,3 +41,21 @@ def check_url(text: str) -> None:
     except ImportError as error:
         hint = install("postgresql") if url.get_backend_name() == "postgresql" else "install its driver"
         raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
+    if url.get_backend_name() == "sqlite":
+        _check_file(url)
+
+
+def _check_file(url: URL) -> None:
+    """See that a SQLite file is there, or can be made."""
+    name = url.database or ""
+    if name in ("", ":memory:"):
+        raise ConfigError("storage: should name a file that outlives this process, such as sqlite:///shared.db")
+    if name.startswith("file:"):  # a URI of SQLite's own
+        return
+    path = Path(name).absolute()
+    if path.is_dir():
+        raise ConfigError(f"storage: {shown(str(path), 200)} is a folder, and should be a SQLite file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"storage: {shown(str(path), 200)}: there is no folder {shown(str(path.parent), 200)}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"storage: {shown(str(path), 200)} cannot be written to")

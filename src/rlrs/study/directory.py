@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,9 @@ from rlrs.messages import printable
 from rlrs.records import Trial
 from rlrs.settings import ConfigError, StudyConfig, changing, difference, kept, study_from
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
+
+_RUN = re.compile("[0-9a-f]{12}")
+"""What a run is called."""
 
 
 class StudyError(ValueError):
@@ -94,12 +98,28 @@ def held(study: StudyConfig, folder: Path) -> Iterator[bool]:
         raise StudyError(
             f"{where}: a link to {printable(str(folder.readlink()))}, which is not there; make that folder first"
         )
+    _check_entries(folder)
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder):
         if path.exists() and (different := difference(changing(_read(path)), mine)) is not None:
             raise StudyError(f"{where}: belongs to another study: {different}; name another folder with --out")
         yield fresh
+
+
+_FILES = ("study.yaml", "lock", "audit.jsonl", "trials.db", "ratios.yaml", "results.json", "report.html")
+
+
+def _check_entries(folder: Path) -> None:
+    """See that no folder stands where a study writes a file, and no file where it has a folder."""
+    runs = folder / "runs"
+    places = [runs, *runs.iterdir()] if runs.is_dir() else [runs]
+    for path in places:
+        if path.is_file() and (path == runs or _RUN.fullmatch(path.name)):
+            raise StudyError(f"{printable(str(path))}: a file, where the study has a folder; move it away")
+    for name in _FILES:
+        if (folder / name).is_dir():
+            raise StudyError(f"{printable(str(folder / name))}: a folder, where the study has a file; move it away")
 
 
 @contextmanager

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rlrs import audit
+from rlrs.messages import printable
 from rlrs.records import Certificate, Results, StudyIdentity
 from rlrs.settings import StudyConfig
 
 _FILES = ("ratios.yaml", "results.json", "certificate.json")
 """What a study ends with; the last where it has a ladder."""
+_BEGUN = ("trials.db", "ratios.yaml", "results.json")
+"""What there is only of a study that has written to its trail."""
+log = logging.getLogger("rlrs.study")
 
 
 def begun(
     folder: Path, study: StudyConfig, identity: StudyIdentity, environment: Mapping[str, Any], data: Mapping[str, Any]
 ) -> None:
-    """A study begins, or goes on: with which settings, environment and data."""
+    """A study begins, or goes on: with which settings, environment and data; a warning of a trail that is damaged."""
+    lost = _lost(folder)
     audit.note(
         folder,
         "begun",
@@ -26,9 +32,32 @@ def begun(
         settings=identity.config_hash,
         environment=dict(environment),
         storage=study.storage,
+        **({"trail": lost} if lost is not None else {}),
     )
     if data:  # those of a trainer of the user's own are not known
         audit.note(folder, "data", **{name: data[name] for name in ("hash", "source", "train_tokens") if name in data})
+
+
+def _lost(folder: Path) -> str | None:
+    """Says what is wrong with the trail so far; for the next entry, where it is the first of a study that had begun."""
+    trail = audit.Trail(folder)
+    entries, found = 0, None
+    try:
+        report = trail.verify()
+        # Files that a kill left newer than the last end are no damage of the trail.
+        found = next((str(one) for one in report.found if one.kind != "file"), None)
+        entries = report.entries
+    except FileNotFoundError:
+        pass
+    except audit.AuditError as error:
+        found = str(error)
+    if found is not None:
+        log.warning("%s: the audit trail is damaged: %s (`rlrs audit verify` says more)", trail.path, printable(found))
+    if entries or not any((folder / name).exists() for name in _BEGUN):
+        return None
+    if found is None:
+        log.warning("%s: the audit trail of this study is gone: it begins anew, and says so", trail.path)
+    return "begins anew: the study had begun before, and its entries are gone"
 
 
 @contextmanager

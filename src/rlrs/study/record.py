@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlrs.comparison import FACTORS, read_results
+from rlrs.messages import printable
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import (
     ArmResult,
@@ -33,8 +35,12 @@ from rlrs.records.provenance import (
     TargetSummary,
 )
 from rlrs.records.results import StudyIdentity
+from rlrs.search import StorageError
+from rlrs.search.earlier import earlier_trials
 from rlrs.settings import Arm, ScaleConfig, StudyConfig
 from rlrs.study import noted
+
+log = logging.getLogger("rlrs.study")
 
 
 def finished(folder: Path, identity: StudyIdentity, data: Mapping[str, Any]) -> Results | None:
@@ -75,10 +81,21 @@ def looked_at(folder: Path, seeds: int) -> int | None:
     return before.looked_at or (len(before.seeds) if len(before.seeds) < seeds else None)
 
 
+def warn_of_lost_trials(folder: Path) -> None:
+    """Say in one line that the trials of a study that has ended are gone or damaged; its results stand without them."""
+    try:
+        if earlier_trials(folder / "trials.db"):
+            return
+        said = f"{printable(str(folder / 'trials.db'))}: has no trials"
+    except StorageError as error:
+        said = str(error)
+    log.warning("%s; what the study found stands, but to extend it would search anew", said)
+
+
 def page_is_newer(folder: Path) -> bool:
-    """Whether the page was written after results.json."""
+    """Whether there is a page, written after results.json."""
     page, results = folder / "report.html", folder / "results.json"
-    return page.exists() and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
+    return page.exists() and page.stat().st_size > 0 and page.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def cost(
@@ -201,6 +218,7 @@ def _target(study: StudyConfig, results: Results, comparison: Comparison) -> Tar
         parameters=dict(results.models.target.parameters or {}),
         lr=rate,
         steps=study.target.steps,
+        tokens=results.models.target.tokens or None,
         final_losses={arm: losses.mean for arm, losses in comparison.losses.items()},
     )
 

@@ -26,7 +26,7 @@ from rlrs.study.dtype import settled
 from rlrs.study.kinds import ReferenceRuns, RunKind
 from rlrs.study.preparing import own_runs
 from rlrs.study.rates_check import check_rates
-from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios
+from rlrs.study.record import cost, finished, page_is_newer, save_best_so_far, save_ratios, warn_of_lost_trials
 from rlrs.study.resolve import check_places, resolve, usable
 from rlrs.study.stages import Stages
 from rlrs.training import RunSpec, StopFlag, World, train
@@ -59,6 +59,8 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
             config_hash=fingerprint(study, without=CHANGES_NO_RESULT),
         )
         if (ended := finished(folder, identity, kind.data)) is not None:
+            if study.storage is None:
+                warn_of_lost_trials(folder)
             if until == "report" and not page_is_newer(folder):
                 _report(folder, progress)
             return ended

@@ -289,13 +289,14 @@ class Attempt:
         run, output = self._run, self._output
         if run is None or output is None or run.result is not None:
             return
-        for step, loss in output.losses():
+        whole = ended and self.process.returncode == 0
+        for step, loss in output.losses(ended=whole):
             if run.report(step, train_loss=loss):
                 self.ends_by_us = True
                 return
-        for step, loss in output.valid_losses():
+        for step, loss in output.valid_losses(ended=whole):
             run.report(step, valid_loss=loss)
-        if ended and self.process.returncode == 0:
+        if whole:
             # One that was killed after its last step reported its losses before.
             output.check_found(loss=not self.steps, valid_loss=self.job.validate)
             run.finish(valid_loss=output.last_valid_loss)
