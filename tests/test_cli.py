@@ -43,6 +43,45 @@ def command(capsys, monkeypatch, folder):
     return run
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e308", "1e400", "1e7", "many"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ladder", "s.yaml"],
+        ["plan", "s.yaml", "--gain"],
+        ["plan", "s.yaml", "--noise"],
+        ["train", "s.yaml", "--lr"],
+        ["export", "paper-dense", "--to", "megatron", "--steps", "10", "--lr"],
+    ],
+)
+def test_a_number_that_is_none_or_too_large_is_one_line(capsys, command, arguments, value):
+    code, error = command(*arguments, value)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "number above 0, at most 1,000,000, not" in error or "no such option" in error.lower()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "1e3", str(10**23), "9" * 401, "9" * 5000])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "paper-dense", "--to", "nanotron", "--lr", "1", "--steps"],
+        ["train", "s.yaml", "--steps"],
+        ["verify", "s.yaml", "--steps"],
+        ["run", "s.yaml", "--processes"],
+        ["refute", "r", "--seeds"],
+    ],
+)
+def test_a_count_that_is_none_or_too_large_is_one_line(command, arguments, value):
+    code, error = command(*arguments, value)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"invalid value for '{arguments[-1]}'" in error
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["export", "-h"], ["rollout", "decide", "-h"]])
+def test_version_and_short_help(command, arguments):
+    assert command(*arguments) == (0, "")
+
+
 @pytest.mark.parametrize("name", ["run", "search", "compare", "train", "data"])
 def test_a_study_that_cannot_run_leaves_nothing(command, folder, name):
     (folder / "s.yaml").write_text(STUDY + "search: {start: paper-moe}\n")

@@ -95,6 +95,19 @@ def test_ratios_for_components_that_are_not_there_are_an_error_with_the_nearest_
         Ratios({"expert": 1}).check_used(["embedding", "experts"], "the model")
 
 
+@pytest.mark.parametrize("text", ["{norm: 1e308}", "{norm: {knots: [[0, 1], [1, 1e13]]}}", '{"a\\nb": 1}'])
+def test_rates_without_bounds_and_names_of_two_lines_are_refused(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(f"ratios: {text}\n")
+    with pytest.raises(RatiosError, match=r"r.yaml: .*(at most 1e\+12|printable text in one line)"):
+        Ratios.load(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize("lr", [-1, float("nan"), float("inf"), 1e308])
+def test_a_base_rate_without_bounds_is_refused(lr):
+    with pytest.raises(RatiosError, match=r"lr should be 0 or more, at most 1e\+12"):
+        Ratios().rates(0, lr=lr, total_steps=1)
+
+
 def test_saved_yaml_is_plain_and_short(tmp_path):
     Ratios.preset("paper-moe").save(tmp_path / "r.yaml")
     plain = yaml.safe_load((tmp_path / "r.yaml").read_text())

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from rlrs import __version__
 from rlrs.extras import install
 
 try:
@@ -18,6 +19,7 @@ try:
     from rlrs.further import ablate_command, refute_command
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
+    from rlrs.number_options import MOST_STEPS, above_zero
     from rlrs.pages import Lang, plot, report, watch
     from rlrs.planning import plan, print_plan
     from rlrs.rollout.rollout_commands import app as rollout_commands
@@ -55,6 +57,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
 app.add_typer(audit_commands, name="audit")
@@ -67,12 +70,28 @@ app.command("doctor", epilog="Example: `rlrs doctor --json`; exit code 0 nothing
     examine_machine
 )
 
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rlrs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _command(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None:
+    """What stands before all commands."""
+
+
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Settings of the study.", show_default=False)]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory; runs/NAME, with the study's name, if not given.")
 ]
 ProcessCount = Annotated[
-    int | None, typer.Option("--processes", min=1, help="Runs trained side by side; changes no result.")
+    int | None, typer.Option("--processes", min=1, max=10_000, help="Runs trained side by side; changes no result.")
 ]
 EngineName = Annotated[
     Literal["processes", "ray"] | None, typer.Option("--engine", help="Where runs are trained; changes no result.")
@@ -168,7 +187,7 @@ def compare(
 def verify(
     study: StudyFile,
     folder: Out = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to look at.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, max=10_000, help="Optimizer steps to look at.")] = 3,
 ) -> None:
     """Run the study's trainer for some steps on the proxy: has every component the rate that it should have?
 
@@ -217,10 +236,17 @@ def train(
         str, typer.Option(help="A ratios.yaml, with all that was found beside the ratios, or a preset.")
     ] = "uniform",
     lr: Annotated[
-        float | None, typer.Option(min=0, help="Base peak rate; the ratios.yaml's, or else search.lr, if not given.")
+        float | None,
+        typer.Option(
+            parser=above_zero("a rate"),
+            metavar="RATE",
+            help="Base peak rate, above 0; the ratios.yaml's, or else search.lr, if not given.",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; those of the study if not given.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Optimizer steps; those of the study if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Of weights and data order.")] = 0,
     distributed: Annotated[
         Literal["ddp", "fsdp2"] | None,
         typer.Option(help="How torchrun's ranks share the model; training.distributed of the study if not given."),
@@ -326,7 +352,14 @@ def inspect(
 @app.command(epilog="Example: `rlrs ladder configs/demo.yaml 3 9 27`")
 def ladder(
     study: StudyFile,
-    factors: Annotated[list[float], typer.Argument(metavar="FACTOR...", help="Times the proxy's parameters.")],
+    factors: Annotated[
+        list[float],
+        typer.Argument(
+            parser=above_zero("a factor"),
+            metavar="FACTOR...",
+            help="Times the proxy's parameters: above 0, at most 1e6.",
+        ),
+    ],
 ) -> None:
     """Show a study's proxy at other sizes, with its head size and aspect ratio; nothing is trained."""
     from rlrs.settings import load_study
@@ -341,13 +374,19 @@ app.command(epilog="Example: `rlrs plot runs/demo/ratios.yaml --html ratios.html
 def export(
     ratios: Annotated[str, typer.Argument(metavar="RATIOS.yaml", help="A ratios.yaml, or a preset.")],
     to: Annotated[str, typer.Option("--to", help="megatron, torchtitan, olmo-core, deepspeed or nanotron.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the run, warm-up included.")],
-    lr: Annotated[float | None, typer.Option(min=0, help="Base peak rate; the file's if not given.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Optimizer steps of the run, warm-up included.")],
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            parser=above_zero("a rate"), metavar="RATE", help="Base peak rate, above 0; the file's if not given."
+        ),
+    ] = None,
     final_fraction: Annotated[
         float | None, typer.Option(min=0, max=1, help="Base rate at the end over its peak; the file's if not given.")
     ] = None,
     warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="Optimizer steps; the file's share of the steps if not given.")
+        int | None,
+        typer.Option(min=0, max=MOST_STEPS, help="Optimizer steps; the file's share of the steps if not given."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Name this model's parameters; as for `rlrs inspect` (the target of a study).")
@@ -364,7 +403,7 @@ def export(
 
     loaded = named_ratios(ratios)
     # What a ratios.yaml does not say has the library's own defaults; its base rate has none.
-    recipe = _recipe(ratios, Recipe(lr=lr or 1.0), loaded)
+    recipe = _recipe(ratios, Recipe(lr=1.0 if lr is None else lr), loaded)
     if lr is None and "lr" not in (loaded.provenance.get("base") or {}):
         raise typer.BadParameter(f"{ratios} has no base rate of its own: give --lr")
     found = recipe.base_schedule(steps)

@@ -22,7 +22,7 @@ Result = Annotated[
         metavar="RESULT", help="Run directory of a finished study, or its results.json.", show_default=False
     ),
 ]
-Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Runs trained side by side.")]
+Processes = Annotated[int | None, typer.Option("--processes", min=1, max=10_000, help="Runs trained side by side.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what will be run and what it takes; train nothing.")]
 Seeds = Annotated[int | None, typer.Option(min=2, max=1000, help="Paired seeds, all of them fresh.")]
 

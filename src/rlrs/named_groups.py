@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlrs.schedules import LARGEST
+
 Knots = tuple[tuple[float, float], ...]
 _PROBES = 200
 """Steps of a schedule that are looked at; chosen here."""
@@ -45,6 +47,10 @@ def names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         rate = group.get("lr")
         if rate is None:
             raise ValueError(f"parameter group {group['name']!r} has no 'lr' that a schedule could set")
+        if isinstance(rate, int | float) and not 0 <= rate <= LARGEST:
+            raise ValueError(
+                f"parameter group {group['name']!r} has lr={rate!r}, which should be 0 or more, at most {LARGEST:g}"
+            )
         if isinstance(rate, Tensor) and id(rate) in tensors:
             raise ValueError(
                 f"parameter groups {tensors[id(rate)]!r} and {group['name']!r} share one rate tensor: give each its "

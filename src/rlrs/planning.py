@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from rlrs.number_options import above_zero
 from rlrs.terminal import out
 
 if TYPE_CHECKING:
@@ -25,11 +26,19 @@ def plan(
     ] = None,
     gain: Annotated[
         float | None,
-        typer.Option(help="Nats over the strongest control that would be worth it; for the smallest study."),
+        typer.Option(
+            parser=above_zero("a gain"),
+            metavar="NATS",
+            help="Nats over the strongest control that would be worth it; for the smallest study.",
+        ),
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="Of paired differences from seed to seed, in nats; an earlier study's if there is one."),
+        typer.Option(
+            parser=above_zero("a noise"),
+            metavar="NATS",
+            help="Of paired differences from seed to seed, in nats; an earlier study's if there is one.",
+        ),
     ] = None,
     probe: Annotated[
         bool, typer.Option("--probe/--no-probe", help="Time some steps here, where no run has told the pace.")

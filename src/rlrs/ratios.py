@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from rlrs.files import write_atomic
 from rlrs.restarts import Restarts
-from rlrs.schedules import BaseSchedule, Curve, Cycles, Points, check_knots, factors
+from rlrs.schedules import LARGEST, BaseSchedule, Curve, Cycles, Points, check_knots, factors
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 SCHEMA = 1
@@ -154,7 +153,9 @@ class Ratios(Mapping[str, Ratio]):
         self.provenance: dict[str, Any] = dict(provenance or {})
         for component, value in (ratios or {}).items():
             if not isinstance(component, str) or not component:
-                raise RatiosError(f"a component's name should be text, not {component!r}")
+                raise RatiosError(f"a component's name should be text, not {_shown(component)}")
+            if not component.isprintable():
+                raise RatiosError(f"a component's name should be printable text in one line, not {_shown(component)}")
             try:
                 self._ratios[component] = Ratio.of(value)
             except RatiosError as error:
@@ -345,6 +346,7 @@ class Ratios(Mapping[str, Ratio]):
             >>> round(rates["embedding"], 6), round(rates["attention"], 6)
             (0.002525, 0.00055)
         """
+        lr = number(lr, "lr")
         base = BaseSchedule(
             total_steps=total_steps,
             warmup_steps=warmup_steps,
@@ -438,7 +440,7 @@ def number(value: Any, what: str) -> float:
     """A number >= 0 from a number of any library, or from text that is one (YAML 1.1 reads 3e-1 as text).
 
     Raises:
-        RatiosError: it is none, or negative, or not finite; the message names `what`.
+        RatiosError: it is none, or negative, or above `LARGEST`; the message names `what`.
     """
     value = _plain(value)
     if isinstance(value, str):
@@ -452,6 +454,6 @@ def number(value: Any, what: str) -> float:
         value = float(value)
     except OverflowError:
         raise RatiosError(f"{what} should be a number that a float holds, not {_shown(value)}") from None
-    if not math.isfinite(value) or value < 0:
-        raise RatiosError(f"{what} should be 0 or more, not {value:g}")
+    if not 0 <= value <= LARGEST:
+        raise RatiosError(f"{what} should be 0 or more, at most {LARGEST:g}, not {value:g}")
     return value

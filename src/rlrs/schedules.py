@@ -25,7 +25,13 @@ from typing import Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rlrs.messages import shown
 from rlrs.restarts import Restarts
+
+LARGEST = 1e12
+"""Of a ratio and of a base rate: beyond any use, and a rate made from both is finite in float32. Chosen here."""
+MOST_STEPS = 10**12
+"""Of a schedule: beyond any run, and exact as a floating-point number. Chosen here."""
 
 SHAPES = ("cosine", "linear", "constant", "wsd")
 
@@ -115,11 +121,11 @@ class BaseSchedule:
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise ValueError(f"{name} should be a whole number of steps, not {value!r}")
             object.__setattr__(self, name, int(value))
-        if self.total_steps < 1:
-            raise ValueError(f"total_steps should be at least 1, not {self.total_steps}")
+        if not 1 <= self.total_steps <= MOST_STEPS:
+            raise ValueError(f"total_steps should be at least 1, at most {MOST_STEPS:,}, not {shown(self.total_steps)}")
         if not 0 <= self.warmup_steps <= self.total_steps:
             raise ValueError(
-                f"warmup_steps should be from 0 to total_steps={self.total_steps}, not {self.warmup_steps}"
+                f"warmup_steps should be from 0 to total_steps={self.total_steps}, not {shown(self.warmup_steps)}"
             )
         if callable(self.shape):
             self._check_own(self.shape)
@@ -328,13 +334,15 @@ def warmup_steps(fraction: float, total_steps: int) -> int:
 
 
 def check_knots(knots: Knots) -> None:
-    """Raise a ValueError unless the knots run from progress 0 to 1, increasing, with finite ratios >= 0."""
+    """Raise a ValueError unless the knots run from progress 0 to 1, increasing, with ratios from 0 to `LARGEST`."""
     at = [progress for progress, _ in knots]
     if len(at) < 2 or at[0] != 0 or at[-1] != 1 or any(b <= a for a, b in itertools.pairwise(at)):
         raise ValueError(f"knots should run from progress 0 to progress 1, increasing, not {at}")
     for progress, ratio in knots:
-        if not (math.isfinite(ratio) and ratio >= 0):
-            raise ValueError(f"the ratio at progress {progress:g} should be 0 or more, not {ratio!r}")
+        if not 0 <= ratio <= LARGEST:
+            raise ValueError(
+                f"the ratio at progress {progress:g} should be 0 or more, at most {LARGEST:g}, not {ratio!r}"
+            )
 
 
 def _is_number(value: Any) -> bool:

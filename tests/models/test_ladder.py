@@ -39,7 +39,7 @@ def test_one_is_the_model_itself():
     assert ladder(PAPER, 1).reached == 1
 
 
-@pytest.mark.parametrize("factor", [0, -2, float("inf"), float("nan")])
+@pytest.mark.parametrize("factor", [0, -2, float("inf"), float("nan"), 1e308, 1e12, 10**400])
 def test_a_factor_that_is_no_size_is_refused(factor):
     with pytest.raises(ConfigError, match="factor should be a number above 0"):
         ladder(PAPER, factor)

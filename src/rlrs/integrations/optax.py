@@ -17,7 +17,7 @@ import numpy as np
 
 from rlrs.components import Partition, Rule, partition, refine
 from rlrs.integrations import require
-from rlrs.ratios import BASE, Ratio, Ratios
+from rlrs.ratios import BASE, Ratio, Ratios, number
 from rlrs.schedules import BaseSchedule, relative_factor
 
 require("jax", "jax")
@@ -93,7 +93,7 @@ def rate_schedule(schedule: BaseSchedule, ratio: Ratio | Any, lr: float) -> opta
         lr: base peak rate.
 
     Raises:
-        ValueError: a longer schedule.
+        ValueError: a longer schedule, or a rate that is no number >= 0.
 
     Examples:
         >>> rate = rate_schedule(BaseSchedule(total_steps=100, final_fraction=0.1), (5.0, 0.5), 1e-3)
@@ -103,7 +103,7 @@ def rate_schedule(schedule: BaseSchedule, ratio: Ratio | Any, lr: float) -> opta
     if schedule.total_steps > _LONGEST:
         raise ValueError(f"total_steps={schedule.total_steps} is more than {_LONGEST}, for which a table is too large")
     factors = relative_factor(schedule, Ratio.of(ratio).knots, np.arange(schedule.total_steps + 1))
-    table = lr * factors
+    table = number(lr, "lr") * factors
 
     def rate(count: jax.typing.ArrayLike) -> jax.Array:
         return jnp.asarray(table, jnp.result_type(float))[jnp.clip(jnp.asarray(count), 0, schedule.total_steps)]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from rlrs.messages import shown
 from rlrs.models.build import build_model
 from rlrs.models.counts import count_parameters
 from rlrs.models.sizes import at_depth, at_width, size_steps
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig
+from rlrs.settings.base import MOST
 
 ANY_VOCABULARY = 512
 """Of models that are built to be counted without their tables."""
@@ -42,7 +44,7 @@ def ladder(config: ModelConfig | HubConfig, factor: float) -> Rung:
 
     Args:
         config: the model to start from.
-        factor: above 0; below 1 makes a smaller model.
+        factor: above 0, at most a million; below 1 makes a smaller model.
 
     Raises:
         ConfigError: a factor that is no number above 0, or an architecture that cannot be made of that size.
@@ -52,8 +54,8 @@ def ladder(config: ModelConfig | HubConfig, factor: float) -> Rung:
     >>> rung.config.d_model, rung.config.n_layers, rung.aspect
     (192, 12, 1.0)
     """
-    if isinstance(factor, bool) or not (factor > 0 and math.isfinite(factor)):
-        raise ConfigError(f"a ladder's factor should be a number above 0, not {factor!r}")
+    if isinstance(factor, bool) or not 0 < factor <= MOST:
+        raise ConfigError(f"a ladder's factor should be a number above 0, at most {MOST:,.0f}, not {shown(factor)}")
     (units, unit, layers), growth = size_steps(config), factor ** (1 / 3)
     near = [
         (abs(math.log((u / units) ** 2 * (n / layers) / factor)) + abs(math.log(u / units * layers / n)), u, n)

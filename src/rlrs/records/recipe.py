@@ -58,8 +58,8 @@ class Recipe(Record):
     @field_validator("betas")
     @classmethod
     def _betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta <= 1 for beta in betas):
-            raise ValueError(f"should be two numbers from 0 to 1, not {list(betas)}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"should be two numbers from 0 to 1, each below 1, not {list(betas)}")
         return betas
 
     @model_validator(mode="after")

@@ -143,11 +143,8 @@ def _matching(
         found = [n for n in parameters if n.rpartition(".")[0] == key] or [f"{key}.start", f"{key}.end"]
     else:
         component, _, part = key.rpartition(".")
-        new = component in components and (
-            part == "weight_decay" or 0 <= (knot_progress(part) or 0 if part else -1) <= 1
-        )
         known = part == "weight_decay" or knot_progress(part) is not None
-        found = [key] if new and known else []
+        found = [key] if known and component in components else []
     if not found:
         options = [*parameters, *defaults, *components]
         near = difflib.get_close_matches(key, options, n=1, cutoff=0.6)
@@ -218,6 +215,7 @@ def _read_mapping(old: Parameter, value: Mapping[object, object]) -> Parameter:
 
 def _check(parameters: Mapping[str, Parameter]) -> None:
     """Raise a ConfigError for ties and conditions on what is not there, or is itself tied, and for half a ratio."""
+    knots: dict[tuple[str, float], str] = {}
     for name, mine in parameters.items():
         for what, other in (
             ("tie", mine.tie[1] if mine.tie else None),
@@ -242,8 +240,13 @@ def _check(parameters: Mapping[str, Parameter]) -> None:
         component, _, part = name.rpartition(".")
         progress = knot_progress(part)
         if component and progress is not None:
-            if not 0 <= progress <= 1:
-                raise ConfigError(f"search.space.{name}: a knot should be between 0% and 100%")
+            if part not in ("start", "end") and not 0 < progress < 1:
+                raise ConfigError(
+                    f"search.space.{name}: a knot should be above 0% and below 100%: those two are "
+                    f"{component}.start and {component}.end"
+                )
+            if (first := knots.setdefault((component, progress), name)) != name:
+                raise ConfigError(f"search.space.{name}: is the same knot as {first}: give one of them")
             for end in ("start", "end"):
                 if f"{component}.{end}" not in parameters:
                     raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -24,6 +25,8 @@ def number(value: Any) -> Any:
             value = float(value)
         except ValueError:
             raise ValueError(f"should be a number, not {shown(value)}") from None
+    if not isinstance(value, numbers.Real):
+        raise ValueError(f"should be a number, not {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"should be a finite number, not {value!r}")
     return value
@@ -32,7 +35,7 @@ def number(value: Any) -> Any:
 def whole(value: Any) -> Any:
     """The same where a whole number is wanted: `8e3` is one, 0.5 is none."""
     value = number(value)
-    if isinstance(value, int | float) and (value != value // 1 or abs(value) > LARGEST):
+    if value != value // 1 or abs(value) > LARGEST:
         raise ValueError(f"should be a whole number, at most {LARGEST:,}, not {shown(value)}")
     return int(value) if isinstance(value, float) else value
 
@@ -40,7 +43,18 @@ def whole(value: Any) -> Any:
 LARGEST = 2**53
 """Largest whole number that is also a floating-point number: no count in a study comes near."""
 
+MOST = 1e6
+"""Largest rate, factor or weight decay, as in records: beyond any use, and far from where floats end. Chosen here."""
+MOST_STEPS = 10**12
+"""Of a run; beyond any. Chosen here."""
+
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0)]
+Factor = Annotated[float, BeforeValidator(number), Field(gt=0, le=MOST)]
+"""A rate, or what a rate or a size is multiplied by."""
+Decay = Annotated[float, BeforeValidator(number), Field(ge=0, le=MOST)]
+"""A weight decay."""
+BelowOne = Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)]
+"""A share of an average that is kept; at 1 nothing would ever come in."""
 NonNegative = Annotated[float, BeforeValidator(number), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(number), Field(ge=0, le=1)]
 Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]

@@ -58,11 +58,11 @@ class DataConfig(Settings):
     one or with a transformers tokenizer; or a name on the hub (`ORGANISATION/NAME`)."""
     end_token: str | None = None
     """End-of-text mark of a tokenizer that is given by path; as its own files say, if not set."""
-    vocab_size: Annotated[Count, Field(ge=257)] = 1024
+    vocab_size: Annotated[Count, Field(ge=257, le=2**24)] = 1024
     """Entries of the `bpe` vocabulary, the 256 bytes and the end-of-text mark included."""
     vocab_sample: Count = 64_000_000
     """Bytes of training text that the `bpe` vocabulary is learnt from, spread over the corpus."""
-    sequence_length: Annotated[Count, Field(ge=2)] = 128
+    sequence_length: Annotated[Count, Field(ge=2, le=2**24)] = 128
     """Tokens per training sequence."""
     valid_fraction: Annotated[float, BeforeValidator(number), Field(gt=0, lt=1)] = 0.05
     """Share that is kept for validation: of the text files by bytes, of documents in jsonl, parquet and data sets."""

@@ -7,16 +7,17 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlrs.messages import shown
-from rlrs.settings.base import Count, Positive, Settings, number
+from rlrs.settings.base import MOST, MOST_STEPS, Count, Positive, Settings, number
 
 
 def _rung(value: Any) -> Any:
     """A size of a ladder: how many times the proxy, or what differs from the proxy."""
     if not isinstance(value, dict):
         value = number(value)
-        if not isinstance(value, int | float) or value <= 0:
+        if not 0 < value <= MOST:
             raise ValueError(
-                f"should be a number above 0, or settings that differ from the proxy's, not {shown(value)}"
+                f"should be a number above 0, at most {MOST:,.0f}, or settings that differ from the proxy's, not "
+                f"{shown(value)}"
             )
     return value
 
@@ -31,7 +32,7 @@ class LadderConfig(Settings):
     sizes: Annotated[tuple[Annotated[Any, BeforeValidator(_rung)], ...], Field(min_length=3)]
     """Three or more: a number is so many times the proxy's parameters without embeddings, a mapping what differs from
     the proxy's `model`, or from its `set` where the study has a trainer of its own."""
-    horizons: Annotated[tuple[Count, ...], Field(min_length=2)]
+    horizons: Annotated[tuple[Annotated[Count, Field(le=MOST_STEPS)], ...], Field(min_length=2)]
     """Two or more numbers of steps."""
     trials: Annotated[Count, Field(ge=8, le=10_000)] | None = None
     """Runs of each arm's search on each rung; as many as `share` pays for, at most `search.trials`, if not set."""

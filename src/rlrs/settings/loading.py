@@ -193,8 +193,7 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], at: str = "")
         elif before == now or (where in MAY_GROW and _grown(where, before, now)):
             continue
         else:
-            found = f"{printable(where, 100)} is {shown(before)} there and {shown(now)} here"
-            found += ", and may only grow" if where in MAY_GROW else ""
+            found = _differing(where, before, now)
         if found:
             return found
     return None
@@ -211,9 +210,32 @@ def _grown(where: str, before: Any, now: Any) -> bool:
     return isinstance(before, int | float) and isinstance(now, int | float) and now >= before
 
 
+_BRANCHES = frozenset({*TAGGED, "str", "constrained-str", "tuple[str, ...]", "[key]"})
+"""What pydantic adds to a place where a setting may be of several kinds."""
+
+
+def _differing(where: str, before: Any, now: Any) -> str:
+    name = printable(where, 100)
+    if where in MAY_GROW and before is None and where not in _NONE_YET:
+        return f"{name} is no limit there and {shown(now)} here, and a limit may grow or go, not come"
+    grow = ", and may only grow" if where in MAY_GROW else ""
+    return f"{name} is {shown(before)} there and {shown(now)} here{grow}"
+
+
+_WANTED = {
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "string_type": "text",
+}
+"""What pydantic's kinds of errors ask for, in the words of these messages."""
+
+
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    where = printable(".".join(str(part) for part in problem["loc"] if part not in TAGGED), 100)
+    problem = error.errors(include_url=False)[0]
+    where = printable(".".join(str(part) for part in problem["loc"] if part not in _BRANCHES), 100)
     value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
@@ -222,10 +244,14 @@ def _first_problem(error: ValidationError) -> str:
             return f"{where} is missing"
         case "invalid_key":
             return f"{where}: a key should be text, not {shown(problem['loc'][-1])}; put it in quotes"
-        case "string_type" if isinstance(value, int | float):
+        case "string_type" | "string_sub_type" if isinstance(value, int | float):
             return f"{where}: should be text, not {shown(value)}; put it in quotes if it is meant as it stands"
-        case "model_type" | "dict_type":
-            return f"{where}: should be a mapping, not {shown(value)}"
+    if (wanted := _WANTED.get(problem["type"])) is not None:
+        return f"{where}: should be {wanted}, not {shown(value)}"
+    if problem["type"] in ("too_short", "too_long") and isinstance(value, list | tuple):
+        least, most = (problem["ctx"].get(name) for name in ("min_length", "max_length"))
+        asked = f"{least} or more" if most is None else f"{most} at most"
+        return f"{where}: should have {asked}, not {len(value)} (got {shown(value)})"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     told = "" if isinstance(value, dict) or shown(value) in message else f" (got {shown(value)})"
     return f"{where}: {message[0].lower()}{message[1:]}{told}" if where else message

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from rlrs.messages import shown
 from rlrs.settings.base import NonNegative, Positive, Settings
 
 
@@ -14,6 +16,12 @@ class TokensPerSecond(Settings):
 
     proxy: Positive
     target: Positive
+
+
+def _short(currency: str) -> str:
+    if not re.fullmatch(r"\S{1,8}", currency):
+        raise ValueError(f"should be one to eight characters without spaces, not {shown(currency)}")
+    return currency
 
 
 class MachineConfig(Settings):
@@ -25,7 +33,7 @@ class MachineConfig(Settings):
     name: Annotated[str, Field(min_length=1, max_length=80)] = "the described machine"
     price_per_hour: NonNegative
     """Of the whole machine; 0 for one that is paid for already."""
-    currency: Annotated[str, Field(pattern=r"^\S{1,8}$")] = "USD"
+    currency: Annotated[str, AfterValidator(_short)] = "USD"
     """As it is to be written: USD, EUR, JPY."""
     flops_per_second: Positive | None = None
     """That it reaches in training, not its peak: 40 % of the peak is good for a large model."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from rlrs.settings.base import Count, CountFrom0, NonNegative, Positive, Settings, number
+from rlrs.settings.base import Count, CountFrom0, Decay, Factor, Positive, Settings, number
 
 
 class ModelConfig(Settings):
@@ -16,7 +16,7 @@ class ModelConfig(Settings):
     d_model: Annotated[Count, Field(le=2**20)] = 64
     n_layers: Annotated[Count, Field(le=10_000)] = 4
     n_heads: Count = 4
-    d_ff: Count | None = None
+    d_ff: Annotated[Count, Field(le=2**24)] | None = None
     """Hidden width of a feed-forward block, or of an expert before `granularity` splits it; 8/3 of `d_model`, rounded
     up to 8 and to `granularity`, if not set."""
     n_experts: Annotated[CountFrom0, Field(le=2**16)] = 0
@@ -25,22 +25,22 @@ class ModelConfig(Settings):
     """Experts that each token is routed to."""
     normalise_gates: bool = False
     """Divide the weights of a token's experts by their sum; else they are the router's probabilities."""
-    capacity_factor: Positive | None = 1.0
+    capacity_factor: Factor | None = 1.0
     """Choices an expert takes, as a multiple of an even share; the others pass by the residual (Switch). `null` is
     dropless: every expert takes all that choose it."""
-    n_shared_experts: CountFrom0 = 0
+    n_shared_experts: Annotated[CountFrom0, Field(le=2**16)] = 0
     """Experts that every token passes beside its routed ones (DeepSeekMoE)."""
-    granularity: Count = 1
+    granularity: Annotated[Count, Field(le=2**16)] = 1
     """Every expert split into this many narrower ones, of which a token passes as many times more: the same weights in
     all and for one token, the router's apart (Krajewski et al., 2024)."""
-    load_balancing: NonNegative = 0.01
+    load_balancing: Decay = 0.01
     """Weight of the load-balancing loss (Fedus et al., 2021)."""
-    z_loss: NonNegative = 0.001
+    z_loss: Decay = 0.001
     """Weight of the router z-loss (Zoph et al., 2022)."""
-    init_scale: Positive = 0.15
+    init_scale: Factor = 0.15
     """Truncated normal of standard deviation sqrt(init_scale / fan_in)."""
     tie_embeddings: bool = False
-    rope_theta: Positive = 10_000.0
+    rope_theta: Annotated[Positive, Field(le=1e12)] = 10_000.0
 
     @model_validator(mode="after")
     def _heads(self) -> Self:
@@ -91,7 +91,7 @@ class LoraConfig(Settings):
 
     r: Annotated[Count, Field(le=2**16)] = 8
     """Rank of the two matrices B A that are added to a weight."""
-    alpha: Positive = 16.0
+    alpha: Factor = 16.0
     """They are scaled by `alpha / r`."""
     dropout: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.0
     """Of what comes into an adapter, in training."""

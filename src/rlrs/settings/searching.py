@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlrs.messages import shown
-from rlrs.settings.base import Count, CountFrom0, Fraction, Positive, Settings, number
+from rlrs.settings.base import Count, CountFrom0, Factor, Fraction, Positive, Settings, number
 
 Arm = Literal[
     "uniform",
@@ -72,7 +72,7 @@ class EarlierTrials(Settings):
 class PriorConfig(Settings):
     """What a search knows before it begins: what `search.prior` names, looked up."""
 
-    lr: Positive | None = None
+    lr: Factor | None = None
     """Base peak rate that the ratios go with."""
     final_fraction: Fraction | None = None
     ratios: dict[str, Any] = Field(default_factory=dict)
@@ -142,13 +142,13 @@ class SearchConfig(Settings):
     prior: Annotated[str | PriorConfig | None, BeforeValidator(_prior)] = None
     """What is known before: a preset or a path to a ratios.yaml (learned ones, say), around which the search begins, or
     to the trials.db of an earlier study, of this size or another, whose trials its surface is fitted to as well."""
-    lr: Positive = 4e-3
+    lr: Factor = 4e-3
     """Base peak rate that every arm's search starts from."""
-    multipliers: tuple[Positive, ...] = (0.2, 2 / 3, 1.5, 5.0)
+    multipliers: tuple[Factor, ...] = (0.2, 2 / 3, 1.5, 5.0)
     """Each parameter in turn is tried at these multiples of its current value (the paper's)."""
     sweeps: Annotated[Count, Field(le=1_000_000)] = 30
     """Most passes over all parameters."""
-    seed: CountFrom0 = 0
+    seed: Annotated[CountFrom0, Field(le=2**32 - 1)] = 0
     """Seed of the order of parameters, and of the trials' model and data."""
 
     @model_validator(mode="after")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from rlrs.messages import shown
-from rlrs.settings.base import Count, Fraction, NonNegative, Positive, Settings, number
+from rlrs.settings.base import (
+    MOST_STEPS,
+    BelowOne,
+    Count,
+    Decay,
+    Factor,
+    Fraction,
+    NonNegative,
+    Positive,
+    Settings,
+    number,
+)
 from rlrs.settings.data import DataConfig
 from rlrs.settings.ladder_config import LadderConfig
 from rlrs.settings.machine import MachineConfig
@@ -20,21 +32,21 @@ from rlrs.settings.transformers_config import check_arguments
 class TrainingConfig(Settings):
     """What all runs of a study share."""
 
-    warmup_fraction: Annotated[float, BeforeValidator(number), Field(ge=0, lt=1)] = 0.01
+    warmup_fraction: BelowOne = 0.01
     """Warm-up steps as a share of all steps (the paper: 1 %)."""
     final_fraction: Fraction = 0.0444
     """Base rate at the end over the base peak rate (the paper's MoE value; 1 for `constant`); where a search starts."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    weight_decay: NonNegative = 0.1
-    component_weight_decay: dict[str, NonNegative] = Field(default_factory=dict)
+    weight_decay: Decay = 0.1
+    component_weight_decay: dict[str, Decay] = Field(default_factory=dict)
     """Of components that have their own."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    eps: Positive = 1e-8
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
+    eps: Factor = 1e-8
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     """`adamw` (the paper's); `muon` for the matrices of hidden layers with AdamW for the rest; `sgd`."""
-    momentum: Fraction = 0.95
+    momentum: BelowOne = 0.95
     """Of Muon and SGD (Nesterov's form)."""
-    muon_rate: Positive = 1.0
+    muon_rate: Factor = 1.0
     """Base rate of what Muon trains over that of what AdamW trains. Muon's updates are scaled to the size of AdamW's,
     so that one rate for both (1) is a sound start; the arm `per_optimizer` and `search.space` search it."""
     clip: Positive = 1.0
@@ -62,7 +74,7 @@ class TrainingConfig(Settings):
     """Write what metrics.jsonl has for TensorBoard too."""
     score_steps: Count = 100
     """A trial's score is the training loss averaged over this many last steps (the paper: 100)."""
-    loss_limit: Positive | None = None
+    loss_limit: Factor | None = None
     """A training loss above it ends the run as diverged; 1.5 times the loss of a uniform guess if not set, or that of
     the first step where weights are loaded and that is more."""
 
@@ -86,14 +98,14 @@ class ScaleConfig(Settings):
     # Typed as they are for the reference trainer, whose code reads them: a study checks which of them are there.
     model: AnyModelConfig = Field(default=None)  # pyright: ignore[reportAssignmentType]
     """None where the study has a trainer of its own."""
-    steps: Count
+    steps: Annotated[Count, Field(le=MOST_STEPS)]
     batch_size: Count = Field(default=None)  # pyright: ignore[reportAssignmentType]
     """Sequences per step; None where the study has a trainer of its own."""
     set: dict[str, JsonValue] | None = None
     """Of a trainer of its own: what makes this size, by the trainer's own names (`{width: 256}`)."""
     tokens: Count | None = None
     """Of a trainer of its own: tokens of a step, for the page's account."""
-    scale: Positive | None = None
+    scale: Factor | None = None
     """Of the target in place of `model`: so many times the proxy's parameters, without embeddings, at the proxy's head
     size and aspect ratio. `model` is then the proxy's, and `rlrs.models.concrete` the model of that size."""
 
@@ -107,7 +119,7 @@ class TransferConfig(Settings):
     by it. See `rlrs.transfer`."""
     trials: Annotated[Count, Field(le=10_000)] = 5
     """Target runs that each arm may spend on its base rate; it stops when the rates on both sides are worse."""
-    multiplier: Annotated[float, BeforeValidator(number), Field(gt=1)] = 2.0
+    multiplier: Annotated[float, BeforeValidator(number), Field(gt=1, le=1000)] = 2.0
     """Grid ratio of the base rates tried: up and down from the proxy's best, downhill."""
 
 
@@ -167,13 +179,13 @@ class EngineConfig(Settings):
     """`processes` of this machine, or a `ray` cluster."""
     address: str | None = None
     """Of the Ray cluster (`auto`, HOST:PORT, ray://HOST:PORT); Ray is started on this machine if not set."""
-    time_limit: Positive | None = None
+    time_limit: Annotated[Positive, Field(le=1e8)] | None = None
     """Seconds that an attempt at a run may take before it counts as hung: killed, tried again, then given up."""
     cpus: Positive = 1
     """Processor cores of a run, for Ray to place it by."""
     gpus: NonNegative = 0
     """GPUs of a run; a fraction lets several runs share one."""
-    ranks: Count = 1
+    ranks: Annotated[Count, Field(le=100_000)] = 1
     """Processes that train one run together, as `torchrun` would start them, each on a GPU of its own: give as many
     GPUs. Changes rounding, no more."""
     resources: dict[str, Positive] = Field(default_factory=dict)
@@ -189,13 +201,20 @@ class EngineConfig(Settings):
         return self
 
 
+def _file_name(name: str) -> str:
+    """A study's name, which its folder has."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"should be letters, digits, '.', '_' and '-', a letter or digit first, not {shown(name)}")
+    return name
+
+
 class StudyConfig(Settings):
     """One study: search on a proxy, transfer to a target, comparison.
 
     Settings as they are written: sizes and files that they name are looked up by `rlrs.study.resolve`.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    name: Annotated[str, Field(max_length=100), AfterValidator(_file_name)]
     trainer: TrainerConfig | None = None
     """A trainer of the user's own; the reference trainer if not set."""
     data: DataConfig = DataConfig()
@@ -207,7 +226,7 @@ class StudyConfig(Settings):
     """For a certificate, before any run of the target; see `rlrs.transfer`."""
     transfer: TransferConfig = TransferConfig()
     comparison: ComparisonConfig = ComparisonConfig()
-    processes: Count | None = None
+    processes: Annotated[Count, Field(le=10_000)] | None = None
     """Runs trained side by side, one thread each; as many as there are cores if not set. Changes no result."""
     engine: EngineConfig = EngineConfig()
     storage: str | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from rlrs.messages import shown
 from rlrs.ratios import Ratios
 from rlrs.records import Learning
+from rlrs.schedules import LARGEST as LARGEST_RATE
 from rlrs.schedules import warmup_steps
 from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig, by_content
 from rlrs.settings.base import LARGEST
@@ -61,8 +61,8 @@ class RunSpec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
                 raise ValueError(f"{name} should be a whole number from {least} to {LARGEST:,}, not {shown(value)}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr should be a number above 0, not {self.lr!r}")
+        if not 0 < self.lr <= LARGEST_RATE:
+            raise ValueError(f"lr should be a number above 0, at most {LARGEST_RATE:g}, not {self.lr!r}")
         if not 0 <= self.final_fraction <= 1:
             raise ValueError(f"final_fraction should be from 0 to 1, not {self.final_fraction!r}")
         if self.training.schedule == "constant" and self.final_fraction != 1:

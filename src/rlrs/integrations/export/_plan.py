@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rlrs.ratios import Ratio, Ratios
-from rlrs.schedules import SHAPES, BaseSchedule, Curve
+from rlrs.schedules import LARGEST, SHAPES, BaseSchedule, Curve
 
 _PROBES = 512
 """Steps at which two curves are compared; chosen here, not studied."""
@@ -129,8 +129,10 @@ def make_plan(
     for component, decay in weight_decays.items():
         if not 0 <= decay < float("inf"):
             raise ExportError(f"weight decay of {component} should be 0 or more, not {decay!r}")
-    if not 0 < lr < float("inf") or not 0 <= weight_decay < float("inf"):
-        raise ExportError(f"lr should be above 0 and weight_decay 0 or more, not {lr!r} and {weight_decay!r}")
+    if not 0 < lr <= LARGEST:
+        raise ExportError(f"lr should be above 0, at most {LARGEST:g}, not {lr!r}")
+    if not 0 <= weight_decay < float("inf"):
+        raise ExportError(f"weight_decay should be 0 or more, not {weight_decay!r}")
     if schedule.warmup_steps >= schedule.total_steps:
         raise ExportError(f"warmup_steps={schedule.warmup_steps} leave nothing of total_steps={schedule.total_steps}")
     if callable(schedule.shape):
