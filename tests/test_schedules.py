@@ -145,6 +145,8 @@ def test_knots_that_do_not_run_from_0_to_1_are_refused(knots):
 def test_negative_steps_and_ratios_are_refused():
     with pytest.raises(ValueError, match="step should be 0 or more, not -1"):
         relative_factor(BaseSchedule(total_steps=5), [(0, 1), (1, 1)], -1)
+    with pytest.raises(ValueError, match="total_steps should be at least 1, at most 1,000,000,000,000, not"):
+        BaseSchedule(total_steps=int("9" * 401))
     with pytest.raises(ValueError, match="the ratio at progress 1 should be 0 or more, not -2"):
         relative_factor(BaseSchedule(total_steps=5), [(0, 1), (1, -2)], 1)
 

@@ -243,10 +243,8 @@ def train(
             help="Base peak rate, above 0; the ratios.yaml's, or else search.lr, if not given.",
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=MOST_STEPS, help="Optimizer steps; those of the study if not given.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**53, help="Of weights and data order.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; those of the study if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and data order.")] = 0,
     distributed: Annotated[
         Literal["ddp", "fsdp2"] | None,
         typer.Option(help="How torchrun's ranks share the model; training.distributed of the study if not given."),

@@ -88,7 +88,13 @@ def print_plan(study: StudyConfig, times: StepTimes | None = None, more: Iterabl
     else:
         out.print("No money is named: the study has no `machine` with a price.", highlight=False)
     rungs = ladder_lines(study) if study.ladder is not None else ()
-    for line in (*rungs, *_what_pays(study, rows, times), *_what_is_seen(study.comparison), *more):
+    for line in (
+        *rungs,
+        *_what_is_odd(study),
+        *_what_pays(study, rows, times),
+        *_what_is_seen(study.comparison),
+        *more,
+    ):
         out.print(line, highlight=False)
     out.print("Nothing was trained and nothing was written." if times is None else "Nothing was written.")
 
@@ -114,6 +120,19 @@ def _cells(study: StudyConfig, rows: Sequence[PlanRow], timed: bool) -> list[str
         values = [getattr(row, name) for row in rows]
         cells.append("-" if None in values else format(sum(values), form))
     return cells
+
+
+def _what_is_odd(study: StudyConfig) -> Iterator[str]:
+    """Settings that can be used, and may not be meant."""
+    search, training, steps = study.search, study.training, study.proxy.steps
+    if search.max_steps is not None and search.max_steps < steps:
+        yield f"Note: search.max_steps={search.max_steps} is less than one run of the proxy, proxy.steps={steps}."
+    if "score_steps" in training.model_fields_set and training.score_steps > steps:
+        yield f"Note: training.score_steps={training.score_steps} is more than proxy.steps={steps}: all of them count."
+    for name, other in (("points", "seeds"), ("seeds", "points")):
+        if not getattr(search.retest, name) and other in search.retest.model_fields_set:
+            yield f"Note: search.retest.{name}=0 tests nothing again, whatever search.retest.{other} is."
+            break
 
 
 def _what_pays(study: StudyConfig, rows: Sequence[PlanRow], times: StepTimes | None) -> Iterator[str]:

@@ -454,6 +454,8 @@ def number(value: Any, what: str) -> float:
         value = float(value)
     except OverflowError:
         raise RatiosError(f"{what} should be a number that a float holds, not {_shown(value)}") from None
-    if not 0 <= value <= LARGEST:
-        raise RatiosError(f"{what} should be 0 or more, at most {LARGEST:g}, not {value:g}")
+    if not math.isfinite(value) or value < 0:
+        raise RatiosError(f"{what} should be 0 or more, not {value:g}")
+    if value > LARGEST:
+        raise RatiosError(f"{what} should be at most {LARGEST:g}, not {value:g}")
     return value

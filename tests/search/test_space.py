@@ -167,7 +167,10 @@ def test_an_arm_without_a_component_passes_over_what_is_said_of_it():
         ({"router.end": {"when": "router.start"}}, 'search.space.router.end: when should be "NAME > VALUE"'),
         ({"router.start": "exclude"}, "search.space.router.end: router has no start, and a ratio needs both: give"),
         (dict.fromkeys(START, "fixed"), "search.space: every parameter is fixed or tied"),
-        ({"router.150%": "search"}, "no parameter 'router.150%'"),
+        ({"router.0%": "search"}, "router.0%: a knot should be above 0% and below 100%: those two are router.start"),
+        ({"router.100%": "search"}, "router.100%: a knot should be above 0% and below 100%"),
+        ({"router.50%": 1, "router.50.0%": 1}, "router.50.0%: is the same knot as router.50%: give one of them"),
+        ({"router.150%": "search"}, "router.150%: a knot should be above 0% and below 100%"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key_and_what_would_be_right(settings, message):
