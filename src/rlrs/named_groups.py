@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlrs.schedules import LARGEST
+from rlrs.schedules import LARGEST_RATE
 
 Knots = tuple[tuple[float, float], ...]
 _PROBES = 200
@@ -47,9 +47,9 @@ def names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         rate = group.get("lr")
         if rate is None:
             raise ValueError(f"parameter group {group['name']!r} has no 'lr' that a schedule could set")
-        if isinstance(rate, int | float) and not 0 <= rate <= LARGEST:
+        if isinstance(rate, int | float) and not 0 <= rate <= LARGEST_RATE:
             raise ValueError(
-                f"parameter group {group['name']!r} has lr={rate!r}, which should be 0 or more, at most {LARGEST:g}"
+                f"parameter group {group['name']!r} has lr={rate!r}, which should be 0 or more, at most {LARGEST_RATE:g}"
             )
         if isinstance(rate, Tensor) and id(rate) in tensors:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from rlrs.files import write_atomic
 from rlrs.restarts import Restarts
-from rlrs.schedules import LARGEST, BaseSchedule, Curve, Cycles, Points, check_knots, factors
+from rlrs.schedules import LARGEST_RATE, BaseSchedule, Curve, Cycles, Points, check_knots, factors
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 SCHEMA = 1
@@ -440,7 +441,7 @@ def number(value: Any, what: str) -> float:
     """A number >= 0 from a number of any library, or from text that is one (YAML 1.1 reads 3e-1 as text).
 
     Raises:
-        RatiosError: it is none, or negative, or above `LARGEST`; the message names `what`.
+        RatiosError: it is none, or negative, or above `LARGEST_RATE`; the message names `what`.
     """
     value = _plain(value)
     if isinstance(value, str):
@@ -456,6 +457,6 @@ def number(value: Any, what: str) -> float:
         raise RatiosError(f"{what} should be a number that a float holds, not {_shown(value)}") from None
     if not math.isfinite(value) or value < 0:
         raise RatiosError(f"{what} should be 0 or more, not {value:g}")
-    if value > LARGEST:
-        raise RatiosError(f"{what} should be at most {LARGEST:g}, not {value:g}")
+    if value > LARGEST_RATE:
+        raise RatiosError(f"{what} should be at most {LARGEST_RATE:g}, not {value:g}")
     return value

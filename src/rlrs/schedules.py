@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rlrs.messages import shown
 from rlrs.restarts import Restarts
 
-LARGEST = 1e12
+LARGEST_RATE = 1e12
 """Of a ratio and of a base rate: beyond any use, and a rate made from both is finite in float32. Chosen here."""
 MOST_STEPS = 10**12
 """Of a schedule: beyond any run, and exact as a floating-point number. Chosen here."""
@@ -334,14 +334,14 @@ def warmup_steps(fraction: float, total_steps: int) -> int:
 
 
 def check_knots(knots: Knots) -> None:
-    """Raise a ValueError unless the knots run from progress 0 to 1, increasing, with ratios from 0 to `LARGEST`."""
+    """Raise a ValueError unless the knots run from progress 0 to 1, increasing, with ratios from 0 to `LARGEST_RATE`."""
     at = [progress for progress, _ in knots]
     if len(at) < 2 or at[0] != 0 or at[-1] != 1 or any(b <= a for a, b in itertools.pairwise(at)):
         raise ValueError(f"knots should run from progress 0 to progress 1, increasing, not {at}")
     for progress, ratio in knots:
-        if not 0 <= ratio <= LARGEST:
+        if not 0 <= ratio <= LARGEST_RATE:
             raise ValueError(
-                f"the ratio at progress {progress:g} should be 0 or more, at most {LARGEST:g}, not {ratio!r}"
+                f"the ratio at progress {progress:g} should be 0 or more, at most {LARGEST_RATE:g}, not {ratio!r}"
             )
 
 

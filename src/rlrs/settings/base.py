@@ -45,8 +45,6 @@ LARGEST = 2**53
 
 MOST = 1e6
 """Largest rate, factor or weight decay, as in records: beyond any use, and far from where floats end. Chosen here."""
-MOST_STEPS = 10**12
-"""Of a run; beyond any. Chosen here."""
 
 Positive = Annotated[float, BeforeValidator(number), Field(gt=0)]
 Factor = Annotated[float, BeforeValidator(number), Field(gt=0, le=MOST)]

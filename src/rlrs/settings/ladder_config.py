@@ -7,7 +7,8 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlrs.messages import shown
-from rlrs.settings.base import MOST, MOST_STEPS, Count, Positive, Settings, number
+from rlrs.schedules import MOST_STEPS
+from rlrs.settings.base import MOST, Count, Positive, Settings, number
 
 
 def _rung(value: Any) -> Any:

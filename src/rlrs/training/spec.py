@@ -10,8 +10,7 @@ from typing import Any
 from rlrs.messages import shown
 from rlrs.ratios import Ratios
 from rlrs.records import Learning
-from rlrs.schedules import LARGEST as LARGEST_RATE
-from rlrs.schedules import warmup_steps
+from rlrs.schedules import LARGEST_RATE, warmup_steps
 from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig, by_content
 from rlrs.settings.base import LARGEST
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rlrs.ratios import Ratio, Ratios
-from rlrs.schedules import LARGEST, SHAPES, BaseSchedule, Curve
+from rlrs.schedules import LARGEST_RATE, SHAPES, BaseSchedule, Curve
 
 _PROBES = 512
 """Steps at which two curves are compared; chosen here, not studied."""
@@ -129,8 +129,8 @@ def make_plan(
     for component, decay in weight_decays.items():
         if not 0 <= decay < float("inf"):
             raise ExportError(f"weight decay of {component} should be 0 or more, not {decay!r}")
-    if not 0 < lr <= LARGEST:
-        raise ExportError(f"lr should be above 0, at most {LARGEST:g}, not {lr!r}")
+    if not 0 < lr <= LARGEST_RATE:
+        raise ExportError(f"lr should be above 0, at most {LARGEST_RATE:g}, not {lr!r}")
     if not 0 <= weight_decay < float("inf"):
         raise ExportError(f"weight_decay should be 0 or more, not {weight_decay!r}")
     if schedule.warmup_steps >= schedule.total_steps:
