@@ -49,7 +49,7 @@ def names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
             raise ValueError(f"parameter group {group['name']!r} has no 'lr' that a schedule could set")
         if isinstance(rate, int | float) and not 0 <= rate <= LARGEST_RATE:
             raise ValueError(
-                f"parameter group {group['name']!r} has lr={rate!r}, which should be 0 or more, at most {LARGEST_RATE:g}"
+                f"parameter group {group['name']!r} has lr={rate!r}: should be 0 or more, at most {LARGEST_RATE:g}"
             )
         if isinstance(rate, Tensor) and id(rate) in tensors:
             raise ValueError(

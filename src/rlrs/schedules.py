@@ -334,7 +334,7 @@ def warmup_steps(fraction: float, total_steps: int) -> int:
 
 
 def check_knots(knots: Knots) -> None:
-    """Raise a ValueError unless the knots run from progress 0 to 1, increasing, with ratios from 0 to `LARGEST_RATE`."""
+    """Raise a ValueError unless the knots run from progress 0 to 1, increasing, with ratios up to `LARGEST_RATE`."""
     at = [progress for progress, _ in knots]
     if len(at) < 2 or at[0] != 0 or at[-1] != 1 or any(b <= a for a, b in itertools.pairwise(at)):
         raise ValueError(f"knots should run from progress 0 to progress 1, increasing, not {at}")

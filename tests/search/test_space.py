@@ -169,7 +169,7 @@ def test_an_arm_without_a_component_passes_over_what_is_said_of_it():
         (dict.fromkeys(START, "fixed"), "search.space: every parameter is fixed or tied"),
         ({"router.0%": "search"}, "router.0%: a knot should be above 0% and below 100%: those two are router.start"),
         ({"router.100%": "search"}, "router.100%: a knot should be above 0% and below 100%"),
-        ({"router.50%": 1, "router.50.0%": 1}, "router.50.0%: is the same knot as router.50%: give one of them"),
+        ({"router.50%": 1, "router.050%": 1}, "router.050%: is the same knot as router.50%: give one of them"),
         ({"router.150%": "search"}, "router.150%: a knot should be above 0% and below 100%"),
     ],
 )

@@ -43,6 +43,8 @@ def whole(value: Any) -> Any:
 LARGEST = 2**53
 """Largest whole number that is also a floating-point number: no count in a study comes near."""
 
+MOST_STEPS = 10**12
+"""Of a run; beyond any, as in `rlrs.schedules`."""
 MOST = 1e6
 """Largest rate, factor or weight decay, as in records: beyond any use, and far from where floats end. Chosen here."""
 

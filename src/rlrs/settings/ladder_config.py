@@ -7,8 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlrs.messages import shown
-from rlrs.schedules import MOST_STEPS
-from rlrs.settings.base import MOST, Count, Positive, Settings, number
+from rlrs.settings.base import MOST, MOST_STEPS, Count, Positive, Settings, number
 
 
 def _rung(value: Any) -> Any:

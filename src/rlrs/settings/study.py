@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from rlrs.messages import shown
-from rlrs.schedules import MOST_STEPS
 from rlrs.settings.base import (
+    MOST_STEPS,
     BelowOne,
     Count,
     Decay,
