@@ -22,12 +22,8 @@ LAYERS = [
     {"search", "transfer", "comparison", "audit", "drift"},
     {"report", "monitoring"},
     {"study", "rollout", "doctor"},
-<<<<<<< HEAD
     {"live"},
-    {"cli", "further", "pages", "planning", "terminal", "upkeep", "study_view"},
-=======
     {"cli", "further", "pages", "planning", "terminal", "upkeep", "study_view", "number_options"},
->>>>>>> 699eb83 (Layers; messages)
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])
