@@ -6,7 +6,9 @@ All are processes of `examples/nanogpt`, one thread each, one after the other, b
 reports every step, writes its lines and has its rates compared while the engine looks at it twenty times a second;
 alone `train.py`, and `before.py`, the script before it knew rlrs. A ratio is of the times from the first step to the
 last, as each process measures them itself: by the clock, and of the processor, which other work on the machine disturbs
-less. The start (imports, the run's file) is not counted.
+less. Two processes of one script differ by more than the study costs, so its cost is measured in the run too: the share
+of that time which is spent in what rlrs is called for, `report` and the scheduler's step. The start (imports, the run's
+file) is not counted.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ SCRIPTS = ("train", "before")
 TIMED = """
 import importlib, json, sys, time
 sys.path.insert(0, {folder!r})
-import torch
+import rlrs, torch
 script = importlib.import_module(sys.argv[2])
 torch.set_num_threads(1)
 moments = []
@@ -41,8 +43,19 @@ def timed(self, *args, **kwargs):
     moments.append((time.perf_counter(), time.process_time()))
     return result
 torch.optim.AdamW.step = timed
+inside = 0.0
+def counted(function):
+    def call(*args, **kwargs):
+        global inside
+        begin = time.perf_counter()
+        result = function(*args, **kwargs)
+        inside += time.perf_counter() - begin
+        return result
+    return call
+rlrs.Run.report, rlrs.RelativeLR.step = counted(rlrs.Run.report), counted(rlrs.RelativeLR.step)
 script.main(sys.argv[3:])
-json.dump([last - first for first, last in zip(moments[0], moments[-1])], open(sys.argv[1], "w"))
+seconds = [last - first for first, last in zip(moments[0], moments[-1])]
+json.dump([*seconds, inside], open(sys.argv[1], "w"))
 """
 
 
@@ -59,7 +72,7 @@ def study(command: list[str], steps: int, width: int) -> StudyConfig:
 
 
 def in_study(folder: Path, command: list[str], steps: int, width: int) -> list[float]:
-    """Seconds of the steps of a run that a study's engine starts: by the clock, of the processor."""
+    """Seconds of the steps of a run that a study's engine starts: by the clock, of the processor, in rlrs."""
     settings = study([*command, "--seed", "{seed}", "--lr", "{lr}"], steps, width)
     recipe = Recipe.from_settings(settings.training, 3e-3)
     run = OwnRuns(settings).spec(settings.proxy, recipe, 0, lr=3e-3)
@@ -85,6 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ratios: dict[tuple[str, str], list[float]] = {}
+    shares: list[float] = []
     with tempfile.TemporaryDirectory() as place:
         timed = Path(place) / "timed.py"
         timed.write_text(TIMED.format(folder=str(FOLDER)))
@@ -103,13 +117,25 @@ def main() -> None:
             for script in SCRIPTS:
                 for index, clock in enumerate(("clock", "processor")):
                     ratios.setdefault((script, clock), []).append(sides["study"][index] / sides[script][index])
-            print(turn, *(f"{script} {clock} {r[-1]:.4f}" for (script, clock), r in ratios.items()), flush=True)
+            shares.append(sides["study"][2] / sides["study"][0])
+            print(
+                turn,
+                f"in rlrs {shares[-1]:.4f}",
+                *(f"{script} {clock} {r[-1]:.4f}" for (script, clock), r in ratios.items()),
+                flush=True,
+            )
     rows = [
         {"what": "time of steps in a study over alone", "alone": f"{script}.py", "time": clock}
         | {**vars(options), **summary(measured), "ratios": measured}
         for (script, clock), measured in ratios.items()
     ]
-    print(write("command_overhead", rows))
+    row = {
+        "what": "share of the time of steps that is spent in rlrs",
+        **vars(options),
+        **summary(shares),
+        "ratios": shares,
+    }
+    print(write("command_overhead", [*rows, row]))
 
 
 if __name__ == "__main__":

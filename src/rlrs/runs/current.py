@@ -383,14 +383,10 @@ class Run:
     def _write(self, step: int, loss: float | None, valid_loss: float | None) -> None:
         if self._file is None or self._file < 0 or (loss is None and valid_loss is None):
             return
-        line = MetricsLine(
-            step=step,
-            tokens=step * self._asked.tokens_per_step,
-            loss=loss,
-            valid_loss=valid_loss,
-            seconds=round(self._time(), 3),
-        )
-        os.write(self._file, _json_line(line).encode())  # one call: a reader sees whole lines
+        # A `MetricsLine` as JSON, without making one: reports come every step.
+        losses = {name: value for name, value in (("loss", loss), ("valid_loss", valid_loss)) if value is not None}
+        line = {"step": step, "tokens": step * self._asked.tokens_per_step, **losses, "seconds": round(self._time(), 3)}
+        os.write(self._file, (json.dumps(line) + "\n").encode())  # one call: a reader sees whole lines
 
     def _time(self) -> float:
         return self._seconds + time.monotonic() - self._began

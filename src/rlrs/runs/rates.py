@@ -47,25 +47,31 @@ class SeenRates:
 
     def look(self, step: int) -> None:
         """Compare all groups with the schedule, after so many steps."""
-        groups = [g for optimizer in self.optimizers for g in optimizer.param_groups if "component" in g]
-        for group in groups:
-            component, rate = group["component"], float(group["lr"])
-            self.peaks[component] = max(rate, self.peaks.get(component, 0.0))
+        seen: dict[str, set[float]] = {}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if (component := group.get("component")) is not None:
+                    seen.setdefault(component, set()).add(float(group["lr"]))
+        for component, rates in seen.items():
+            self.peaks[component] = max(*rates, self.peaks.get(component, 0.0))
             if component not in self._curves:
                 self._curves[component] = Curve(self._base, self._ratios.get(component, BASE).knots)
-            curve = self._curves[component]
             # Before the scheduler's step the rate is that of the step just done, after it the next one's: a script
             # reports always before it or always after it.
             for later in (0, 1):
-                due = self._asked.lr * curve(step - 1 + later)
-                if self._wrong[later] is None and abs(rate - due) > TOLERANCE * due + 1e-12:
-                    plain = self._asked.lr * Curve(self._base)(step - 1 + later)
-                    ignored = component in self._ratios and abs(rate - plain) <= TOLERANCE * plain
-                    self._wrong[later] = (
-                        f"{component} had the rate {rate:.4g} at step {step}, where {due:.4g} was asked for: "
-                        f"{'its ratio was ignored' if ignored else 'it does not follow the schedule'}; use "
-                        "run.param_groups and run.scheduler, with scheduler.step() after every optimizer.step()"
-                    )
+                due = self._asked.lr * self._curves[component](step - 1 + later)
+                if self._wrong[later] is None and any(abs(rate - due) > TOLERANCE * due + 1e-12 for rate in rates):
+                    rate = max(rates, key=lambda rate, due=due: abs(rate - due))
+                    self._wrong[later] = self._say(component, rate, due, step, step - 1 + later)
+
+    def _say(self, component: str, rate: float, due: float, step: int, at: int) -> str:
+        plain = self._asked.lr * Curve(self._base)(at)
+        ignored = component in self._ratios and abs(rate - plain) <= TOLERANCE * plain
+        return (
+            f"{component} had the rate {rate:.4g} at step {step}, where {due:.4g} was asked for: "
+            f"{'its ratio was ignored' if ignored else 'it does not follow the schedule'}; use "
+            "run.param_groups and run.scheduler, with scheduler.step() after every optimizer.step()"
+        )
 
     def not_as_asked(self, used: Collection[str]) -> str | None:
         """What of what was asked for the run did not use, in words.
