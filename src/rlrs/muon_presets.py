@@ -95,13 +95,6 @@ class MuonPreset:
 def muon_preset(name: Literal["nanochat", "modded-nanogpt"], model: nn.Module) -> MuonPreset:
     """The groups of nanochat or of modded-nanogpt for a model of theirs, or of their parameters' names.
 
-    >>> body = nn.ModuleDict({"wte": nn.Embedding(64, 768), "h": nn.ModuleList([nn.Linear(768, 768, bias=False)])})
-    >>> model = nn.ModuleDict({"transformer": body, "lm_head": nn.Linear(768, 64, bias=False)})
-    >>> preset = muon_preset("nanochat", model)
-    >>> muon, adamw = preset.groups(model)
-    >>> [(group["name"], group["lr"] * preset.ratios[group["component"]].start) for group in adamw]
-    [('embedding', 0.2), ('unembedding', 0.004)]
-
     Args:
         name: `nanochat` (rates of embeddings and head by one over the square root of width / 768), or `modded-nanogpt`.
         model: on any device; groups that it has no parameter for are left out.
@@ -109,6 +102,16 @@ def muon_preset(name: Literal["nanochat", "modded-nanogpt"], model: nn.Module) -
     Raises:
         ValueError: another name, a model that has none of the recipe's parameters, or one that has vectors which its
             table does not name and Muon cannot train.
+
+    Examples:
+        >>> body = nn.ModuleDict({"wte": nn.Embedding(64, 768), "h": nn.ModuleList([nn.Linear(768, 768, bias=False)])})
+        >>> model = nn.ModuleDict({"transformer": body, "lm_head": nn.Linear(768, 64, bias=False)})
+        >>> preset = muon_preset("nanochat", model)
+        >>> muon, adamw = preset.groups(model)
+        >>> for group in adamw:
+        ...     print(group["name"], group["lr"] * preset.ratios[group["component"]].start)
+        embedding 0.2
+        unembedding 0.004
     """
     if name not in _TABLES:
         raise ValueError(f"there is no preset {name!r} for Muon; there are {', '.join(_TABLES)}")

@@ -46,7 +46,13 @@ class LearnedLR(RelativeLR):
         rule: how they move; None leaves that to others, as `Replicas`.
         components: that learn; all but norms, positions and what has no name, if None.
         process_group: over which ranks act as one; the default group where there is one; None for a rank by itself.
-        total_steps, warmup_steps, final_fraction, schedule, decay_fraction, last_epoch, partial: as for `RelativeLR`.
+        total_steps: as for `RelativeLR`, like all that follow.
+        warmup_steps: the same.
+        final_fraction: the same.
+        schedule: the same.
+        decay_fraction: the same.
+        last_epoch: the same.
+        partial: the same.
 
     Raises:
         RatiosError: a component that the optimizer does not have, or a ratio of 0 that is to be learned.
