@@ -205,6 +205,13 @@ def test_equal_updates_brings_relative_updates_together():
     assert spread(EqualUpdates(memory=0.5, bound=1000)) < 0.5 * spread(None)
 
 
+def test_ratios_of_parts_of_a_tensor_are_refused():
+    model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
+    groups = rlrs.param_groups(model, {"embedding/token.4-": 2.0}, lr=1e-2)
+    with pytest.raises(RatiosError, match=r"embedding/token\.4-: ratios of parts of one tensor are not learned"):
+        LearnedLR(torch.optim.AdamW(groups), {"embedding/token.4-": 2.0}, total_steps=5)
+
+
 def test_what_cannot_be_learned_is_refused():
     with pytest.raises(RatiosError, match="no 'router'; it has embedding"):
         made(components=["router"])

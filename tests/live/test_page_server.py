@@ -49,6 +49,11 @@ def test_the_page_and_its_files_are_whole_and_name_no_other_place(served):
     assert '<html lang="ja">' in asked(served, f"/{served.token}/")[1].decode()
 
 
+def test_without_its_last_slash_the_page_is_found_too(served):
+    answer, _ = asked(served, f"/{served.token}")
+    assert (answer.status, answer.headers["Location"]) == (308, f"/{served.token}/")
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/favicon.ico", "/overview.json", "/wrong/", "/wrong/overview.json", "//", "/TOKEN"]
 )

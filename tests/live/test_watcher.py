@@ -11,7 +11,7 @@ from rlrs import audit
 from rlrs.live import Watcher
 from rlrs.live.searches import read_trials
 from rlrs.monitoring import Thresholds
-from rlrs.records import Proposal, RunResult
+from rlrs.records import Learning, Proposal, RunResult
 from rlrs.rollout import Rollout
 from rlrs.search import TrialStore
 from rollout.rollouts import KEY, declaration, table
@@ -110,6 +110,16 @@ def test_alarms_are_those_of_trail_and_file_and_checks_each_once(tmp_path):
     assert one(tmp_path, thresholds=calm)()["list"] == []
 
 
+def test_an_alarm_of_anothers_file_is_taken_as_numbers_or_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(line(1))
+    alarms = ['{"check": "x"}', '{"check": "y", "step": "<b>"}', '{"check": "z", "step": 3, "value": NaN}']
+    (tmp_path / "alarms.jsonl").write_text("\n".join(alarms) + "\n")
+    found = one(tmp_path)()
+    assert [(alarm["check"], alarm["value"]) for alarm in found["list"]] == [("z", "nan")]
+    assert "an alarm of x without the step" in " ".join(found["problems"])
+    json.dumps(found, allow_nan=False)
+
+
 RESULT = RunResult(status="finished", steps=20, score=4.0, valid_loss=None, tokens=1, seconds=2.0)
 
 
@@ -139,6 +149,21 @@ def test_a_search_is_read_while_another_process_writes_it_and_nothing_is_written
     assert [path.name for path in tmp_path.iterdir()] == ["trials.db"]
     assert [trial.state for trial in read_trials(tmp_path / "trials.db")] == ["finished"] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["trials.db"]
+
+
+def test_a_search_of_ones_own_code_is_shown_too(tmp_path):
+    store = TrialStore(tmp_path / "trials.db")
+    store.open("search")
+    learns = Proposal(params={"lr": 2e-3}, move="learned", learn=Learning(knots={"embedding": (0.0, 1.0)}))
+    store.add_batch("search", [Proposal(params={"lr": 1e-3}, move="start"), learns], ["a", "b"])
+    for trial in store.trials("search"):
+        store.begin("search", trial)
+        store.end("search", trial, RESULT)
+    store.leave()
+    found = one(tmp_path)()
+    (search,) = found["searches"]
+    assert (found["stage"], search["arm"], search["ended"]) == ("search", "search", 2)
+    assert [trial["lr"] for trial in search["best"]] == [1e-3]  # the other is a run that learns
 
 
 def test_a_finished_study_has_its_verdict_its_report_and_its_runs_in_both_languages(tmp_path):

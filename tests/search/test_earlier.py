@@ -47,7 +47,8 @@ def recorded(path, searches):
 
 
 def test_finished_whole_trials_are_read_best_first_and_the_file_is_left_as_it_is(tmp_path):
-    path = tmp_path / "trials.db"
+    (tmp_path / "exp#2?a=%20").mkdir()
+    path = tmp_path / "exp#2?a=%20" / "trials.db"
     proposals = [Proposal(params=START, move="start"), Proposal(params=BEST, move="x")]
     recorded(path, {"proxy/rlrs": [proposals, [Proposal(params=BEST, move="short", steps=5)]]})
     before = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -107,6 +107,7 @@ def test_what_cannot_be_run_again_is_one_line(command, finished, tmp_path):
         (("refute", finished, "constant"), "no claim 'constant' in the report; it has rlrs:"),
         (("refute", tmp_path), "there is none; name the run directory of a finished study"),
         (("ablate", "u-plot", finished, "--factor", 0), "factors should lie from 0.001 to 1000, not 0"),
+        (("ablate", "seeds", finished, "--factor", 2), "seeds changes nothing by a factor; u-plot, base-rate"),
         (("ablate", "u-plot", finished, "--arm", "constant"), "no arm 'constant' in this study"),
     ):
         done = command(*arguments)

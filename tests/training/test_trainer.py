@@ -9,7 +9,7 @@ import torch
 import rlrs
 from rlrs.models import Transformer
 from rlrs.settings import TrainingConfig
-from rlrs.training import evaluate, train
+from rlrs.training import evaluate, loop, train
 from rlrs.training.loop import evaluation_steps
 
 
@@ -160,6 +160,14 @@ def test_a_loss_that_is_no_number_diverges(spec, data, monkeypatch):
     result = train(spec(), data)
     assert (result.status, result.steps, result.diverged_at) == ("diverged", 2, 3)
     assert "not a finite number" in result.reason
+
+
+def test_a_validation_loss_that_is_no_number_comes_after_a_step_that_is_done(spec, data, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", lambda *_: math.nan)
+    result = train(spec(), data)
+    assert result.status == "diverged"
+    assert result.steps == result.diverged_at > 0
+    assert result.reason == "validation loss nan is not a finite number"
 
 
 def test_other_data_than_the_specs_is_refused(spec, data):

@@ -55,7 +55,8 @@ class LearnedLR(RelativeLR):
         partial: the same.
 
     Raises:
-        RatiosError: a component that the optimizer does not have, or a ratio of 0 that is to be learned.
+        RatiosError: a component that the optimizer does not have, a ratio of 0 that is to be learned, or ratios of
+            parts of one tensor (fused experts, tokens).
 
     Examples:
         >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8))
@@ -136,6 +137,13 @@ class LearnedLR(RelativeLR):
         self._multiply()
 
     def _learning(self, there: Sequence[str]) -> list[str]:
+        for optimizer in self.optimizers if self.rule is not None else ():
+            for group in optimizer.param_groups:
+                if group.get("slices"):
+                    raise RatiosError(
+                        f"{group['slices'][0][0]}: ratios of parts of one tensor are not learned; give the optimizer "
+                        f"groups with one ratio for {group['component']}"
+                    )
         if self._asked is None:
             return [name for name in there if name.partition("/")[0] not in FOLLOW_BASE and self._trains(name)]
         for name in self._asked:

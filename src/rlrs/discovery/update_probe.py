@@ -55,6 +55,8 @@ class UpdateProbe:
         `updates` are the weights, until `after_step`.
         """
         weights, updates = self._parts()
+        if not weights:
+            return None
         alignment_K = None
         if self._moved and self._simple and all(w.grad is not None and _is_simple(w.grad) for w in weights):
             pairs = zip(weights, updates, strict=True)
@@ -75,6 +77,8 @@ class UpdateProbe:
     def after_step(self) -> None:
         """The step is done: what it has changed is kept."""
         weights, updates = self._parts()
+        if not weights:  # of this optimizer nothing is trained
+            return
         torch._foreach_sub_(updates, weights)  # pyright: ignore[reportPrivateImportUsage]
         self._moved = True
 

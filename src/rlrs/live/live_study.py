@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -21,7 +22,7 @@ SILENCE = 120.0
 """Seconds without a change after which a study is stale, if three of its longest trials are not longer. Chosen here."""
 BEST = 3
 """Trials of a search that are listed."""
-STAGES = {"proxy": "search", "ladder": "ladder", "target": "transfer"}
+STAGES = {"proxy": "search", "ladder": "ladder", "target": "transfer", "search": "search"}
 
 
 class LiveStudy:
@@ -84,6 +85,9 @@ class LiveStudy:
         if path is not None:
             from rlrs.report import write_summary
 
+            with contextlib.suppress(ValueError, AttributeError):  # of which the summary says where
+                if json.loads(path.read_bytes()).get("comparison", ...) is None:
+                    return  # searched, and not compared yet
             plain = json.loads(write_summary([self.folder], "json", self._words.language))
             self._verdict = {name: plain[name] for name in ("headline", "sentence")}
 
@@ -93,10 +97,10 @@ class LiveStudy:
         study, of = self._study, {"search": 0, "transfer": 0}
         if study is not None:
             of = {"search": study.search.trials, "transfer": study.transfer.trials}
-        for kind in ("target", "ladder", "proxy"):
+        for kind in ("target", "ladder", "proxy", "search"):  # the last one is of `rlrs.Search`
             if kind not in kinds:
                 continue
-            mine = [trial for trial in self._trials if trial.search.startswith(f"{kind}/")]
+            mine = [trial for trial in self._trials if trial.search.split("/")[0] == kind]
             compared = self._compared()
             if kind == "target" and compared and all(trial.ended for trial in mine):
                 return "comparison", sum(bool(run.result) for run in compared), max(len(compared), self._to_compare())
@@ -179,11 +183,11 @@ class LiveStudy:
         """One search: how far it is, its best trials, and the score of every trial."""
         mine = [trial for trial in self._trials if trial.search == name]
         key = "transfer" if name.startswith("target/") else "search"
-        most = getattr(self._study, key).trials if self._study is not None else 0
+        most = getattr(self._study, key).trials if self._study is not None and not name.startswith("ladder/") else 0
         best = sorted((t for t in mine if t.whole and t.score is not None), key=lambda t: t.score or 0.0)[:BEST]
         return {
             "name": name,
-            "arm": name.split("/")[1],
+            "arm": name.partition("/")[2].partition("/")[0] or name,
             "ended": sum(trial.ended for trial in mine),
             "running": sum(trial.state == "running" for trial in mine),
             "total": max(most, len(mine)),

@@ -85,6 +85,8 @@ class _Answer(BaseHTTPRequestHandler):
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
             return self._send(HTTPStatus.FORBIDDEN, b"open the address that rlrs watch printed, with its token\n")
         name, asked = rest[0], parse_qs(parts.query)
+        if rest == [""]:  # the page's own addresses are relative to the slash
+            return self._send(HTTPStatus.PERMANENT_REDIRECT, b"", location=f"/{token}/")
         if rest[1:] not in ([""], []):
             return self._send(HTTPStatus.NOT_FOUND, b"no such page\n")
         if name in _SHIPPED:
@@ -109,12 +111,14 @@ class _Answer(BaseHTTPRequestHandler):
             }
         return None
 
-    def _send(self, status: HTTPStatus, data: bytes, kind: str = "text/plain") -> None:
+    def _send(self, status: HTTPStatus, data: bytes, kind: str = "text/plain", location: str = "") -> None:
         tag = f'"{hashlib.sha256(data).hexdigest()[:24]}"'
         unchanged = status == HTTPStatus.OK and self.headers.get("If-None-Match") == tag
         self.send_response(HTTPStatus.NOT_MODIFIED if unchanged else status)
         for header, value in _HEADERS.items():
             self.send_header(header, value)
+        if location:
+            self.send_header("Location", location)
         if status == HTTPStatus.OK:
             self.send_header("ETag", tag)
         if not unchanged:

@@ -87,7 +87,7 @@ def _trial(
         state=str(told.get("status") or _STATES.get(state, state.lower())),
         score=_number(score if score is not None else told.get("score")),
         move=str(asked.get("move", "")),
-        whole=all(asked.get(name) is None for name in ("steps", "width", "seed")),
+        whole=all(asked.get(name) is None for name in ("steps", "width", "seed", "learn")),
         run=json.loads(run) if run else "",
         params={name: float(value) for name, value in dict(asked.get("params", {})).items()},
         seconds=_number(told.get("seconds")),

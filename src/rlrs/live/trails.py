@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,18 @@ class TrailTail:
 
 
 def _alarm(plain: dict[str, Any]) -> dict[str, Any]:
-    return {**{name: plain.get(name) for name in _OF_AN_ALARM}, "recorded": True}
+    step = plain.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise ValueError(f"an alarm of {printable(str(plain.get('check')), 40)} without the step, a whole number")
+    numbers = {name: _finite(plain.get(name)) for name in ("value", "threshold")}
+    return {**{name: plain.get(name) for name in _OF_AN_ALARM}, **numbers, "recorded": True}
+
+
+def _finite(value: Any) -> float | str | None:
+    """A number that JSON can hold, or its text."""
+    if value is None or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    return printable(str(value), 20)
 
 
 def alarm_key(alarm: dict[str, Any]) -> tuple[str, str, str]:

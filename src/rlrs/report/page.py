@@ -30,7 +30,7 @@ from rlrs.report.snippet import snippet
 from rlrs.report.summary import Head
 from rlrs.report.units import unit_rows
 from rlrs.report.wording import Wording
-from rlrs.schedules import BaseSchedule
+from rlrs.schedules import MOST_STEPS, BaseSchedule
 from rlrs.settings import Arm
 from rlrs.words import LANGUAGES, Language
 from rlrs.yaml_files import dump_yaml
@@ -173,8 +173,10 @@ def _found_with(ratios: Ratios, size: Literal["proxy", "target"] | None) -> tupl
     recipe, key = Recipe.from_ratios(ratios, PLAIN), "target" if size == "target" else "horizon"
     part = ratios.provenance.get(key)
     steps = part.get("steps", 1000) if isinstance(part, Mapping) else 1000
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 10**15:
-        raise RecordError(f"provenance.{key}.steps: should be a whole number from 1, not {shown(steps)}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise RecordError(
+            f"provenance.{key}.steps: should be a whole number from 1 to {MOST_STEPS}, not {shown(steps)}"
+        )
     stated = isinstance(ratios.provenance.get("base"), Mapping) and "lr" in ratios.provenance["base"]
     rate = (recipe.target_lr if size == "target" else None) or (recipe.lr if stated else None)
     return recipe.base_schedule(steps), rate

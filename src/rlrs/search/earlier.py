@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from rlrs.messages import printable
 from rlrs.records import Trial
@@ -33,7 +34,7 @@ def earlier_trials(path: Path) -> dict[str, list[Trial]]:
         copy = Path(folder) / "trials.db"
         try:
             with (
-                closing(sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)) as theirs,
+                closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as theirs,
                 closing(sqlite3.connect(copy)) as mine,
             ):
                 theirs.backup(mine)

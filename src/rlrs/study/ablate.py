@@ -22,7 +22,7 @@ from rlrs.records import (
 from rlrs.report import write_ablations_page
 from rlrs.search.space import AnySpec
 from rlrs.settings import Arm, ConfigError
-from rlrs.study.ablations import ABLATIONS, SEEDS, Bench, Variant
+from rlrs.study.ablations import ABLATIONS, FACTORS, SEEDS, Bench, Variant
 from rlrs.study.directory import StudyProgress
 from rlrs.study.reopened import FIRST_ABLATION_SEED, FinishedStudy, FurtherCost, cost_of, reopened
 from rlrs.study.whole_runs import WholeRuns
@@ -142,6 +142,8 @@ def _planned(
     count: int | None,
     factors: Sequence[float],
 ) -> AblationPlan:
+    if factors and kind not in ("u-plot", *FACTORS):
+        raise ConfigError(f"{kind} changes nothing by a factor; {', '.join(('u-plot', *FACTORS))} do")
     bench = Bench(opened, model, arm, factors)
     variants = tuple({(one.series, one.at): one for one in ABLATIONS[kind](bench)}.values())
     seeds = opened.seeds(FIRST_ABLATION_SEED, count or SEEDS.get(kind, 3))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from rlrs.messages import printable
-from rlrs.ratios import Ratios
+from rlrs.ratios import PRESETS, Ratios
 from rlrs.records import Recipe
 from rlrs.search import StorageError
 from rlrs.search.earlier import earlier_trials
@@ -31,7 +31,7 @@ def prior_from(name: str) -> PriorConfig:
     path = Path(name).expanduser()
     if path.suffix in _DATABASES:
         return PriorConfig(trials=_by_arm(path))
-    ratios = Ratios.named(str(path) if path.exists() else name)
+    ratios = Ratios.named(str(path) if path.is_file() and name not in PRESETS else name)
     plain = {component: ratio.to_plain() for component, ratio in ratios.items()}
     base = ratios.provenance.get("base")
     if not isinstance(base, dict):

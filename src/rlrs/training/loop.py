@@ -118,7 +118,6 @@ class Loop:
                     self.finish()
                     raise Stopped(self.step, self.stop.signal)
         except _DivergedError as end:
-            self.step = min(self.step, end.step - 1)  # steps after it were taken before it was known
             return self._result("diverged", diverged_at=end.step, reason=end.reason)
         window = self.losses[-self.spec.training.score_steps :]
         valid_loss = self.valid_losses[-1][1] if self.valid_losses else None
@@ -185,10 +184,12 @@ class Loop:
         mine = [math.fsum(losses_P) / len(losses_P) for losses_P in losses_SP]
         *means, stop = self.world.mean([*mine, float(stopping)])  # one exchange for what all ranks must agree on
         for loss, norm in zip(means, norms_S, strict=True):
-            step = len(self.losses) + 1
+            step, taken = len(self.losses) + 1, self.step
+            self.step = step - 1  # where the step cannot be used: those after it were taken before that was known
             self._check_loss(step, loss)
             if not math.isfinite(norm):
                 raise _DivergedError(step, f"gradient norm {norm:.4g} is not a finite number")
+            self.step = taken
             self.losses.append(loss)
         return norms_S[-1], stop > 0
 

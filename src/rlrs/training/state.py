@@ -86,7 +86,7 @@ class TrainState:
         relative = self.scheduler.relative_rates()
         rates = {name: {"lr": rate, "ratio": relative[name]} for name, rate in self.scheduler.rates().items()}
         # Not the scheduler's, which is the largest where Muon has a base rate of its own.
-        base = self.lr * self.scheduler.schedule(self.scheduler.last_epoch)
+        base = self.lr * self.scheduler._base_value()
         return {**rates, "base": {"lr": base, "ratio": 1.0}}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@
   // Words and numbers
   const escaped = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
   const number = (value, digits) =>
-    value === null || value === undefined ? "–" : typeof value === "number" ? value.toPrecision(digits) : String(value);
+    value === null || value === undefined ? "–" : typeof value === "number" ? value.toPrecision(digits) : escaped(value);
   const nats = (value) => (typeof value === "number" ? value.toFixed(4) : "–");
-  const count = (value) => value.toLocaleString(language);
+  const count = (value) => typeof value === "number" ? value.toLocaleString(language) : escaped(value);
   const span = (seconds) =>
     seconds < 90 ? `${Math.ceil(seconds)} ${said.seconds}`
       : seconds < 5400 ? `${Math.round(seconds / 60)} ${said.minutes}` : `${(seconds / 3600).toFixed(1)} ${said.hours}`;
