@@ -97,7 +97,7 @@ def test_the_savings_shown_are_those_of_the_arm_that_was_decided_for():
         ({"price_per_hour": 1}, "flops_per_second or tokens_per_second, one of the two"),
         ({**MACHINE, "tokens_per_second": {"proxy": 1, "target": 1}}, "one of the two"),
         ({**MACHINE, "price_per_hour": -1}, "greater than or equal to 0"),
-        ({**MACHINE, "currency": "a long word"}, "pattern"),
+        ({**MACHINE, "currency": "a long word"}, "one to eight characters without spaces"),
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(plain, message):

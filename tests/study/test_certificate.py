@@ -282,7 +282,7 @@ def test_a_trainer_of_ones_own_says_which_value_is_its_width(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ladder: {sizes: [1, 2], horizons: [5, 10]}", "should have at least 3 items"),
+        ("ladder: {sizes: [1, 2], horizons: [5, 10]}", "should have 3 or more, not 2"),
         ("ladder: {sizes: [1, 2, 2], horizons: [5, 10]}", "names one twice"),
         ("ladder: {sizes: [1, 2, 0], horizons: [5, 10]}", "should be a number above 0"),
         ("transfer: {mode: law}", "transfer.mode=law needs the laws of a ladder"),

@@ -153,7 +153,7 @@ def test_without_a_machine_no_money_and_without_a_gain_seeds_by_the_noise(comman
     ("more", "arguments", "message"),
     [
         ("machine: {price_per_hour: 3}\n", (), "machine: should have flops_per_second or tokens_per_second"),
-        ("", ("--gain", "-1", "--noise", "0.1"), "gain should be above 0"),
+        ("", ("--gain", "-1", "--noise", "0.1"), "gain should be a number above 0"),
         ("machine: {price_per_hour: cheap, flops_per_second: 1}\n", (), "machine.price_per_hour: should be a number"),
     ],
 )

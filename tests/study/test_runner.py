@@ -274,7 +274,7 @@ def test_training_with_found_ratios_takes_their_base_rate(command, tiny, tmp_pat
 
 def test_a_rate_that_cannot_be_is_one_line(command, tiny, tmp_path):
     done = command("train", tiny[0], "--lr", "0", "--out", tmp_path / "run")
-    assert "lr should be a number above 0, not 0.0" in one_line_error(done)
+    assert "a rate should be a number above 0, at most 1,000,000, not '0'" in one_line_error(done)
     for rate in ("nan", "-1", "fast"):
         done = command("train", tiny[0], "--lr", rate, "--out", tmp_path / "run")
         assert "error: rlrs train: invalid value for '--lr'" in one_line_error(done)
