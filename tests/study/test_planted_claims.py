@@ -50,6 +50,7 @@ def finished(folder, honest):
     return folder / "run"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("honest", "upheld"), [("yes", "confirmed"), ("no", "refuted")])
 def test_a_gain_that_is_there_is_confirmed_and_one_that_is_not_is_refuted(tmp_path, honest, upheld):
     folder = finished(tmp_path, honest)
@@ -60,6 +61,7 @@ def test_a_gain_that_is_there_is_confirmed_and_one_that_is_not_is_refuted(tmp_pa
     assert read_refutations(folder / "refutations.json").refutations == (found,)
 
 
+@pytest.mark.long
 def test_removal_finds_what_the_gain_is_made_of(tmp_path):
     folder = finished(tmp_path, "yes")
     found = ablate("removal", folder, StudyView(quiet=True), arm="rlrs", model="target")

@@ -61,6 +61,7 @@ def runs_of(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/result.json")}
 
 
+@pytest.mark.long
 def test_a_claim_is_run_again_on_seeds_that_nothing_has_used_and_the_study_stays_as_it_was(command, finished):
     results, before = (finished / "results.json").read_bytes(), set((finished / "runs").iterdir())
     planned = command("refute", finished, "embedding_only", "--seeds", 2, "--dry-run")
@@ -87,6 +88,7 @@ def test_a_claim_is_run_again_on_seeds_that_nothing_has_used_and_the_study_stays
     assert str(first.seeds[0]) in page
 
 
+@pytest.mark.long
 def test_a_second_attempt_has_other_seeds_and_one_that_was_killed_goes_on(command, finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
@@ -102,6 +104,7 @@ def test_a_second_attempt_has_other_seeds_and_one_that_was_killed_goes_on(comman
     assert runs_of(copy) == there
 
 
+@pytest.mark.long
 def test_what_cannot_be_run_again_is_one_line(command, finished, tmp_path):
     for arguments, said in (
         (("refute", finished, "constant"), "no claim 'constant' in the report; it has rlrs:"),
@@ -116,6 +119,7 @@ def test_what_cannot_be_run_again_is_one_line(command, finished, tmp_path):
         assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_a_list_of_refutations_that_was_changed_is_refused_before_anything_is_trained(command, finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
@@ -136,6 +140,7 @@ def opened(finished):
         yield study
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ABLATIONS)
 def test_an_ablation_pairs_every_variant_with_another_and_changes_one_thing(opened, kind):
     bench = Bench(opened, "proxy", "rlrs", () if kind in ("u-plot", "base-rate") else (0.5, 1.0))
@@ -156,6 +161,7 @@ def test_an_ablation_pairs_every_variant_with_another_and_changes_one_thing(open
             assert kind != "base-rate" or mine.lr == other.lr
 
 
+@pytest.mark.long
 def test_what_a_component_is_given_or_has_taken_away_are_rates_not_ratios(opened):
     bench = Bench(opened, "proxy", "rlrs")
     ours, uniform = bench.recipe("rlrs"), bench.recipe("uniform")
@@ -169,6 +175,7 @@ def test_what_a_component_is_given_or_has_taken_away_are_rates_not_ratios(opened
         assert ends[0] == pytest.approx(ends[1], rel=1e-5)
 
 
+@pytest.mark.long
 def test_an_ablation_is_kept_as_rows_and_drawn_and_more_seeds_add_to_what_is_there(command, finished):
     options = "u-plot", finished, "--arm", "rlrs", "--factor", 0.5
     done = command("ablate", *options, "--seeds", 2)

@@ -94,6 +94,7 @@ def kill_at_operation(world, folder, number):
     train(make_spec(**options), make_data(), folder)
 
 
+@pytest.mark.long
 def test_a_kill_before_any_change_to_a_file_loses_nothing_else(tmp_path):
     options = {**OPTIONS, "steps": 4, "keep_checkpoints": 1}
     expected = tmp_path / "whole"
