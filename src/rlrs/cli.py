@@ -19,10 +19,11 @@ try:
     from rlrs.further import ablate_command, refute_command
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
-    from rlrs.number_options import MOST_STEPS, above_zero
+    from rlrs.number_options import above_zero
     from rlrs.pages import Lang, plot, report, watch
     from rlrs.planning import plan, print_plan
     from rlrs.rollout.rollout_commands import app as rollout_commands
+    from rlrs.schedules import MOST_STEPS
     from rlrs.study_view import StudyView
     from rlrs.terminal import (
         end_quietly,

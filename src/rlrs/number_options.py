@@ -11,8 +11,6 @@ from rlrs.messages import shown
 
 MOST = 1e6
 """Largest rate or factor, as in settings."""
-MOST_STEPS = 10**12
-"""Of a run, as in settings."""
 
 
 def above_zero(what: str, most: float = MOST) -> Callable[[str], float]:
