@@ -7,8 +7,8 @@ reports every step, writes its lines and has its rates compared while the engine
 alone `train.py`, and `before.py`, the script before it knew rlrs. A ratio is of the times from the first step to the
 last, as each process measures them itself: by the clock, and of the processor, which other work on the machine disturbs
 less. Two processes of one script differ by more than the study costs, so its cost is measured in the run too: the share
-of that time which is spent in what rlrs is called for, `report` and the scheduler's step. The start (imports, the run's
-file) is not counted.
+of that time which is spent in `report`, which is what the study adds, and in the scheduler's step, which the script has
+alone too. The start (imports, the run's file) is not counted.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ def timed(self, *args, **kwargs):
     moments.append((time.perf_counter(), time.process_time()))
     return result
 torch.optim.AdamW.step = timed
-inside = 0.0
-def counted(function):
+inside = {{"report": 0.0, "scheduler": 0.0}}
+def counted(name, function):
     def call(*args, **kwargs):
-        global inside
         begin = time.perf_counter()
         result = function(*args, **kwargs)
-        inside += time.perf_counter() - begin
+        inside[name] += time.perf_counter() - begin
         return result
     return call
-rlrs.Run.report, rlrs.RelativeLR.step = counted(rlrs.Run.report), counted(rlrs.RelativeLR.step)
+rlrs.Run.report = counted("report", rlrs.Run.report)
+rlrs.RelativeLR.step = counted("scheduler", rlrs.RelativeLR.step)
 script.main(sys.argv[3:])
 seconds = [last - first for first, last in zip(moments[0], moments[-1])]
-json.dump([*seconds, inside], open(sys.argv[1], "w"))
+json.dump([*seconds, *inside.values()], open(sys.argv[1], "w"))
 """
 
 
@@ -72,7 +72,7 @@ def study(command: list[str], steps: int, width: int) -> StudyConfig:
 
 
 def in_study(folder: Path, command: list[str], steps: int, width: int) -> list[float]:
-    """Seconds of the steps of a run that a study's engine starts: by the clock, of the processor, in rlrs."""
+    """Seconds of the steps of a run that a study's engine starts: by the clock, of the processor, in both calls."""
     settings = study([*command, "--seed", "{seed}", "--lr", "{lr}"], steps, width)
     recipe = Recipe.from_settings(settings.training, 3e-3)
     run = OwnRuns(settings).spec(settings.proxy, recipe, 0, lr=3e-3)
@@ -98,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ratios: dict[tuple[str, str], list[float]] = {}
-    shares: list[float] = []
+    shares: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
         timed = Path(place) / "timed.py"
         timed.write_text(TIMED.format(folder=str(FOLDER)))
@@ -117,10 +117,11 @@ def main() -> None:
             for script in SCRIPTS:
                 for index, clock in enumerate(("clock", "processor")):
                     ratios.setdefault((script, clock), []).append(sides["study"][index] / sides[script][index])
-            shares.append(sides["study"][2] / sides["study"][0])
+            for index, call in enumerate(("report", "scheduler.step"), 2):
+                shares.setdefault(call, []).append(sides["study"][index] / sides["study"][0])
             print(
                 turn,
-                f"in rlrs {shares[-1]:.4f}",
+                *(f"in {call} {measured[-1]:.4f}" for call, measured in shares.items()),
                 *(f"{script} {clock} {r[-1]:.4f}" for (script, clock), r in ratios.items()),
                 flush=True,
             )
@@ -129,13 +130,11 @@ def main() -> None:
         | {**vars(options), **summary(measured), "ratios": measured}
         for (script, clock), measured in ratios.items()
     ]
-    row = {
-        "what": "share of the time of steps that is spent in rlrs",
-        **vars(options),
-        **summary(shares),
-        "ratios": shares,
-    }
-    print(write("command_overhead", [*rows, row]))
+    rows += [
+        {"what": "share of the time of steps", "call": call, **vars(options), **summary(measured), "ratios": measured}
+        for call, measured in shares.items()
+    ]
+    print(write("command_overhead", rows))
 
 
 if __name__ == "__main__":

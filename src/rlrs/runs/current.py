@@ -117,6 +117,7 @@ class Run:
 
     def _begin(self, asked: AskedRun, folder: Path | None) -> None:
         self._asked, self.folder = asked, folder
+        self._prune = asked.prune or Pruning(rungs=(), window=1)
         self.result: ReportedResult | None = None
         """How the run ended; None before."""
         self._losses: list[float] = []
@@ -235,7 +236,7 @@ class Run:
         return scheduler
 
     def watch(self, *optimizers: Optimizer, model: nn.Module | None = None) -> None:
-        """Compare the rates of an optimizer's groups with the run's schedule at every report.
+        """Compare the rates of the groups with the run's schedule: in the first ten steps, and 50 times later.
 
         `scheduler` does it already. For a script that sets rates itself: groups need the key `component`.
 
@@ -349,7 +350,7 @@ class Run:
 
     def _over_limit(self) -> str | None:
         """Why the run ends, if it has come to a rung with a limit that its loss is above."""
-        prune, done = self._asked.prune or Pruning(rungs=(), window=1), len(self._losses)
+        prune, done = self._prune, len(self._losses)
         for step, limit in prune.rungs:
             if limit is not None and step <= done and (loss := prune.loss(self._losses, step)) > limit:
                 return f"training loss {loss:.4g} at step {step} is above {limit:.4g}"
@@ -383,16 +384,20 @@ class Run:
     def _write(self, step: int, loss: float | None, valid_loss: float | None) -> None:
         if self._file is None or self._file < 0 or (loss is None and valid_loss is None):
             return
-        # A `MetricsLine` as JSON, without making one: reports come every step.
-        losses = {name: value for name, value in (("loss", loss), ("valid_loss", valid_loss)) if value is not None}
-        line = {"step": step, "tokens": step * self._asked.tokens_per_step, **losses, "seconds": round(self._time(), 3)}
-        os.write(self._file, (json.dumps(line) + "\n").encode())  # one call: a reader sees whole lines
+        # A `MetricsLine` as JSON, spelt out: reports come every step, and `json.dumps` costs ten times as much where the
+        # step itself has filled the processor's caches.
+        line = f'{{"step": {step}, "tokens": {step * self._asked.tokens_per_step}'
+        for name, value in (("loss", loss), ("valid_loss", valid_loss)):
+            if value is not None:
+                line += f', "{name}": {value if math.isfinite(value) else json.dumps(value)}'
+        line += f', "seconds": {self._time():.3f}}}\n'
+        os.write(self._file, line.encode())  # one call: a reader sees whole lines
 
     def _time(self) -> float:
         return self._seconds + time.monotonic() - self._began
 
     def _end(self, status: Any, score: float | None = None, valid_loss: float | None = None, **end: Any) -> None:
-        prune, done = self._asked.prune or Pruning(rungs=(), window=1), len(self._losses)
+        prune, done = self._prune, len(self._losses)
         if status == "finished":
             self._losses += [self._losses[-1]] * (self.steps - done)
             done = self.steps

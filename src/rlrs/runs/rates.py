@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from rlrs.ratios import BASE
 from rlrs.runs.asked import AskedRun
-from rlrs.schedules import Curve
+from rlrs.schedules import Curve, Cycles, Points, factors
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TOLERANCE = 0.02
 """Relative difference from the schedule's rate, beyond which a rate is another one. Chosen here: rates computed
 in another order of operations differ by rounding, and where a ratio is not used, by far more."""
+
+FIRST_STEPS, LATER_LOOKS = 10, 50
+"""Rates are compared at every report of the first steps, and so many times later. Chosen here."""
 
 
 class SeenRates:
@@ -28,8 +31,10 @@ class SeenRates:
         self._asked = asked
         self._base = asked.base_schedule()
         self._ratios = asked.relative_rates()
-        self._curves: dict[str, Curve] = {}
-        """Component -> its curve: reports come every step, and a curve is dear to make."""
+        self._points: dict[str, Points | Cycles] = {}
+        """Component -> points of its curve: reports come every step, and a curve is dear to make."""
+        self._next = 0
+        """Step from which rates are compared again."""
         self.optimizers: list[Optimizer] = []
         self.peaks: dict[str, float] = {}
         """Component -> highest rate that its groups were seen with."""
@@ -46,7 +51,10 @@ class SeenRates:
         return self._wrong[1] if all(self._wrong) else None
 
     def look(self, step: int) -> None:
-        """Compare all groups with the schedule, after so many steps."""
+        """Compare all groups with the schedule, after so many steps: not at every report, which would cost too much."""
+        if step < self._next:
+            return
+        self._next = step + (1 if step < FIRST_STEPS else max(self._asked.steps // LATER_LOOKS, 1))
         seen: dict[str, set[float]] = {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -54,15 +62,23 @@ class SeenRates:
                     seen.setdefault(component, set()).add(float(group["lr"]))
         for component, rates in seen.items():
             self.peaks[component] = max(*rates, self.peaks.get(component, 0.0))
-            if component not in self._curves:
-                self._curves[component] = Curve(self._base, self._ratios.get(component, BASE).knots)
-            # Before the scheduler's step the rate is that of the step just done, after it the next one's: a script
-            # reports always before it or always after it.
-            for later in (0, 1):
-                due = self._asked.lr * self._curves[component](step - 1 + later)
-                if self._wrong[later] is None and any(abs(rate - due) > TOLERANCE * due + 1e-12 for rate in rates):
-                    rate = max(rates, key=lambda rate, due=due: abs(rate - due))
-                    self._wrong[later] = self._say(component, rate, due, step, step - 1 + later)
+        # Before the scheduler's step the rate is that of the step just done, after it the next one's: a script
+        # reports always before it or always after it.
+        for later in (0, 1):
+            if self._wrong[later] is None:
+                self._wrong[later] = self._first_wrong(seen, step, step - 1 + later)
+
+    def _first_wrong(self, seen: Mapping[str, Collection[float]], step: int, at: int) -> str | None:
+        """What is wrong with the first component whose rate is not the schedule's at a step."""
+        for component in seen.keys() - self._points.keys():
+            self._points[component] = Curve(self._base, self._ratios.get(component, BASE).knots).points
+        due_factors = factors(self._base, [self._points[component] for component in seen], at)
+        for (component, rates), factor in zip(seen.items(), due_factors, strict=True):
+            due = self._asked.lr * factor
+            for rate in rates:
+                if abs(rate - due) > TOLERANCE * due + 1e-12:
+                    return self._say(component, rate, due, step, at)
+        return None
 
     def _say(self, component: str, rate: float, due: float, step: int, at: int) -> str:
         plain = self._asked.lr * Curve(self._base)(at)
