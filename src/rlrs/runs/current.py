@@ -384,7 +384,7 @@ class Run:
     def _write(self, step: int, loss: float | None, valid_loss: float | None) -> None:
         if self._file is None or self._file < 0 or (loss is None and valid_loss is None):
             return
-        # A `MetricsLine` as JSON, spelt out: reports come every step, and `json.dumps` costs ten times as much where the
+        # A `MetricsLine` as JSON, spelt out: reports come every step, and `json.dumps` costs ten times more where the
         # step itself has filled the processor's caches.
         line = f'{{"step": {step}, "tokens": {step * self._asked.tokens_per_step}'
         for name, value in (("loss", loss), ("valid_loss", valid_loss)):
