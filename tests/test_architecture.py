@@ -23,7 +23,7 @@ LAYERS = [
     {"report", "monitoring"},
     {"study", "rollout", "doctor"},
     {"live"},
-    {"cli", "further", "pages", "planning", "terminal", "upkeep", "study_view", "number_options"},
+    {"cli"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 CORE = set().union(*LAYERS[:5])

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from rlrs.cli import main
-from rlrs.terminal import resumable
+from rlrs.cli.terminal import resumable
 
 STUDY = """
 name: s

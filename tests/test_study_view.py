@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from rlrs.cli.study_view import StudyView
 from rlrs.records import RunResult, Trial
-from rlrs.study_view import StudyView
 
 
 def trial(score, move="start", status: Any = "finished", **proposal):
@@ -91,7 +91,7 @@ def test_elsewhere_there_are_lines_alone_without_control_codes(dumb):
 
 def test_elsewhere_a_line_says_how_far_it_is_where_none_came_for_half_a_minute(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("rlrs.study_view.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rlrs.cli.study_view.time.monotonic", lambda: now[0])
     file = io.StringIO()
     with StudyView(console=Console(file=file, width=80)) as watch:
         watch.stage("search", 4000, searches={"proxy/rlrs": 20})

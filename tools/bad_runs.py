@@ -54,18 +54,17 @@ def write_study(changes: dict[str, str]) -> None:
 
 def train(options: str) -> str:
     """What `rlrs train` says on standard error, in this process."""
-    from rich.console import Console
-
-    from rlrs import cli
+    from rlrs.cli import main, terminal
 
     error = io.StringIO()
     with (
-        mock.patch.object(cli, "err", Console(file=error, width=10_000)),
-        mock.patch.object(cli, "out", Console(file=io.StringIO())),
+        mock.patch.object(terminal.err, "_width", 10_000),
+        mock.patch.object(sys, "stderr", error),
+        mock.patch.object(sys, "stdout", io.StringIO()),
         mock.patch.object(sys, "argv", ["rlrs", "train", "study.yaml", "--out", "run", *options.split()]),
     ):
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             return f"{end.code or 0}\n{error.getvalue()}"
     raise AssertionError("the command does not return")

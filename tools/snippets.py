@@ -64,7 +64,7 @@ def check_commands(example: Example) -> None:
 
 def run(words: list[str]) -> str:
     """What a command prints on standard output, run in this process from the root of the repository."""
-    from rlrs import cli, terminal
+    from rlrs.cli import main, terminal
 
     text = io.StringIO()
     with (
@@ -74,7 +74,7 @@ def run(words: list[str]) -> str:
         mock.patch.object(sys, "stdout", text),
         contextlib.suppress(SystemExit),
     ):
-        cli.main()
+        main()
     return text.getvalue()
 
 

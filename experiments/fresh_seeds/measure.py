@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlrs.cli.study_view import StudyView
 from rlrs.files import write_atomic
 from rlrs.records import ABLATIONS_FILE, REFUTATIONS_FILE, read_ablations, read_refutations
 from rlrs.study import ablate, refute
-from rlrs.study_view import StudyView
 
 RESULTS = Path(__file__).parent / "results.json"
 FACTORS = (1 / 4, 4.0)

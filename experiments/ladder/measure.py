@@ -21,13 +21,13 @@ import optuna
 from experiments import rows
 from experiments.ladder import store
 from experiments.rows import Row
+from rlrs.cli.study_view import StudyView
 from rlrs.comparison import read_results
 from rlrs.environment import environment
 from rlrs.records import Certificate, read_certificate
 from rlrs.search.space import Point
 from rlrs.settings import StudyConfig
 from rlrs.study import run
-from rlrs.study_view import StudyView
 
 RUNS = Path("runs/ladder")
 MODES = ("unchanged", "law", "sqrt-width", "mup")

@@ -178,7 +178,7 @@ def test_the_file_of_an_arm_with_a_factor_holds_the_ratios_of_the_target(full, t
     from functools import partial
     from types import SimpleNamespace
 
-    from rlrs.cli import _recipe
+    from rlrs.cli.terminal import recipe_from
     from rlrs.settings import load_study
     from rlrs.study.kinds import ReferenceRuns
     from rlrs.study.record import save_ratios
@@ -192,7 +192,7 @@ def test_the_file_of_an_arm_with_a_factor_holds_the_ratios_of_the_target(full, t
     ratios = Ratios.load(tmp_path / "ratios.yaml")
     arm = found.arms["layer_decay"]
     assert ratios.provenance["made_of"] == {"layer_decay": arm.recipe.layer_decay}
-    trained = _recipe(str(tmp_path / "ratios.yaml"), Recipe.from_settings(settings.training, 1.0))
+    trained = recipe_from(str(tmp_path / "ratios.yaml"), Recipe.from_settings(settings.training, 1.0))
     assert kind.spec(settings.target, trained, 1, lr=1e-3).id == kind.spec(settings.target, arm.recipe, 1, lr=1e-3).id
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from sample_results import DEFAULTS, POINT, STUDY, results
 
-from rlrs.cli import _recipe, main
+from rlrs.cli import main
+from rlrs.cli.terminal import recipe_from
 from rlrs.ratios import Ratios
 from rlrs.records import Recipe
 from rlrs.report.snippet import snippet
@@ -44,7 +45,7 @@ def test_training_with_the_file_is_the_run_of_the_comparison(tmp_path, winner, s
     arm, size = found.arms[winner], getattr(STUDY, scale)
     rate = arm.recipe.target_lr if scale == "target" else arm.recipe.lr
     compared = ReferenceRuns(STUDY, DATA).spec(size, arm.recipe, 1, lr=rate)
-    recipe = _recipe(str(path), Recipe.from_settings(STUDY.training, STUDY.search.lr))
+    recipe = recipe_from(str(path), Recipe.from_settings(STUDY.training, STUDY.search.lr))
     trained = ReferenceRuns(STUDY, DATA).spec(size, recipe, 1, lr=recipe.target_lr if scale == "target" else recipe.lr)
     assert trained == compared
     assert trained.id == compared.id
@@ -59,7 +60,7 @@ def test_a_source_of_several_globs_is_kept_as_a_list(tmp_path):
 
 def test_a_run_has_all_that_was_found_beside_the_ratios(tmp_path):
     _, path = saved(tmp_path, "rlrs")
-    recipe = _recipe(str(path), DEFAULTS)
+    recipe = recipe_from(str(path), DEFAULTS)
     spec = ReferenceRuns(STUDY, DATA).spec(STUDY.target, recipe, 1, lr=recipe.target_lr)
     assert (spec.training.weight_decay, spec.training.component_weight_decay) == (0.2, {"experts": 0.05})
     assert (spec.training.betas, spec.training.warmup_fraction, spec.model.init_scale) == ((0.9, 0.98), 0.02, 0.3)

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from rlrs.cli.study_view import StudyView
 from rlrs.records import read_refutations
 from rlrs.settings import study_from
 from rlrs.study import ablate, refute, run
-from rlrs.study_view import StudyView
 
 TRAINER = """
 import math, random, re, sys

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlrs.cli import main
+from rlrs.cli.study_view import StudyView
 from rlrs.comparison import read_results
 from rlrs.ratios import BASE
 from rlrs.records import RecordError, read_ablations, read_refutations
@@ -17,7 +18,6 @@ from rlrs.settings import ConfigError, StudyConfig
 from rlrs.study import plan_refutation
 from rlrs.study.ablations import ABLATIONS, Bench
 from rlrs.study.reopened import reopened
-from rlrs.study_view import StudyView
 
 STUDY = """
 name: tiny

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 import typer
 from rich.table import Table
 
+from rlrs.cli.study_view import StudyView
+from rlrs.cli.terminal import out, print_places, resumable
 from rlrs.messages import plural
-from rlrs.study_view import StudyView
-from rlrs.terminal import out, print_places, resumable
 
 if TYPE_CHECKING:
     from rlrs.records import Ablation, Refutation

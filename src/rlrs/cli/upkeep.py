@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlrs.cli.terminal import named_ratios, out
 from rlrs.messages import plural, printable
-from rlrs.terminal import named_ratios, out
 
 if TYPE_CHECKING:
     from rlrs.settings import StudyConfig

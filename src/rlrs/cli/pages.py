@@ -1,4 +1,4 @@
-"""`rlrs report`, `rlrs plot` and `rlrs watch`: pages, and what goes into a pull request."""
+"""`rlrs report`, `plot`, `watch` and `dashboard`: pages, and what goes into a pull request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rlrs.terminal import named_ratios, print_places
+from rlrs.cli.terminal import named_ratios, out, print_places
 
 Lang = Annotated[Literal["en", "ja"], typer.Option("--lang", help="Language of the page: English or Japanese.")]
 
@@ -98,3 +98,14 @@ def watch(
         serve_live(Watcher(paths, lang, loaded), port, ready)
     except KeyboardInterrupt:
         typer.echo("watch ended")
+
+
+def dashboard(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIRECTORY", help="A study's run directory.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0 takes a free one.")] = 8080,
+    storage: Annotated[str | None, typer.Option("--storage", help="The database URL of a shared study.")] = None,
+) -> None:
+    """Watch a study's trials in the browser (optuna-dashboard, on this machine alone) until Ctrl-C."""
+    from rlrs.study.dashboard import serve
+
+    serve(folder, port, storage, lambda url: out.print(f"dashboard {url}  (Ctrl-C ends it)", highlight=False))

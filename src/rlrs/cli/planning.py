@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from rlrs.number_options import above_zero
-from rlrs.terminal import out
+from rlrs.cli.number_options import above_zero
+from rlrs.cli.terminal import out
 
 if TYPE_CHECKING:
     from rlrs.settings import ComparisonConfig, StudyConfig

@@ -26,8 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rlrs.cli.terminal import err
 from rlrs.messages import plural
-from rlrs.terminal import err
 
 if TYPE_CHECKING:
     from rlrs.records import Trial

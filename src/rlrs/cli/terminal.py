@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rlrs.ratios import Ratios
-    from rlrs.records import Certificate, Results
+    from rlrs.records import Certificate, Recipe, Results
     from rlrs.settings import StudyConfig
     from rlrs.verify import Report
 
@@ -284,3 +284,13 @@ def print_ladder(study: StudyConfig, factors: list[float]) -> None:
         ).strip()
         bent = "" if abs(rung.aspect - 1) < 0.005 else f"  # width / layers is {rung.aspect:.3g} times the proxy's"
         out.print(f"model: {plain}{bent}", highlight=False, markup=False, soft_wrap=True)
+
+
+def recipe_from(text: str, defaults: Recipe, ratios: Ratios | None = None) -> Recipe:
+    """What a ratios.yaml or a preset says, and the defaults for what it does not."""
+    from rlrs.records import Recipe, RecordError
+
+    try:
+        return Recipe.from_ratios(named_ratios(text) if ratios is None else ratios, defaults)
+    except RecordError as error:
+        raise RecordError(f"{text}: {error}") from None

@@ -1,0 +1,5 @@
+"""`python -m rlrs.cli`, for launchers such as torchrun."""
+
+from rlrs.cli import main
+
+main()
