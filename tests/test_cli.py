@@ -289,7 +289,26 @@ def test_a_folder_of_tokens_that_cannot_be_and_a_name_that_is_too_long(command, 
     (folder / "s.yaml").write_text(STUDY.replace("name: s", f"name: {'s' * 300}"))
     assert "name: string should have at most 100 characters" in command("run", "s.yaml", "--dry-run")[1]
     (folder / "s.yaml").write_text(STUDY.replace("eval_tokens: 256", "eval_tokens: 256, warmup_fraction: 1.0"))
-    assert "training.warmup_fraction: input should be less than 1" in command("run", "s.yaml", "--dry-run")[1]
+    assert "training.warmup_fraction: should be below 1" in command("run", "s.yaml", "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "s.yaml", "--processes", "0"], "'--processes': should be at least 1, not '0'"),
+        (["run", "s.yaml", "--processes", "two"], "'--processes': should be a whole number, not 'two'"),
+        (["dashboard", "r", "--port", "70000"], "'--port': should be at most 65,535, not '70000'"),
+        (
+            ["export", "paper-dense", "--to", "megatron", "--steps", "9", "--final-fraction", "1.5"],
+            "'--final-fraction': should be at most 1, not '1.5'",
+        ),
+        (["run", "s.yaml", "--engine", "slurm"], "'--engine': 'slurm' is not one of 'processes', 'ray'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line_with_what_could(command, arguments, message):
+    code, error = command(*arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"invalid value for {message} (see rlrs {arguments[0]} --help)" in error
 
 
 @pytest.mark.parametrize("name", ["--seed", "--steps"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 LENGTH = 80
@@ -50,6 +51,39 @@ def printable(text: str | os.PathLike[str], length: int | None = None) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else _escaped(c) for c in text)
     return text if length is None else shortened(text, length)
+
+
+_KINDS = {
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type", "model_attributes_type"), "a mapping"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def should_be(problem: Mapping[str, Any]) -> str | None:
+    """What a value should be, and what it is, from an entry of pydantic's `ValidationError.errors()`.
+
+    Returns:
+        None if pydantic's own sentence is needed.
+
+    >>> should_be({"type": "greater_than_equal", "input": 0, "ctx": {"ge": 1}})
+    'should be at least 1, not 0'
+    """
+    context = problem.get("ctx") or {}
+    bounds = [f"{words} {_bound(context[name])}" for name, words in _BOUNDS.items() if name in context]
+    if problem["type"] == "literal_error":
+        bounds = [context["expected"]]
+    wanted = _KINDS.get(problem["type"]) or next(iter(bounds), None)
+    return None if wanted is None else f"should be {wanted}, not {shown(problem['input'])}"
+
+
+def _bound(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1 and float(value).is_integer() else f"{value:g}"
 
 
 def plural(n: int, word: str) -> str:

@@ -83,7 +83,7 @@ def test_a_study_may_say_its_target_as_a_multiple_of_the_proxy(tmp_path):
     ("target", "message"),
     [
         ("scale: 27, model: {d_model: 16}", "study.yaml: target should have model or scale, not both"),
-        ("scale: -1", "study.yaml: target.scale: input should be greater than 0 (got -1)"),
+        ("scale: -1", "study.yaml: target.scale: should be above 0, not -1"),
         ("scale: big", "study.yaml: target.scale: should be a number, not 'big'"),
         ("scale: 2, stepz: 3", "study.yaml: unknown key 'target.stepz'; did you mean 'steps'?"),
     ],

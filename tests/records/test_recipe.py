@@ -74,14 +74,14 @@ def test_files_of_0_1_have_betas_and_own_decays_by_the_names_of_a_point():
     ("provenance", "message"),
     [
         ({"base": "x"}, "provenance.base: should be a mapping, not 'x'"),
-        ({"base": {"lr": "fast"}}, "provenance.base.lr: Input should be a valid number"),
-        ({"base": {"lr": 0}}, "provenance.base.lr: Input should be greater than 0"),
+        ({"base": {"lr": "fast"}}, "provenance.base.lr: should be a number"),
+        ({"base": {"lr": 0}}, "provenance.base.lr: should be above 0"),
         ({"base": {"lr": 1e-3, "weight_decai": 1}}, "provenance.base.weight_decai: not a setting"),
         ({"base": {"betas": [0.9]}}, "provenance.base.betas"),
         ({"base": {"betas": [0.9, 2]}}, "provenance.base.betas: should be two numbers from 0 to 1"),
         ({"base": {"experts.weight_decay": -1}}, "provenance.base.weight decay of experts should be 0 or more"),
         ({"target": [1]}, r"provenance.target: should be a mapping, not \[1\]"),
-        ({"target": {"lr": float("nan")}}, "provenance.base.target_lr: Input should be a finite number"),
+        ({"target": {"lr": float("nan")}}, "provenance.base.target_lr: should be a finite number"),
     ],
 )
 def test_a_provenance_that_cannot_be_used_is_one_line(provenance, message):

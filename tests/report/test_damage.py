@@ -174,7 +174,7 @@ def test_a_report_on_damaged_metrics_names_file_and_line(tmp_path: Path) -> None
     write_sample(tmp_path)
     path = tmp_path / "runs" / "rlrs-102-600" / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": -1, "tokens": 5, "valid_loss": 3.0}\n')
-    with pytest.raises(ReportError, match=r"metrics\.jsonl, line 12: .*step: Input should be greater than or equal"):
+    with pytest.raises(ReportError, match=r"metrics\.jsonl, line 12: .*step: should be at least"):
         write_report(tmp_path)
 
 

@@ -55,7 +55,7 @@ def test_from_init_to_sign(call, tmp_path):
         ({"back_out": "none"}, "stages.sandbox.back_out: should say in a sentence what to do if the stage fails"),
         ({"max_pair": 9}, "unknown key 'stages.sandbox.max_pair'; did you mean 'max_pairs'?"),
         ({"min_pairs": 20}, "stages.sandbox: min_pairs is 20, above max_pairs, 8"),
-        ({"min_pairs": 2}, "stages.sandbox.min_pairs: input should be greater than or equal to 3 (got 2)"),
+        ({"min_pairs": 2}, "stages.sandbox.min_pairs: should be at least 3, not 2"),
         ({"guardrails": {"x": {}}}, "stages.sandbox.guardrails.x: should have one of at_most and at_least"),
         ({"min_gain": "much"}, "stages.sandbox.min_gain: should be a number, not 'much'"),
     ],

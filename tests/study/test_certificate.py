@@ -286,7 +286,7 @@ def test_a_trainer_of_ones_own_says_which_value_is_its_width(tmp_path):
         ("ladder: {sizes: [1, 2, 2], horizons: [5, 10]}", "names one twice"),
         ("ladder: {sizes: [1, 2, 0], horizons: [5, 10]}", "should be a number above 0"),
         ("transfer: {mode: law}", "transfer.mode=law needs the laws of a ladder"),
-        ("transfer: {mode: sqrt}", "transfer.mode: input should be 'unchanged', 'law', 'sqrt-width' or 'mup'"),
+        ("transfer: {mode: sqrt}", "transfer.mode: should be 'unchanged', 'law', 'sqrt-width' or 'mup'"),
     ],
 )
 def test_settings_of_a_ladder_that_are_none_are_one_line(tmp_path, text, message):

@@ -118,7 +118,7 @@ def test_a_bad_provenance_is_one_line_of_the_command_that_names_the_file(tmp_pat
             main()
         assert stop.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: {path}: provenance.base.lr: Input should be a valid number")
+        assert line.startswith(f"error: {path}: provenance.base.lr: should be a number")
     assert not (tmp_path / "page.html").exists()
 
 

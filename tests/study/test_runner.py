@@ -284,7 +284,7 @@ def test_a_rate_that_cannot_be_is_one_line(command, tiny, tmp_path):
     ("change", "message"),
     [
         (("trials: 8", "trails: 8"), "unknown key 'search.trails'; did you mean 'trials'?"),
-        (("lr: 8e-3", "lr: -1"), "search.lr: input should be greater than 0 (got -1"),
+        (("lr: 8e-3", "lr: -1"), "search.lr: should be above 0, not -1"),
         (("lr: 8e-3", "lr: fast"), "search.lr: should be a number, not 'fast'"),
         (("vocab_size: 300", "vocab_size: 300, source: 'files:nothing/*.txt'"), "nothing/*.txt"),
     ],

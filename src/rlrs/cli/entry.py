@@ -16,7 +16,7 @@ try:
     from rlrs.audit.trail_commands import app as audit_commands
     from rlrs.cli import further, models_and_rates, one_run, pages, planning, upkeep, whole_study
     from rlrs.cli.terminal import end_quietly, err
-    from rlrs.messages import printable
+    from rlrs.messages import printable, should_be
     from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.rollout.rollout_commands import app as rollout_commands
 except ImportError as error:
@@ -139,6 +139,8 @@ def _misused(error: Any) -> int:
     """A command line that cannot be used: one line, and where its options are listed."""
     command = error.ctx.command_path if error.ctx else "rlrs"
     message = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "").strip()
+    if hasattr(error.__cause__, "errors") and (asked := should_be(error.__cause__.errors()[0])) is not None:
+        message = f"{message.partition(':')[0]}: {asked}"
     if not message:
         return 2  # no arguments at all: typer has printed the help
     message = message.removesuffix(".").replace(". Did you mean", "; did you mean")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlrs.files import write_atomic
-from rlrs.messages import printable, shown
+from rlrs.messages import printable, should_be, shown
 
 T = TypeVar("T", bound="Record")
 
@@ -44,9 +44,9 @@ class Record(BaseModel):
 
 def first_problem(error: ValidationError) -> str:
     """The first thing that is wrong, as `where: what`, in one short line."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    problem = error.errors(include_url=False)[0]
     where = ".".join(printable(str(part), 60) for part in problem["loc"])
-    message = printable(problem["msg"].removeprefix("Value error, ").partition("\n")[0], 200)
+    message = should_be(problem) or printable(problem["msg"].removeprefix("Value error, ").partition("\n")[0], 200)
     return f"{where}: {message}" if where else message
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from rlrs.comparison.sequential import LEAST_SEEDS, TAU
-from rlrs.messages import printable, shown
+from rlrs.messages import printable, should_be, shown
 from rlrs.settings import Settings
 from rlrs.settings.base import number, whole
 from rlrs.yaml_files import YAMLError, load_yaml
@@ -232,7 +232,7 @@ def _key(text: str, where: str, folder: Path) -> str:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
+    problem = error.errors(include_url=False)[0]
     location = [str(part) for part in problem["loc"] if part != "[key]"]
     where, value = printable(".".join(location), 100), problem["input"]
     match problem["type"]:
@@ -240,10 +240,10 @@ def _first_problem(error: ValidationError) -> str:
             return f"unknown key {shown(where)}; {_hint(location)}"
         case "missing":
             return f"{where} is missing" + (": what to do if the stage fails" if location[-1] == "back_out" else "")
-        case "model_type" | "dict_type":
-            return f"{where}: should be a mapping, not {shown(value)}"
         case "string_pattern_mismatch":
             return f"{where}: a name should be letters, digits, spaces and . @ + - _, not {shown(value)}"
+    if (asked := should_be(problem)) is not None:
+        return f"{where}: {asked}" if where else asked
     message = problem["msg"].removeprefix("Value error, ")
     told = "" if isinstance(value, dict) or shown(value) in message else f" (got {shown(value)})"
     text = f"{message[0].lower()}{message[1:]}{told}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from rlrs.messages import printable, shown
+from rlrs.messages import printable, should_be, shown
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.model import TAGGED
 from rlrs.settings.study import StudyConfig
@@ -222,17 +222,6 @@ def _differing(where: str, before: Any, now: Any) -> str:
     return f"{name} is {shown(before)} there and {shown(now)} here{grow}"
 
 
-_WANTED = {
-    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping"),
-    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    "string_type": "text",
-}
-"""What pydantic's kinds of errors ask for, in the words of these messages."""
-
-
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = printable(".".join(str(part) for part in problem["loc"] if part not in _BRANCHES), 100)
@@ -246,8 +235,8 @@ def _first_problem(error: ValidationError) -> str:
             return f"{where}: a key should be text, not {shown(problem['loc'][-1])}; put it in quotes"
         case "string_type" | "string_sub_type" if isinstance(value, int | float):
             return f"{where}: should be text, not {shown(value)}; put it in quotes if it is meant as it stands"
-    if (wanted := _WANTED.get(problem["type"])) is not None:
-        return f"{where}: should be {wanted}, not {shown(value)}"
+    if (asked := should_be(problem)) is not None:
+        return f"{where}: {asked}" if where else asked
     if problem["type"] in ("too_short", "too_long") and isinstance(value, list | tuple):
         least, most = (problem.get("ctx", {}).get(name) for name in ("min_length", "max_length"))
         asked = f"{least} or more" if most is None else f"{most} at most"

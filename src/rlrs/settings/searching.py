@@ -144,7 +144,7 @@ class SearchConfig(Settings):
     to the trials.db of an earlier study, of this size or another, whose trials its surface is fitted to as well."""
     lr: Factor = 4e-3
     """Base peak rate that every arm's search starts from."""
-    multipliers: tuple[Factor, ...] = (0.2, 2 / 3, 1.5, 5.0)
+    multipliers: Annotated[tuple[Factor, ...], Field(min_length=1)] = (0.2, 2 / 3, 1.5, 5.0)
     """Each parameter in turn is tried at these multiples of its current value (the paper's)."""
     sweeps: Annotated[Count, Field(le=1_000_000)] = 30
     """Most passes over all parameters."""
