@@ -63,3 +63,35 @@ def test_ratios_per_layer_have_rows_of_their_own():
         "attention": 4 * 8,
         "attention/layer.0-3": 4 * 4,
     }
+
+
+def test_a_function_that_makes_a_model_is_called_without_memory_for_weights(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def make(width=4, bias=True):\n"
+        "    return nn.Sequential(nn.Embedding(8, width), nn.Linear(width, 8, bias=bias))\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.embed = nn.Embedding(8, width)\n"
+        "def none():\n"
+        "    return 3\n"
+    )
+    place = f"{tmp_path / 'mine.py'}:make"
+    for text, count in ((place, 2 * 32 + 8), (f"{place}(width=2, bias=False)", 2 * 16)):
+        ((title, model),) = build_models(text)
+        assert title == text
+        assert sum(p.numel() for p in model.parameters()) == count
+        assert all(p.is_meta for p in model.parameters())
+    for text, said in (
+        (f"{tmp_path / 'mine.py'}:Model", "arguments go in parentheses"),
+        (f"{place}(3)", "arguments should be names with plain values"),
+        (f"{place}(width=open('x'))", "arguments should be names with plain values"),
+        (f"{tmp_path / 'mine.py'}:none", "gave a int, which is no nn.Module"),
+        (f"{tmp_path / 'mine.py'}:nothing", "has no function 'nothing'"),
+        (f"{tmp_path / 'other.py'}:make", "there is no file"),
+    ):
+        with pytest.raises(InspectionError) as error:
+            list(build_models(text))
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import nn
 from rlrs.components import Partition, partition, refine, undecayed
 from rlrs.data import vocabulary_size
 from rlrs.extras import install
+from rlrs.messages import shown
 from rlrs.models import (
     LanguageModel,
     ParameterCount,
@@ -25,8 +28,12 @@ from rlrs.models import (
     training_flops,
 )
 from rlrs.models.hub_folders import folder_model
-from rlrs.runs.own_model import own_model
+from rlrs.runs import RunError
+from rlrs.runs.own_model import model_at, own_model
 from rlrs.settings import HubConfig, ModelConfig, ScaleConfig, StudyConfig, TrainerConfig, load_study
+
+_CALL = re.compile(r"(?P<place>[^:()]+:[A-Za-z_]\w*)(?:\((?P<values>.*)\))?", re.DOTALL)
+"""A function that makes a model, and what it is called with."""
 
 
 class InspectionError(ValueError):
@@ -133,11 +140,12 @@ def build_models(text: str) -> Iterator[tuple[str, nn.Module]]:
     """Titles and models, without memory for weights, of what a user named on the command line.
 
     Args:
-        text: a study.yaml (its proxy and its target), a folder or config.json of a transformers model, or a
-            transformers model type such as `llama`, with that type's default sizes. Nothing is downloaded.
+        text: a study.yaml (its proxy and its target), a function or class that makes a model (`train.py:GPT`,
+            `package.module:make(width=64)`), a folder or config.json of a transformers model, or a transformers model
+            type such as `llama`, with that type's default sizes. Nothing is downloaded.
 
     Raises:
-        InspectionError: nothing of that name, or transformers cannot build it.
+        InspectionError: nothing of that name, or it makes no model.
     """
     path = Path(text)
     if path.suffix in (".yaml", ".yml"):
@@ -150,8 +158,26 @@ def build_models(text: str) -> Iterator[tuple[str, nn.Module]]:
                 yield f"{study.name}, {name}", trainer_model(study.trainer, scale, f"{name}.set")
                 continue
             yield f"{study.name}, {name}", meta_model(concrete(scale).model, size)
+    elif call := _CALL.fullmatch(text):
+        try:
+            yield text, model_at(call["place"], _values(text, call["values"] or ""), f"({call['values'] or ''})")
+        except RunError as error:
+            hint = "" if call["values"] else f"; arguments go in parentheses: '{text}(width=64)'"
+            raise InspectionError(f"{error}{hint if 'argument' in str(error) else ''}") from None
     else:
         yield text, _transformers_model(path, text)
+
+
+def _values(text: str, values: str) -> dict[str, Any]:
+    """Arguments by name, as a call in Python has them."""
+    try:
+        call = ast.parse(f"f({values})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if not call.args and all(keyword.arg for keyword in call.keywords):
+            return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        pass
+    raise InspectionError(f"{shown(text)}: arguments should be names with plain values, as in (width=64, tied=True)")
 
 
 def _transformers_model(path: Path, text: str) -> nn.Module:

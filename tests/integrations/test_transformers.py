@@ -121,9 +121,34 @@ def test_the_base_schedule_is_that_of_the_training_arguments(tmp_path, options, 
     assert schedule_of(trainer(tmp_path, {"embedding": 5}, **options)) == expected
 
 
+@pytest.mark.parametrize(("cycles", "warmup", "total"), [(1, 0, 12), (3, 0, 12), (4, 6, 46), (3, 1, 100), (10, 0, 10)])
+def test_restarts_have_the_values_of_transformers(tmp_path, cycles, warmup, total):
+    from transformers import get_cosine_with_hard_restarts_schedule_with_warmup as theirs
+
+    options = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": cycles}}
+    ours = schedule_of(trainer(tmp_path, {"embedding": 5}, warmup_steps=warmup, **options), total)
+    factor = theirs(torch.optim.SGD([torch.zeros(1)], lr=1.0), warmup, total, cycles).lr_lambdas[0]
+    for step in range(warmup, total + 1):
+        assert ours(step) == pytest.approx(factor(step), abs=1e-12), step
+    assert ours.restarts is None or len(ours.restarts.at) == cycles - 1
+
+
+def test_restarts_that_do_not_divide_the_steps_begin_at_whole_ones(tmp_path):
+    options = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 3}}
+    ours = schedule_of(trainer(tmp_path, {"embedding": 5}, **options), 10)
+    assert ours.restarts.at == (4, 7)  # after 10 / 3 and 20 / 3 steps
+    assert [ours(step) for step in (0, 4, 7)] == [1.0, 1.0, 1.0]
+    low = schedule_of(trainer(tmp_path, {"embedding": (5, 1)}, final_fraction=0.1, **options), 10)
+    assert low(10) == 0.1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        *(
+            ({"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": cycles}}, message)
+            for cycles, message in ((0, "a whole number from 1, not 0"), (1.5, "not 1.5"), (101, "at most 100"))
+        ),
         ({"lr_scheduler_type": "inverse_sqrt"}, "lr_scheduler_type='inverse_sqrt' has no relative form; should be one"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "no relative form for num_cycles of 'linear'"),
         (

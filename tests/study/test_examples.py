@@ -1,4 +1,7 @@
-"""Four trainers in a study, each changed in at most ten lines: the script before, and the one that a study starts."""
+"""Four trainers in a study, each changed in at most ten lines: the script before, and the one that a study starts.
+
+torchtitan's is run where it is installed: CONTRIBUTING.md says how.
+"""
 
 import difflib
 import importlib.util
@@ -27,7 +30,10 @@ NAMES = {
 }
 
 
-@pytest.fixture(params=NAMES)
+OF_TORCHTITAN = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of what torchtitan imports
+
+
+@pytest.fixture(params=[pytest.param(name, marks=OF_TORCHTITAN if "titan" in name else ()) for name in NAMES])
 def example(request, monkeypatch):
     """The folder of an example whose trainer is installed; `python` is this one."""
     if any(importlib.util.find_spec(module) is None for module in NAMES[request.param]):

@@ -153,7 +153,7 @@ def test_rows_of_the_search_are_the_runs_of_their_points(full):
         ({"arms": ["uniform", "head_only", "rlrs"], "lora": {"r": 2}}, "head_only: the head is not trained, or is one"),
         ({"arms": ["uniform", "head_only", "rlrs"], "name": "tied"}, "is one with the embedding (tied) (proxy)"),
         ({"arms": ["uniform", "lora_plus", "rlrs"]}, "lora_plus: the model has no LoRA adapters (proxy); leave this"),
-        ({"search": {"space": {"layer_decay": {"low": 0.5}}}}, "search.space.layer_decay: is searched by the arm"),
+        ({"search": {"space": {"lora_plus": {"low": 0.5}}}}, "has no LoRA adapters, whose two matrices lora_plus"),
     ],
 )  # fmt: skip
 def test_an_arm_that_makes_no_sense_is_one_line(weights, options, message):

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from killing import run_killed
+from killing import run_killed, run_whole, same_end
 
 import rlrs
+from benchmarks.pairs import write
 from rlrs.cli import main
 from rlrs.comparison import read_results
 from rlrs.ratios import Ratios
@@ -72,15 +73,20 @@ def test_a_study_by_command_killed_twice_has_the_numbers_of_one_by_a_function_le
     assert (tmp_path / "killed" / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.long
 @pytest.mark.killed
-def test_a_study_by_command_killed_ten_times_has_the_numbers_of_one_left_alone(called, tmp_path):
+def test_a_study_by_command_killed_ten_times_has_the_numbers_of_one_left_alone(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(dump_yaml(by_command()))
+    seconds = run_whole(path, tmp_path / "whole")
     seed = int.from_bytes(os.urandom(2))
     moments = random.Random(seed)
-    kills = run_killed(path, tmp_path / "killed", [moments.uniform(2, 9) for _ in range(10)])
-    assert numbers(read_results(tmp_path / "killed" / "results.json")) == numbers(called[0]), (seed, kills)
+    # A tenth of the study each on average; starting again costs seconds of each life.
+    kills = run_killed(path, tmp_path / "killed", [moments.uniform(0.05, 0.2) * seconds for _ in range(10)])
+    same = same_end(tmp_path / "whole", tmp_path / "killed")
+    row = {"study": "examples/nanogpt, tiny", "seconds": seconds, "seed": seed, "kills": kills, "same": same}
+    write("killed_command", [row], Path(__file__).parents[2] / "experiments" / "killed")
+    assert sum(kill["killed"] for kill in kills) == 10
+    assert same, (seed, kills)
 
 
 @pytest.mark.long

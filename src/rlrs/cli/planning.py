@@ -89,6 +89,7 @@ def print_plan(study: StudyConfig, times: StepTimes | None = None, more: Iterabl
         out.print("No money is named: the study has no `machine` with a price.", highlight=False)
     rungs = ladder_lines(study) if study.ladder is not None else ()
     for line in (
+        *_what_is_searched(study),
         *rungs,
         *_what_is_odd(study),
         *_what_pays(study, rows, times),
@@ -120,6 +121,15 @@ def _cells(study: StudyConfig, rows: Sequence[PlanRow], timed: bool) -> list[str
         values = [getattr(row, name) for row in rows]
         cells.append("-" if None in values else format(sum(values), form))
     return cells
+
+
+def _what_is_searched(study: StudyConfig) -> Iterator[str]:
+    """What every arm's search moves."""
+    from rlrs.study.plan import searched
+
+    yield "Searched on the proxy, by arm:"
+    for arm, names in searched(study).items():
+        yield f"  {arm}: {', '.join(names)}"
 
 
 def _what_is_odd(study: StudyConfig) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Parameter -> component: `partition` decides by rules, ownership, structure and names, in that order."""
 
 from rlrs.components.adapters import is_lora_b
-from rlrs.components.granularity import Refined, Slice, refine, token_rows, vocabulary_rows
+from rlrs.components.granularity import Refined, Slice, divided_component, refine, token_rows, vocabulary_rows
 from rlrs.components.layers import Depth
 from rlrs.components.parts import (
     COMPONENTS,
@@ -27,6 +27,7 @@ __all__ = [
     "Slice",
     "canonical_name",
     "coarse",
+    "divided_component",
     "is_lora_b",
     "partition",
     "refine",

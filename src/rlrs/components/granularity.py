@@ -103,6 +103,19 @@ class _Span:
         return depth.layer is not None and self.holds(depth.layer)
 
 
+def divided_component(key: str) -> str | None:
+    """The component that a finer key divides; None for a component's own name.
+
+    >>> divided_component("embedding/token.32000-"), divided_component("embedding")
+    ('embedding', None)
+
+    Raises:
+        PartitionError: a key that wants to be finer and is no range.
+    """
+    span = _Span.parse(key)
+    return None if span is None else span.component
+
+
 @dataclass(frozen=True)
 class Refined:
     """A partition whose components are as fine as the ratios' keys.

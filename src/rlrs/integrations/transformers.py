@@ -17,6 +17,7 @@ from rlrs.integrations._ends import check_ends
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.param_groups import param_groups
 from rlrs.ratios import Ratios
+from rlrs.restarts import Restarts
 
 require("transformers", "transformers")
 require("accelerate", "transformers")
@@ -30,6 +31,7 @@ _SHAPES: dict[str, tuple[Literal["linear", "cosine", "constant", "wsd"], float |
     "linear": ("linear", 0.0),
     "cosine": ("cosine", 0.0),
     "cosine_with_min_lr": ("cosine", None),
+    "cosine_with_restarts": ("cosine", 0.0),
     "constant": ("constant", None),
     "constant_with_warmup": ("constant", None),
     "warmup_stable_decay": ("wsd", 0.0),
@@ -42,9 +44,10 @@ class RelativeTrainer(Trainer):
     """A `Trainer` whose optimizer has a learning rate per component.
 
     Everything else stays as `TrainingArguments` say: optimizer, peak rate, weight decay, warm-up, total steps,
-    `lr_scheduler_type` (linear, cosine, cosine_with_min_lr, constant, constant_with_warmup, warmup_stable_decay with
-    `decay_type="linear"`). Two differences from transformers' schedules: the first step has the rate `1 / W` of the
-    peak, not 0, and parameters without decay are those of `rlrs.components.undecayed`.
+    `lr_scheduler_type` (linear, cosine, cosine_with_min_lr, cosine_with_restarts, constant, constant_with_warmup,
+    warmup_stable_decay with `decay_type="linear"`). Three differences from transformers' schedules: the first step has
+    the rate `1 / W` of the peak, not 0; a cycle of restarts begins at a whole step; and parameters without decay are
+    those of `rlrs.components.undecayed`.
 
     The log has the base rate as `learning_rate` and every component's as `learning_rate/COMPONENT`, both as used in
     the step that is logged. Checkpoints and resuming are the Trainer's own.
@@ -149,6 +152,9 @@ class RelativeTrainer(Trainer):
             final = options.pop("min_lr_rate", None)
             if "min_lr" in options:
                 final = options.pop("min_lr") / self.args.learning_rate
+        elif kind == "cosine_with_restarts":
+            cycles = options.pop("num_cycles", 1)
+            schedule["restarts"] = _restarts(cycles, schedule["warmup_steps"], total_steps)
         elif kind == "warmup_stable_decay":
             if options.pop("decay_type", "cosine") != "linear" or "num_decay_steps" not in options:
                 raise ValueError(
@@ -169,6 +175,22 @@ class RelativeTrainer(Trainer):
         if "learning_rate" in logs:
             logs.update(self._rates)
         super().log(logs, *args, **kwargs)
+
+
+def _restarts(cycles: Any, warmup_steps: int, total_steps: int) -> Restarts | None:
+    """transformers' `num_cycles` equal cycles after one warm-up; None for one, which is an ordinary cosine.
+
+    Where the steps after the warm-up cannot be divided evenly, a cycle of transformers' begins between two steps; here
+    it begins at the later of them.
+    """
+    if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
+        raise ValueError(f"lr_scheduler_kwargs: num_cycles should be a whole number from 1, not {cycles!r}")
+    decay = total_steps - warmup_steps
+    if cycles == 1:
+        return None
+    if decay < cycles:
+        raise ValueError(f"lr_scheduler_kwargs: num_cycles={cycles} should be at most {decay}, the steps after warm-up")
+    return Restarts(at=tuple(warmup_steps - (-number * decay // cycles) for number in range(1, cycles)), warmup_steps=0)
 
 
 class _UsedRates(TrainerCallback):

@@ -85,7 +85,7 @@ class Provenance(Record):
     base: dict[str, Any]
     """What the ratios were found with; see `Recipe`."""
     made_of: dict[str, float] | None = None
-    """Of an arm that searches one factor: that factor, of which the target's ratios are made."""
+    """Factors that the arm searched, of which the target's ratios are made, by the names of the search."""
     search: SearchSummary | None = None
     learned: LearnedSummary | None = None
     """Of ratios that a run learned; None where they were searched."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import nn
 
+from rlrs.components import partition
 from rlrs.messages import printable, shown
 from rlrs.presets import layer_decay, lora_plus
 from rlrs.ratios import BASE, Ratios
@@ -21,6 +22,8 @@ from rlrs.settings import TrainingConfig
 _KNOT = re.compile(r"(\d+(?:\.\d+)?)%")
 _BETAS = ("beta1", "beta2")
 _FACTORS = ("layer_decay", "lora_plus")
+_MADE_OF = (*_FACTORS, "tower_decay")
+_OF_TOWER = ".layer_decay"
 
 
 class Recipe(Record):
@@ -52,6 +55,8 @@ class Recipe(Record):
     """Factor from a layer to the one below it; what `on` makes ratios of."""
     lora_plus: float | None = Field(default=None, gt=0, le=1e6)
     """Rate of LoRA's second matrices over that of the first; what `on` makes ratios of."""
+    tower_decay: dict[str, float] = Field(default_factory=dict)
+    """Tower -> its own factor in the place of `layer_decay`."""
     ratios: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict)
     """Component -> knots (progress, ratio), as `Ratio.knots`; components not named follow the base rate."""
 
@@ -106,7 +111,7 @@ class Recipe(Record):
         # Files of 0.1 have betas and a component's own weight decay by the names that they were searched by.
         point = {name: base.pop(name) for name in list(base) if name in _BETAS or name.endswith(".weight_decay")}
         if unknown := [
-            name for name in base if name not in cls.model_fields or name in ("ratios", "target_lr", *_FACTORS)
+            name for name in base if name not in cls.model_fields or name in ("ratios", "target_lr", *_MADE_OF)
         ]:
             raise RecordError(
                 f"provenance.base.{printable(str(unknown[0]), 60)}: not a setting that ratios are found with"
@@ -149,6 +154,9 @@ class Recipe(Record):
         own = {n.removesuffix(".weight_decay"): v for n, v in point.items() if n.endswith(".weight_decay")}
         if own:
             found["component_weight_decay"] = {**self.component_weight_decay, **own}
+        towers = {n.removesuffix(_OF_TOWER): v for n, v in point.items() if n.endswith(_OF_TOWER)}
+        if towers:
+            found["tower_decay"] = {**self.tower_decay, **towers}
         if knots := _knots(point):
             found["ratios"] = knots
         return Recipe.model_validate({**self.model_dump(), **found})
@@ -156,31 +164,46 @@ class Recipe(Record):
     @property
     def digest(self) -> str:
         """Hash of everything but the target's rate, as 8 hex digits: what a transfer is about."""
-        idle = [name for name in (*_FACTORS, "muon_rate") if getattr(self, name) is None]
+        idle = [name for name in (*_MADE_OF, "muon_rate") if getattr(self, name) in (None, {})]
         plain = self.model_dump(mode="json", exclude={"target_lr", *idle})
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
     def on(self, model: nn.Module) -> Recipe:
         """This recipe with its factors made ratios of a model's layers and adapters: each model has its own number.
 
+        Layer decay is of components' ratios: those of layers, experts or tokens of their own stay as they are.
+
         Args:
             model: on any device; meta will do.
 
         Raises:
-            ValueError: the model has no layers, or no adapters.
+            ValueError: the model has no layers, no adapters, or not such a tower; or both kinds of factors.
         """
         ratios = self.relative_rates()
-        if self.layer_decay is not None:
-            ratios = layer_decay(model, self.layer_decay, ratios)
+        finer = {name: ratio for name, ratio in ratios.items() if "/" in name}
+        made = Ratios({name: ratio for name, ratio in ratios.items() if name not in finer})
+        decays = self.layer_decay is not None or bool(self.tower_decay)
+        if decays and self.lora_plus is not None:
+            raise ValueError("layer_decay and lora_plus divide the same components, by layer and by LoRA's matrix")
+        if decays:
+            made = layer_decay(model, self._decay(model), made)
         if self.lora_plus is not None:
-            ratios = lora_plus(model, self.lora_plus, ratios)
-        knots = {component: ratio.knots for component, ratio in ratios.items()}
-        return self.model_copy(update={"ratios": knots, **dict.fromkeys(_FACTORS)})
+            made = lora_plus(model, self.lora_plus, made)
+        knots = {component: ratio.knots for component, ratio in {**made, **finer}.items()}
+        return self.model_copy(update={"ratios": knots, **dict.fromkeys(_FACTORS), "tower_decay": {}})
+
+    def _decay(self, model: nn.Module) -> float | dict[str, float]:
+        """One factor, or one for each tower of a model."""
+        if not self.tower_decay:
+            return self.layer_decay or 1.0
+        towers = {depth.tower for depth in partition(model).depths.values()} if self.layer_decay is not None else set()
+        return {**dict.fromkeys(sorted(towers), self.layer_decay or 1.0), **self.tower_decay}
 
     @property
-    def has_factors(self) -> bool:
-        """Whether `on` has something to make of it."""
-        return any(getattr(self, name) is not None for name in _FACTORS)
+    def factors(self) -> dict[str, float]:
+        """What `on` makes ratios of, by the names that a search has for it."""
+        own = {name: value for name in _FACTORS if (value := getattr(self, name)) is not None}
+        return own | {f"{tower}{_OF_TOWER}": value for tower, value in self.tower_decay.items()}
 
     def relative_rates(self) -> Ratios:
         """The ratios as the rest of the library takes them."""
@@ -215,7 +238,7 @@ class Recipe(Record):
 
     def base_settings(self) -> dict[str, Any]:
         """All but ratios, what they are made of, and the target's rate, as the provenance of a ratios.yaml has it."""
-        plain = self.model_dump(mode="json", exclude={"ratios", "target_lr", *_FACTORS}, exclude_none=True)
+        plain = self.model_dump(mode="json", exclude={"ratios", "target_lr", *_MADE_OF}, exclude_none=True)
         return {name: value for name, value in plain.items() if value != {}}
 
     def optimizer_words(self) -> tuple[str, ...]:

@@ -74,6 +74,8 @@ class AskedRun(Record):
     component_weight_decay: dict[str, float] = Field(default_factory=dict)
     """Of components that have their own."""
     betas: tuple[float, float] = (0.9, 0.95)
+    muon_rate: float = Field(default=1.0, gt=0)
+    """Base rate of what Muon trains over `lr`; 1 where there is one optimizer."""
     args: dict[str, JsonValue] = Field(default_factory=dict)
     """The study's own variables of this size: `set` in study.yaml."""
     score_steps: int = Field(default=100, ge=1)
@@ -155,10 +157,11 @@ class OwnRun:
     @property
     def id(self) -> str:
         """12 hex digits: the hash of all fields that decide numbers."""
-        transformers = self.trainer.transformers
+        transformers, asked = self.trainer.transformers, self.asked("")
+        idle = {"muon_rate"} if asked.muon_rate == 1 else set()
         plain = {
             "trainer": self.trainer.model_dump(mode="json", exclude=set(_NO_RESULT)),
-            **self.asked("").model_dump(mode="json", exclude={"id", "tokens_per_step", "verify", *_READY_MADE}),
+            **asked.model_dump(mode="json", exclude={"id", "tokens_per_step", "verify", *_READY_MADE, *idle}),
             **({"transformers": transformers.model_dump(mode="json"), "data": self.data_hash} if transformers else {}),
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
@@ -187,6 +190,7 @@ class OwnRun:
             weight_decay=training.weight_decay,
             component_weight_decay=training.component_weight_decay,
             betas=training.betas,
+            muon_rate=training.muon_rate if training.optimizer == "muon" else 1.0,
             args=dict(self.args),
             score_steps=training.score_steps,
             loss_limit=training.loss_limit,
@@ -210,7 +214,7 @@ class OwnRun:
         named: dict[str, Any] = {
             **asked.args,
             **{name: getattr(asked, name) for name in ("lr", "final_fraction", "warmup_steps", "steps", "seed")},
-            **{"weight_decay": asked.weight_decay, "beta1": beta1, "beta2": beta2},
+            **{"weight_decay": asked.weight_decay, "beta1": beta1, "beta2": beta2, "muon_rate": asked.muon_rate},
             **{"folder": folder, "run": f"{folder}/{RUN_FILE}", "ratios": f"{folder}/ratios.yaml"},
         }
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}

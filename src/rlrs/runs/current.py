@@ -24,6 +24,7 @@ from rlrs.runs.asked import (
     ReportedResult,
     RunError,
 )
+from rlrs.runs.comparable import ComparableGroups
 from rlrs.runs.rates import SeenRates
 from rlrs.runs.verifying import SelfVerification
 
@@ -50,6 +51,7 @@ class Run:
         weight_decay: of decayed parameters.
         component_weight_decay: of components that have their own.
         betas: of Adam.
+        muon_rate: base rate of what Muon trains over `lr`.
         args: the study's own variables of the model's size.
 
     Raises:
@@ -77,6 +79,7 @@ class Run:
         weight_decay: float = 0.1,
         component_weight_decay: Mapping[str, float] | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
+        muon_rate: float = 1.0,
         args: Mapping[str, Any] | None = None,
     ) -> None:
         given = ratios if isinstance(ratios, Ratios) else Ratios(ratios)
@@ -92,6 +95,7 @@ class Run:
             weight_decay=weight_decay,
             component_weight_decay=dict(component_weight_decay or {}),
             betas=betas,
+            muon_rate=muon_rate,
             args=dict(args or {}),
             given=("lr", "seed", "ratios"),  # nobody waits for its numbers
         )
@@ -127,6 +131,8 @@ class Run:
         """Step and value of the last validation loss that was reported."""
         self._used: set[str] = set()
         self._rates = SeenRates(asked)
+        self._groups: dict[int, ComparableGroups] = {}
+        """By the id of the optimizer that they are of."""
         self._verification = SelfVerification(asked, folder) if asked.verify and folder is not None else None
         self._began, self._seconds = time.monotonic(), 0.0
         self._file: int | None = None
@@ -192,6 +198,17 @@ class Run:
         return self._asked.betas
 
     @property
+    def muon_rate(self) -> float:
+        """Base rate of what Muon trains over `lr`; 1 where the study has one optimizer."""
+        self._used.add("muon_rate")
+        return self._asked.muon_rate
+
+    @property
+    def muon_lr(self) -> float:
+        """Base peak rate of what Muon trains."""
+        return self.lr * self.muon_rate
+
+    @property
     def args(self) -> dict[str, Any]:
         """The study's own variables of the model's size: `set` in study.yaml."""
         return dict(self._asked.args)
@@ -235,7 +252,9 @@ class Run:
         self._watch(scheduler.optimizers, model, scheduler)
         return scheduler
 
-    def watch(self, *optimizers: Optimizer, model: nn.Module | None = None) -> None:
+    def watch(
+        self, *optimizers: Optimizer, model: nn.Module | None = None, muon: Sequence[Optimizer] | Optimizer = ()
+    ) -> None:
         """Compare the rates of the groups with the run's schedule: in the first ten steps, and 50 times later.
 
         `scheduler` does it already. For a script that sets rates itself: groups need the key `component`.
@@ -243,11 +262,17 @@ class Run:
         Args:
             optimizers: of the run.
             model: that they train, for `rlrs verify`; one that `param_groups` was given is known.
+            muon: further ones, whose base rate is `muon_lr` in the place of `lr`.
         """
-        self._watch(optimizers, model)
+        others = tuple(muon) if isinstance(muon, Sequence) else (muon,)
+        for optimizer in others:
+            self._groups[id(optimizer)] = ComparableGroups(optimizer, self._asked, muon=True)
+        self._watch((*optimizers, *others), model)
 
     def _watch(self, optimizers: Sequence[Optimizer], model: nn.Module | None, scheduler: Any = None) -> None:
-        self._rates.watch(*optimizers)
+        for optimizer in optimizers:
+            groups: Any = self._groups.setdefault(id(optimizer), ComparableGroups(optimizer, self._asked))
+            self._rates.watch(groups)
         self._used |= {"lr", "ratios"}
         if self._verification is not None:
             if model is not None:
@@ -336,13 +361,26 @@ class Run:
         if valid_loss is not None and not math.isfinite(valid_loss):
             self._end("diverged", diverged_at=done, reason=f"validation loss {valid_loss:g} is no number")
             return
-        if (reason := self._rates.not_as_asked(self._used)) is not None:
+        if (reason := self._without_muon() or self._rates.not_as_asked(self._used)) is not None:
             self._fail(reason)
         if valid_loss is not None and not at_end:
             self._write(self.steps, None, float(valid_loss))
         window = self._losses[-self._asked.score_steps :]
         score = math.fsum(window) / len(window)
         self._end("finished", score=score, valid_loss=None if valid_loss is None else float(valid_loss))
+
+    def _without_muon(self) -> str | None:
+        """That Muon's base rate was asked for, and not used."""
+        rate = self._asked.muon_rate
+        if rate == 1 or {"muon_rate", "run"} & set(self._asked.given):
+            return None
+        if "muon_rate" in self._used and (not self._groups or any(g.has_muon for g in self._groups.values())):
+            return None
+        return (
+            f"no optimizer has Muon's base rate of {self._asked.lr * rate:.4g}, {rate:.4g} times the other's: "
+            "rlrs.split_groups(groups, belongs, lr=run.muon_lr), run.watch(adamw, muon=muon), or {muon_rate} in the "
+            "command"
+        )
 
     def _is_sound(self, loss: float) -> bool:
         limit = self._asked.loss_limit
@@ -361,6 +399,8 @@ class Run:
     def _go_on_from(self, step: int) -> None:
         """Keep what an earlier process reported before this step, where the script went on from a checkpoint."""
         self._file = -1
+        if self._groups and (reason := self._without_muon()) is not None:  # said at the first report
+            self._fail(reason)
         if self.folder is None:
             return
         path = self.folder / METRICS_FILE

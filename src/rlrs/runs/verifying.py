@@ -102,7 +102,7 @@ class SelfVerification:
             self._model,
             self._optimizers,
             scheduler=self._schedulers,
-            rates=None if self._schedulers else self._rates,
+            rates=None if self._schedulers or self._asked.muon_rate != 1 else self._rates,
             parts=self._parts,
             steps=self._asked.verify,
             on_report=self._write,

@@ -11,8 +11,8 @@ from dataclasses import replace
 from rlrs.search.space import Parameter, Point, Space, bounds, knot_progress, parameter
 from rlrs.settings import ConfigError
 
-_TIE = re.compile(r"=\s*(?:(?P<factor>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_*][\w.%*]*)")
-_CONDITION = re.compile(r"(?P<name>[A-Za-z_][\w.%]*)\s*(?P<sign>[<>])\s*(?P<value>[0-9.eE+-]+)")
+_TIE = re.compile(r"=\s*(?:(?P<factor>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_*][\w.%*/-]*)")
+_CONDITION = re.compile(r"(?P<name>[A-Za-z_][\w.%/-]*)\s*(?P<sign>[<>])\s*(?P<value>[0-9.eE+-]+)")
 
 
 def read_space(

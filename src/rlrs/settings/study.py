@@ -347,6 +347,12 @@ class StudyConfig(Settings):
             values = getattr(self, name).set
             if taken := [key for key in values if key in GIVEN + FILES]:
                 raise ValueError(f"{name}.set.{taken[0]}: the study gives every run its own {taken[0]}")
+        optimizer = self.training.optimizer
+        if optimizer not in ("adamw", *(() if self.trainer.transformers is not None else ("muon",))):
+            raise ValueError(
+                f"training.optimizer={optimizer}: the optimizer is your trainer's own; muon says that it has Muon "
+                "beside another one, and is for command and call"
+            )
         if self.trainer.transformers is not None:
             _check_folders(self)
         for key in ("width", "depth"):
@@ -374,6 +380,6 @@ def _check_folders(study: StudyConfig) -> None:
 
 _OWN_TRAINING = (
     *("warmup_fraction", "final_fraction", "schedule", "weight_decay", "component_weight_decay", "betas"),
-    *("score_steps", "loss_limit"),
+    *("score_steps", "loss_limit", "optimizer", "muon_rate"),
 )
 """Settings of training that are of use to any trainer."""

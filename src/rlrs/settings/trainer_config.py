@@ -13,7 +13,7 @@ from rlrs.messages import shown
 from rlrs.settings.base import Count, CountFrom0, Settings
 from rlrs.settings.transformers_config import TransformersConfig
 
-GIVEN = ("lr", "final_fraction", "warmup_steps", "steps", "seed", "weight_decay", "beta1", "beta2")
+GIVEN = ("lr", "final_fraction", "warmup_steps", "steps", "seed", "weight_decay", "beta1", "beta2", "muon_rate")
 """Placeholders of a command that are settings of its run."""
 FILES = ("ratios", "folder", "run")
 """Placeholders that are paths: of a ratios.yaml with the run's ratios, of the run's folder, of its run.json."""

@@ -23,7 +23,7 @@ from rlrs.records import (
     write_certificate,
 )
 from rlrs.records.certificate import LadderCost, MeasuredRung, RungArm
-from rlrs.search import Point, SearchTask, Space, make_method, run_at
+from rlrs.search import Point, SearchTask, Space, make_method
 from rlrs.search.space import AnySpec
 from rlrs.settings import Arm, RetestConfig, ScaleConfig
 from rlrs.study.directory import StudyError
@@ -118,7 +118,6 @@ class _Task:
     name: str
     rung: PlannedRung
     arm: Arm
-    whole: AnySpec
     task: SearchTask
 
 
@@ -142,7 +141,7 @@ def _climb(
         found[task.rung.name, task.arm] = own
         for number in range(ladder.seeds):
             seed = stages.study.search.seed + 1 + number
-            specs[task.rung.name, task.arm, seed] = replace(run_at(own.best, task.whole), seed=seed)
+            specs[task.rung.name, task.arm, seed] = replace(task.task.spec(own.best), seed=seed)
     done = stages.train_all("measuring the ladder", specs)
     losses: dict[tuple[str, Arm], list[float]] = {}
     for (rung, arm, _), (_, result) in done.items():
@@ -191,13 +190,13 @@ def _task(stages: Stages, plan: LadderPlan, rung: PlannedRung, arm: Arm, found: 
     )
 
     def spec(point: Point) -> AnySpec:
-        return run_at(point, whole)
+        return stages.at_point(whole, rung.scale, found.recipe, point)
 
     made = make_method(space, settings, steps=whole.steps, window=whole.training.score_steps)
     identity = {**stages.identity(space.start()), "rung": rung.scale.model_dump(mode="json")}
     name = f"ladder/{arm}/{rung.name}/{_digest(rung.scale, found.recipe)}"
     task = SearchTask(made, spec, identity=identity, limits={"trials": plan.trials})
-    return _Task(name, rung, arm, whole, task)
+    return _Task(name, rung, arm, task)
 
 
 def scaled_run(stages: Stages, scale: ScaleConfig, found: ArmResult) -> AnySpec:

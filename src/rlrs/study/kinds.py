@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlrs.data import TokenData
-from rlrs.inspection import describe, meta_model
+from rlrs.inspection import describe, meta_model, trainer_model
 from rlrs.models import training_flops
 from rlrs.records import ModelSize, Recipe
 from rlrs.runs import OwnRun
-from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Engine, Processes, Ray
 from rlrs.search.engines.verification_run import verified as verified_run
 from rlrs.search.space import AnySpec
@@ -104,7 +103,7 @@ class ReferenceRuns:
 
     def made_out(self, scale: ScaleConfig, recipe: Recipe) -> Recipe:
         """A recipe with its factors made ratios of a size's layers and adapters."""
-        return recipe.on(meta_model(scale.model, self._tokens.vocab_size)) if recipe.has_factors else recipe
+        return recipe.on(meta_model(scale.model, self._tokens.vocab_size)) if recipe.factors else recipe
 
     def size(self, scale: ScaleConfig) -> ModelSize:
         """One size of model, with how long it is trained."""
@@ -192,7 +191,7 @@ class OwnRuns:
 
     def made_out(self, scale: ScaleConfig, recipe: Recipe) -> Recipe:
         """A recipe with its factors made ratios of a size's layers and adapters, which only its own model tells."""
-        return recipe.on(own_model(self._trainer, scale, "set")) if recipe.has_factors else recipe
+        return recipe.on(trainer_model(self._trainer, scale, "set")) if recipe.factors else recipe
 
     def size(self, scale: ScaleConfig) -> ModelSize:
         """One size of model, with how long it is trained; what is not known is None, and 0 tokens."""

@@ -10,10 +10,12 @@ from rlrs.comparison import seeds_needed
 from rlrs.data import vocabulary_size
 from rlrs.inspection import meta_model
 from rlrs.models import concrete, count_parameters, training_flops
+from rlrs.search.space import knot_progress
 from rlrs.settings import Arm, ConfigError, ScaleConfig, StudyConfig
 from rlrs.study.ladder import plan_ladder
+from rlrs.study.spaces import search_spaces, trained_components
 from rlrs.study.timing import StepTimes
-from rlrs.study.trainer_checks import own_size
+from rlrs.study.trainer_checks import own_components, own_size
 
 FEWEST_TRANSFERS = 3
 """Runs that can show a base rate to be better than those on both sides of it."""
@@ -71,6 +73,35 @@ def plan(study: StudyConfig, times: StepTimes | None = None) -> list[PlanRow]:
 def run_of_target(study: StudyConfig, times: StepTimes | None = None) -> PlanRow:
     """One full-length run of the target."""
     return _plan_row("run", study, "target", 1, [study.target.steps], times)
+
+
+def searched(study: StudyConfig) -> dict[Arm, list[str]]:
+    """What the search of every arm moves: settings by name, then components with the ends or knots of their ratios.
+
+    Args:
+        study: settings, resolved.
+    """
+    if study.trainer is not None:
+        components = own_components(study.trainer, study.proxy, "proxy.set")[0]
+    else:
+        components = trained_components(meta_model(study.proxy.model, vocabulary_size(study.data)))
+    return {arm: _condensed(space.names) for arm, space in search_spaces(study, components).items()}
+
+
+def _condensed(names: Sequence[str]) -> list[str]:
+    """Names of parameters with the knots of one ratio together.
+
+    >>> _condensed(["lr", "embedding.start", "embedding.end", "encoder.layer_decay"])
+    ['lr', 'embedding (start, end)', 'encoder.layer_decay']
+    """
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        component, _, part = name.rpartition(".")
+        if component and knot_progress(part) is not None:
+            parts.setdefault(component, []).append(part)
+        else:
+            parts[name] = []
+    return [f"{name} ({', '.join(knots)})" if knots else name for name, knots in parts.items()]
 
 
 def share_that_pays(rows: Sequence[PlanRow], run: PlanRow, runs: int) -> float | None:

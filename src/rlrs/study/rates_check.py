@@ -104,6 +104,8 @@ def _probe(study: StudyConfig, kind: RunKind):
     spread = [0.5 + 0.5 * place / max(1, len(components) - 1) for place in range(len(components))]
     ratios = {name: ((0.0, ratio), (1.0, ratio / 2)) for name, ratio in zip(components, spread, strict=True)}
     recipe = Recipe.from_settings(study.training, study.search.lr).model_copy(update={"ratios": ratios})
+    if recipe.muon_rate is not None:  # another than 1, so that it shows whether it is used
+        recipe = recipe.model_copy(update={"muon_rate": 0.75 * recipe.muon_rate})
     return kind.spec(study.proxy, recipe, study.search.seed, lr=study.search.lr)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrs.comparison import FACTORS, read_results
+from rlrs.comparison import read_results
 from rlrs.messages import printable
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.records import (
@@ -120,8 +120,12 @@ def save_best_so_far(
     data: Mapping[str, Any],
     so_far: Mapping[str, SearchResult],
     folder: Path,
+    made_out: Callable[[Recipe], Recipe],
 ) -> None:
-    """Write ratios.yaml with the best that an unfinished search has tried, marked so; not over a finished one's."""
+    """Write ratios.yaml with the best that an unfinished search has tried, marked so; not over a finished one's.
+
+    `made_out` as for `save_ratios`.
+    """
     found, path = so_far.get("proxy/rlrs"), folder / "ratios.yaml"
     if found is None or found.score is None or _keeps(path, lambda provenance: "unfinished_search" not in provenance):
         return
@@ -135,9 +139,10 @@ def save_best_so_far(
         study_hash=identity.config_hash,
         data=_data(data),
         base=recipe.base_settings(),
+        made_of=recipe.factors or None,
         search=SearchSummary(runs=len(trials), steps=steps, score=found.score),
     )
-    Ratios(recipe.ratios, provenance.to_plain()).save(path)
+    Ratios(made_out(recipe).ratios, provenance.to_plain()).save(path)
 
 
 def save_ratios(
@@ -180,7 +185,7 @@ def save_ratios(
         data=_data(results.data),
         horizon=Horizon(steps=max(1, round(steps)), batch_size=batch_size, tokens=proxy.tokens),
         base=recipe.base_settings(),
-        made_of={name: value for name in FACTORS if (value := getattr(winner.recipe, name)) is not None} or None,
+        made_of=winner.recipe.factors or None,
         search=SearchSummary(
             method=study.search.method,
             start=study.search.start,
@@ -193,7 +198,7 @@ def save_ratios(
         code={key: environment[key] for key in ("rlrs", "commit", "torch")},
         target=None if comparison is None else _target(study, results, comparison),
         carried_by=None if comparison is None or study.transfer.mode == "unchanged" else study.transfer.mode,
-        rlrs_ratios=None if winner.arm == "rlrs" else _plain(results.arms["rlrs"].recipe),
+        rlrs_ratios=None if winner.arm == "rlrs" else _plain(made_out(results.arms["rlrs"].recipe)),
     )
     Ratios(recipe.ratios, provenance.to_plain()).save(path)
 

@@ -11,19 +11,26 @@ from pathlib import Path
 from rlrs.components import partition, refine
 from rlrs.data import vocabulary_size
 from rlrs.data.sources import HUB, find_files
-from rlrs.inspection import meta_model
+from rlrs.inspection import meta_model, trainer_model
 from rlrs.messages import shortened, shown
 from rlrs.models import LanguageModel, at_width, concrete
 from rlrs.models.hub_folders import folder_model_is_there
 from rlrs.models.hub_weights import content_hash
 from rlrs.ratios import PRESETS, Ratios
-from rlrs.runs.own_model import own_model
 from rlrs.search import Commands, Processes, make_method
 from rlrs.search.urls import check_url
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, SearchConfig, StudyConfig, settings_from
 from rlrs.study.ladder import plan_ladder
 from rlrs.study.prior import prior_from
-from rlrs.study.spaces import check_arms, known_trials, search_spaces, start_ratios, trained_components
+from rlrs.study.spaces import (
+    check_arms,
+    check_made_out,
+    finer_components,
+    known_trials,
+    search_spaces,
+    start_ratios,
+    trained_components,
+)
 from rlrs.study.trainer_checks import check_command, own_components
 from rlrs.training import RunSpec
 from rlrs.training.loop import check_division
@@ -69,9 +76,11 @@ def resolve(study: StudyConfig) -> StudyConfig:
         with _in("search.fidelity"):
             narrow = at_width(study.proxy.model, study.search.fidelity.width)
         _built("search.fidelity.width", narrow, vocab_size)
+    trained = trained_components(models["proxy"], parts["proxy"])
     for name, model in models.items():
         check_arms(study.comparison.arms, name, model, trained_components(model, parts[name]))
-    _check_search(study, trained_components(models["proxy"], parts["proxy"]))
+        check_made_out(study, trained, name, model)
+    _check_search(study, trained)
     _check_ladder(study, list(parts["proxy"]))
     if study.engine.kind == "processes" and study.engine.gpus:
         Processes(Path(), study.processes, gpus=study.engine.gpus, ranks=study.engine.ranks)
@@ -97,8 +106,9 @@ def _with_own_trainer(study: StudyConfig) -> StudyConfig:
     trainer = study.trainer
     assert trainer is not None
     for name, (own, _) in components.items():
-        model = own_model(trainer, getattr(study, name), f"{name}.set") if trainer.model is not None else None
+        model = None if trainer.components else trainer_model(trainer, getattr(study, name), f"{name}.set")
         check_arms(study.comparison.arms, name, model, own)
+        check_made_out(study, known, name, model)
     _check_search(study, known)
     if study.ladder is not None:
         plan_ladder(study)
@@ -137,9 +147,10 @@ def _with_start(study: StudyConfig, components: Sequence[str], tied: Collection[
             search = {**study.search.model_dump(), "prior": prior.model_dump(), "start": prior.ratios or "uniform"}
             study = study.model_copy(update={"search": settings_from(SearchConfig, "search", **search)})
     where = "search.start" if study.search.prior is None else "search.prior"
+    finer = finer_components(study.search.space, components)
     with _in(where):
         start = start_ratios(study)
-        start.check_used([*components, *tied], "the proxy")
+        start.check_used([*components, *tied, *finer], "the proxy")
     kept = _without_tied(start, tied, where)
     if not isinstance(study.search.start, str) or study.search.start not in PRESETS or len(kept) < len(start):
         plain = {component: ratio.to_plain() for component, ratio in kept.items()}
@@ -274,9 +285,11 @@ def _check_ladder(study: StudyConfig, components: Sequence[str]) -> None:
     if study.ladder is None:
         return
     for rung in plan_ladder(study).rungs:
-        own = list(partition(_built(f"ladder: {rung.name}", rung.scale.model, vocabulary_size(study.data))))
+        model = _built(f"ladder: {rung.name}", rung.scale.model, vocabulary_size(study.data))
+        own = list(partition(model))
         if own != list(components):
             raise ConfigError(f"ladder: {rung.name} has {', '.join(own)}, and the proxy {', '.join(components)}")
+        check_made_out(study, trained_components(model), f"ladder: {rung.name}", model)
     tokens, sample = study.proxy.batch_size * study.data.sequence_length, study.training.eval_tokens
     if tokens > sample:
         raise ConfigError(

@@ -71,13 +71,14 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
             head = partial(Results, study=identity, environment=made_with, data=kind.data, models=models)
             noted.begun(folder, study, identity, made_with, kind.data)
             stages = Stages(study, folder, kind, engine, _store(study, folder), progress)
+            made_out = partial(kind.made_out, study.target)
             with noted.failures(folder):
                 try:
                     arms = stages.search()
                 except Interrupted as stopped:
-                    save_best_so_far(study, identity, kind.data, stopped.so_far, folder)
+                    save_best_so_far(study, identity, kind.data, stopped.so_far, folder, made_out)
                     raise
-                save_ratios(study, results := head(arms=arms), folder)
+                save_ratios(study, results := head(arms=arms), folder, made_out)
                 noted.searched(folder, results, last=until == "search")
                 if until == "search":
                     return results
@@ -87,7 +88,7 @@ def run(study: StudyConfig, folder: Path, progress: StudyProgress, *, until: str
                 arms = stages.transfer(at_target(stages, certificate, arms))
                 comparison = stages.comparison(arms)
         results = head(arms=arms, comparison=comparison, cost=cost(models, arms, comparison, certificate))
-        _keep(study, results, certificate, folder, partial(kind.made_out, study.target))
+        _keep(study, results, certificate, folder, made_out)
         if until == "report":
             _report(folder, progress)
         return results

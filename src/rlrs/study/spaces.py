@@ -8,10 +8,13 @@ from typing import cast
 from torch import nn
 
 from rlrs.comparison import FACTORS, frozen_components, searched_components
-from rlrs.components import Partition, is_lora_b, partition
+from rlrs.components import Partition, PartitionError, divided_component, is_lora_b, partition, refine
+from rlrs.messages import shown
 from rlrs.ratios import Ratios
+from rlrs.records import Recipe
 from rlrs.search import SEARCHED, Space, held_constant, read_space, start_point, with_frozen
 from rlrs.search.earlier import Known
+from rlrs.search.space import knot_progress
 from rlrs.settings import Arm, ConfigError, ModelConfig, PriorConfig, StudyConfig
 
 
@@ -27,36 +30,136 @@ def search_spaces(study: StudyConfig, components: Iterable[str]) -> dict[Arm, Sp
             whichever arm comes first.
     """
     settings, start, names = study.search, start_ratios(study), list(components)
-    model = study.proxy.model
-    defaults = {
-        "weight_decay": study.training.weight_decay,
-        "warmup_fraction": study.training.warmup_fraction,
-        "beta1": study.training.betas[0],
-        "beta2": study.training.betas[1],
-        **({"muon_rate": study.training.muon_rate} if study.training.optimizer == "muon" else {}),
-        **({} if study.trainer is not None else {"batch_size": float(study.proxy.batch_size)}),
-        **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
-    }
-    factors = {name: settings.space[name] for name in settings.space if name in FACTORS}
-    if absent := [name for name in factors if name not in study.comparison.arms]:
-        raise ConfigError(f"search.space.{absent[0]}: is searched by the arm {absent[0]}; name it in comparison.arms")
+    defaults = _defaults(study)
+    finer = finer_components(settings.space, names)
+    start = Ratios({**{key: start[c] for key, c in finer.items() if c in start}, **start}, start.provenance)
+    factors = {name: value for name, value in settings.space.items() if factor_of(name) is not None}
+    owners = {name: _owners(name, value, study.comparison.arms) for name, value in factors.items()}
     rest = {name: value for name, value in settings.space.items() if name not in factors}
+    if settings.method == "learned" and (more := [*finer, *(n for n in factors if "rlrs" in owners[n])]):
+        raise ConfigError(f"search.space.{more[0]}: search.method=learned learns ratios of whole components alone")
 
     def space(moved: list[str], only: list[str] | None, arm: Arm | None = None) -> Space:
+        own = {name: _without_arms(value) for name, value in factors.items() if arm in owners[name]}
         first = _first(study, arm, start, moved)
-        first |= {name: value for name, value in FACTORS.items() if name == arm}
+        first |= {name: FACTORS[cast(Arm, factor_of(name))] for name in own}
+        if arm in FACTORS and not any(factor_of(name) == arm for name in own):
+            first[arm] = FACTORS[arm]
         first |= {"muon_rate": study.training.muon_rate} if arm == "per_optimizer" else {}
-        own = {name: value for name, value in factors.items() if name == arm}
-        return read_space({**rest, **own}, first, names, defaults, only=only)
+        return read_space({**rest, **own}, first, [*names, *finer], defaults, only=only)
 
-    space([name for name in names if name in SEARCHED], None)
+    space([name for name in names if name in SEARCHED] + list(finer), None)
     spaces: dict[Arm, Space] = {}
     for arm in study.comparison.arms:
-        moved = searched_components(arm, names)
-        spaces[arm] = with_frozen(space(moved, moved, arm), frozen_components(arm, names))
+        moved, whole = searched_components(arm, names), arm in _OF_RATIOS
+        # What is named beside the components that are searched by themselves is for the arms that search all of them.
+        found = space([*moved, *(finer if whole else ())], None if whole else moved, arm)
+        spaces[arm] = with_frozen(found, frozen_components(arm, names))
     if "constant" in spaces:
         spaces["constant"] = held_constant(spaces["constant"])
     return spaces
+
+
+def _defaults(study: StudyConfig) -> dict[str, float]:
+    """Where settings start that a search may move beside the paper's."""
+    model, training = study.proxy.model, study.training
+    return {
+        "weight_decay": training.weight_decay,
+        "warmup_fraction": training.warmup_fraction,
+        "beta1": training.betas[0],
+        "beta2": training.betas[1],
+        **({"muon_rate": training.muon_rate} if training.optimizer == "muon" else {}),
+        **({} if study.trainer is not None else {"batch_size": float(study.proxy.batch_size)}),
+        **({"init_scale": model.init_scale} if isinstance(model, ModelConfig) else {}),
+    }
+
+
+_OF_RATIOS: tuple[Arm, ...] = ("constant", "rlrs")
+"""Arms that search the ratios of all components, and what `search.space` names beside them."""
+
+
+def factor_of(name: str) -> str | None:
+    """The factor that a parameter is: `layer_decay` or `lora_plus`, of the whole model or of one tower.
+
+    >>> factor_of("layer_decay"), factor_of("vision_tower.layer_decay"), factor_of("embedding.start")
+    ('layer_decay', 'layer_decay', None)
+    """
+    tower, _, factor = name.rpartition(".")
+    return factor if factor in FACTORS and (not tower or factor == "layer_decay") else None
+
+
+def _owners(name: str, value: object, arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that search a factor: that of its name, or else those of ratios; or those that the settings name."""
+    own = cast(Arm, factor_of(name))
+    known: list[Arm] = [arm for arm in arms if arm in (own, *_OF_RATIOS)]
+    if not isinstance(value, Mapping) or "arms" not in value:
+        return [own] if own in known else known
+    wanted = list(value["arms"]) if isinstance(value["arms"], list | tuple) else [value["arms"]]
+    if not wanted or not all(arm in known for arm in wanted):
+        raise ConfigError(
+            f"search.space.{name}: arms should be one or more of {', '.join(known)}, not {shown(value['arms'])}"
+        )
+    return [arm for arm in known if arm in wanted]
+
+
+def _without_arms(value: object) -> object:
+    if not isinstance(value, Mapping) or "arms" not in value:
+        return value
+    return {key: part for key, part in value.items() if key != "arms"} or "search"
+
+
+def finer_components(space: Mapping[str, object], components: Sequence[str]) -> dict[str, str]:
+    """Layers, experts and tokens that `search.space` names ratios of, and the component of each.
+
+    >>> finer_components({"embedding/token.32000-": "search", "attention/layer.0.end": 1.0}, ["embedding", "attention"])
+    {'embedding/token.32000-': 'embedding', 'attention/layer.0': 'attention'}
+
+    Args:
+        space: `search.space` of a study.
+        components: of the proxy.
+
+    Raises:
+        ConfigError: no range, or one of a component that is not there.
+    """
+    found: dict[str, str] = {}
+    for name in space:
+        owner, _, part = name.rpartition(".")
+        key = owner if owner and knot_progress(part) is not None else name
+        if "/" not in key or "*" in key:
+            continue
+        try:
+            component = divided_component(key)
+        except PartitionError as error:
+            raise ConfigError(f"search.space.{name}: {error}") from None
+        if component is None or component not in components:
+            raise ConfigError(f"search.space.{name}: the proxy trains no {shown(component or key)}")
+        found[key] = component
+    return found
+
+
+def check_made_out(study: StudyConfig, components: Sequence[str], size: str, model: nn.Module | None) -> None:
+    """See that the factors and the finer ratios of every arm are those of a model.
+
+    Args:
+        study: settings.
+        components: of the proxy.
+        size: `proxy`, `target`, or a rung of a ladder.
+        model: on any device; None where only components are known.
+
+    Raises:
+        ConfigError: a model without such layers, towers, experts or tokens, or a component that is divided in two ways.
+    """
+    for arm, space in search_spaces(study, components).items():
+        recipe = Recipe.from_settings(study.training, study.search.lr).at(space.start())
+        if model is None and recipe.factors:
+            raise ConfigError(f"search.space.{next(iter(recipe.factors))}: needs the model: name it as trainer.model")
+        if model is None:
+            continue
+        try:
+            made = recipe.on(model) if recipe.factors else recipe
+            refine(model, partition(model), made.ratios)
+        except ValueError as error:
+            raise ConfigError(f"search.space: {error} (arm {arm}, {size})") from None
 
 
 def _first(study: StudyConfig, arm: Arm | None, start: Ratios, moved: Sequence[str]) -> dict[str, float]:
@@ -130,7 +233,7 @@ def _why_not(arm: Arm, model: nn.Module | None, components: Sequence[str]) -> st
             return None if len(components) > 1 else "nothing but the head is trained"
         return "the head is not trained, or is one with the embedding (tied)"
     if arm in FACTORS and model is None:
-        return "needs the model: name a factory as trainer.model"
+        return "needs the model: name a function that makes it as trainer.model"
     if arm == "layer_decay":
         layered = any(depth.layer is not None for depth in partition(cast(nn.Module, model)).depths.values())
         return None if layered else "the model has no layers"

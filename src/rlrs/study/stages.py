@@ -25,7 +25,7 @@ from rlrs.search import (
     tune,
 )
 from rlrs.search.space import AnySpec, bounds
-from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, StudyConfig, changing
+from rlrs.settings import CHANGES_NO_RESULT, MAY_GROW, Arm, ScaleConfig, StudyConfig, changing
 from rlrs.study.budget import budgets
 from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
@@ -81,6 +81,18 @@ class Stages(WholeRuns):
         """A run of the target with what an arm found."""
         return self.kind.spec(self.study.target, found.recipe, seed, lr=lr, steps=steps)
 
+    def at_point(self, whole: AnySpec, scale: ScaleConfig, recipe: Recipe, point: Point) -> AnySpec:
+        """The run of a point, its factors made ratios of the model of that size.
+
+        Args:
+            whole: what the point does not name.
+            scale: of `whole`.
+            recipe: the same, as a recipe.
+            point: of a search.
+        """
+        run, found = run_at(point, whole), recipe.at(point)
+        return replace(run, ratios=self.kind.made_out(scale, found).run_ratios()) if found.factors else run
+
     def search(self) -> dict[Arm, ArmResult]:
         """Every arm's search on the proxy, side by side, and what it found."""
         study, settings = self.study, self.study.search
@@ -88,10 +100,7 @@ class Stages(WholeRuns):
         whole = self.kind.spec(study.proxy, defaults, settings.seed, lr=settings.lr)
 
         def spec(point: Point) -> AnySpec:
-            recipe, run = defaults.at(point), run_at(point, whole)
-            if not recipe.has_factors:
-                return run
-            return replace(run, ratios=self.kind.made_out(study.proxy, recipe).run_ratios())
+            return self.at_point(whole, study.proxy, defaults, point)
 
         searches = {}
         spaces = search_spaces(study, self.kind.components())

@@ -91,7 +91,7 @@ def check_command(study: StudyConfig, components: Sequence[str]) -> None:
                 raise ConfigError(f"trainer.{part}.file: {shown(reading.file)}: {error} stands for nothing") from None
     if trainer.loss is not None and "run" not in names:
         # A program whose losses are read from its output knows nothing but its command line.
-        for name in ("lr", "steps", "seed"):
+        for name in ("lr", "steps", "seed", *(("muon_rate",) if study.training.optimizer == "muon" else ())):
             if name not in names:
                 raise ConfigError(f"trainer.command: the program never gets {name}: give it {{{name}}}")
         if "ratios" not in names and not any("." in name for name in names):
