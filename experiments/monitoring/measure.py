@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import rlrs
-from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, RATE, STEPS, Loop
+from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, RATE, STEPS, Loop, poison
 from rlrs.environment import cores, environment
 from rlrs.files import write_atomic
 from rlrs.models import build_model
@@ -34,16 +34,17 @@ from rlrs.settings import ModelConfig
 FOLDER = Path(__file__).parent
 RESULTS, README = FOLDER / "results.json", FOLDER / "README.md"
 BEGIN, END = "<!-- made by `python -m experiments.monitoring.measure --part tables` -->", "<!-- end -->"
-CALIBRATION, HEALTHY, SEEDS = range(100, 110), range(200, 230), range(3)
+CALIBRATION, HEALTHY, SEEDS = range(100, 110), range(200, 250), range(3)
 SOON = 100
 """Steps after a fault's beginning within which an alarm counts; to the end, for one that is there from the start."""
 
 GUARDED = ("loss_spike", "loss_rise", "non_finite", "update_ratio_high")
 """Checks that the guard acts on."""
-ACTIONS = ("none", "pull", "uniform", "rollback")
+ACTIONS = ("none", "pull", "uniform", "rollback", "rollback, skip")
 DIVERGE: dict[str, dict[str, Any]] = {
     "ratio of attention 1000": {"ratios": {**rlrs.Ratios.preset("paper-moe"), "attention": 1000.0}},
     "base rate 500 times as high": {"rate": 500 * RATE},
+    "three batches that overflow": {},
 }
 
 Row = dict[str, Any]
@@ -118,11 +119,21 @@ def guarded(case: str, seed: int, action: str, thresholds: Thresholds, commit: s
     snapshots.take(0)
 
     def make(loop: Loop) -> Guard:
-        actions: Any = dict.fromkeys(GUARDED, action)
+        actions: Any = dict.fromkeys(GUARDED, action.partition(",")[0])
         return Guard(
-            loop.scheduler, actions, rollback=snapshots.restore, lookback=15, pause=20, most=10, pull=0.25, smaller=0.3
+            loop.scheduler,
+            actions,
+            rollback=snapshots.restore,
+            skip="skip" in action,
+            lookback=15,
+            pause=20,
+            most=10,
+            pull=0.25,
+            smaller=0.3,
         )
 
+    if not DIVERGE[case]:
+        poison(loop)
     monitor = loop.train(thresholds=thresholds, guard=None if action == "none" else make, each=snapshots.take)
     taken = monitor.guard.taken if monitor.guard else []
     return {
@@ -221,8 +232,8 @@ def tables(results: dict[str, Any]) -> str:
     lines.append(f"| alarms (runs with one) | {' | '.join(f'{a} ({r})' for a, r in zip(alarms, runs, strict=True))} |")
     lines += [
         "",
-        "| held-out loss at the end, nats, of three seeds | no guard | pull | uniform | rollback |",
-        "| --- | --- | --- | --- | --- |",
+        "| held-out loss at the end, nats, of three seeds | no guard | pull | uniform | rollback | rollback, skip |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     guards = [row for row in rows if row["kind"] == "guard"]
     for case in dict.fromkeys(row["case"] for row in guards):

@@ -162,11 +162,10 @@ class Monitor:
 
     def _take(self, seen: Observation, tokens: int) -> list[Alarm]:
         alarms = self._watch.look(seen)
-        for number, alarm in enumerate(alarms):
-            done = self.guard.react(alarm) if self.guard is not None else None
-            if done is not None:  # one action for all alarms of a step
-                alarms[number] = self._acted(alarm, done)
-                break
+        done = self.guard.react(alarms, self._watch.standing) if self.guard is not None else None
+        if done is not None:
+            acted = self._acted(done.alarm, done)
+            alarms = [*(alarm for alarm in alarms if alarm is not done.alarm), acted]
         self.alarms += alarms
         if self._record is not None:
             write_observation(self._record, seen, tokens)

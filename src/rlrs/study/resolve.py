@@ -23,10 +23,11 @@ from rlrs.search.urls import check_url
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, SearchConfig, StudyConfig, settings_from
 from rlrs.study.ladder import plan_ladder
 from rlrs.study.prior import prior_from
+from rlrs.study.run_guard import with_thresholds
 from rlrs.study.spaces import check_arms, known_trials, search_spaces, start_ratios, trained_components
 from rlrs.study.trainer_checks import check_command, own_components
 from rlrs.training import RunSpec
-from rlrs.training.loop import check_division
+from rlrs.training.distributed import check_division
 
 log = logging.getLogger("rlrs.study")
 
@@ -49,6 +50,7 @@ def resolve(study: StudyConfig) -> StudyConfig:
     """
     if study.trainer is not None:
         return _with_own_trainer(study)
+    study = with_thresholds(study)
     with _in("proxy.model"):
         proxy = concrete(study.proxy)
     with _in("target.model" if study.target.scale is None else "target"):
