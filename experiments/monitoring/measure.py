@@ -25,6 +25,7 @@ import torch
 
 import rlrs
 from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, RATE, STEPS, Loop, poison
+from experiments.monitoring.trainers import CASES, guarded_trainer, reference_cost, transformers_cost
 from rlrs.environment import cores, environment
 from rlrs.files import write_atomic
 from rlrs.models import build_model
@@ -186,8 +187,27 @@ def overhead(commit: str | None, rounds: int = 24, steps: int = 10) -> Row:
                 times[on] = block(None)
         for name, on, off in zip(pairs, times[True], times[False], strict=True):
             pairs[name].append(on / off)
-    row: Row = {"kind": "overhead", "commit": commit, "method": "monitor", "every": 10, "seed": 0, "rounds": rounds}
+    return _cost("a plain loop", pairs, commit)
+
+
+def _cost(trainer: str, pairs: dict[str, list[float]], commit: str | None) -> Row:
+    row: Row = {"kind": "overhead", "trainer": trainer, "commit": commit, "method": "monitor", "every": 10, "seed": 0}
+    row["rounds"] = len(pairs["wall"])
     return row | {name: [round(ratio, 4) for ratio in ratios] for name, ratios in pairs.items()}
+
+
+def overheads(commit: str | None, rounds: int = 10) -> list[Row]:
+    """The cost in a plain loop and in two trainers."""
+    rows = [overhead(commit)]
+    for trainer, once in (("rlrs train", reference_cost), ("transformers' Trainer", transformers_cost)):
+        once(0)  # what is imported and compiled the first time
+        pairs: dict[str, list[float]] = {"wall": [], "processor": []}
+        for number in range(rounds):
+            wall, processor, wall_off, processor_off = once(number)
+            pairs["wall"].append(wall / wall_off)
+            pairs["processor"].append(processor / processor_off)
+        rows.append(_cost(trainer, pairs, commit))
+    return rows
 
 
 def _row(loop: Loop, monitor: Monitor, commit: str | None) -> Row:
@@ -240,16 +260,20 @@ def tables(results: dict[str, Any]) -> str:
         cells = []
         for action in ACTIONS:
             mine = [row for row in guards if row["case"] == case and row["method"] == action]
+            if not mine:
+                cells.append("-")
+                continue
             ends = ["not finite" if row["valid_loss"] is None else f"{row['valid_loss']:.2f}" for row in mine]
             cells.append(
                 ", ".join(end + ("" if row["steps"] == STEPS else "*") for end, row in zip(ends, mine, strict=True))
             )
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    cost = next(row for row in rows if row["kind"] == "overhead")
-    lines += ["", "| a step with the monitor, over one without | median | quartiles |", "| --- | --- | --- |"]
-    for name in ("wall", "processor"):
-        low, middle, high = statistics.quantiles(cost[name], n=4)
-        lines.append(f"| {name} time, {cost['rounds']} pairs | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    lines += ["", "| time with the monitor over time without | median | quartiles |", "| --- | --- | --- |"]
+    for cost in [row for row in rows if row["kind"] == "overhead"]:
+        for name in ("wall", "processor"):
+            low, middle, high = statistics.quantiles(cost[name], n=4)
+            what = f"{cost['trainer']}: {name} time, {cost['rounds']} pairs"
+            lines.append(f"| {what} | {middle:.3f} | {low:.3f} to {high:.3f} |")
     return "\n".join(lines)
 
 
@@ -286,6 +310,12 @@ def guards(thresholds: Thresholds, commit: str | None) -> list[Row]:
             for seed in SEEDS
             for action in ACTIONS
         ]
+        jobs += [
+            pool.submit(guarded_trainer, case, seed, guard, commit)
+            for case in CASES
+            for seed in SEEDS
+            for guard in (False, True)
+        ]
         return [_said(job.result()) for job in jobs]
 
 
@@ -312,7 +342,7 @@ def main() -> None:
         rows = guards(Thresholds.model_validate(results["thresholds"]), commit)
         results["rows"] = _without(results["rows"], "guard") + rows
     if part in (None, "overhead"):
-        results["rows"] = [*_without(results["rows"], "overhead"), overhead(commit)]
+        results["rows"] = [*_without(results["rows"], "overhead"), *overheads(commit)]
     if part != "tables":
         lines = ",\n".join(json.dumps(_finite(row), allow_nan=False) for row in results["rows"])
         head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)
