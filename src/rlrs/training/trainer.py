@@ -147,7 +147,8 @@ def _clear(folder: Path) -> None:
 
 
 def _read_result(folder: Path, run_id: str) -> RunResult | None:
-    result = _read_json(folder / "result.json", run_id, frozenset(RunResult.model_fields) - {"learned"})
+    needed = frozenset(name for name, field in RunResult.model_fields.items() if field.is_required())
+    result = _read_json(folder / "result.json", run_id, needed)  # older ones lack what came later
     if result is None:
         return None
     stored = result.pop("checksum", None)  # older files have none
