@@ -51,7 +51,7 @@ def test_a_ratio_may_be_a_number_a_pair_knots_or_a_mapping():
     ("text", "message"),
     [
         ("embedding: 5", "unknown key 'embedding'; components go under the key ratios"),
-        ("schema: 9\nratios: {}", "schema should be a whole number from 1 to 1, not 9"),
+        ("schema: 9\nratios: {}", "has schema 9, of a later rlrs: this one reads 1; use that version"),
         ("schema: 1", "ratios is missing"),
         ("schema: 1\nratio: {}", "unknown key 'ratio'; did you mean 'ratios'?"),
         ("schema: 1\nratios: 3", "ratios should be a mapping, not 3"),

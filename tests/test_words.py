@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlrs.monitoring import CHECKS
 from rlrs.words import LANGUAGES, Words, _catalogue
 from rlrs.yaml_files import load_yaml
 
@@ -104,6 +105,37 @@ def test_every_reason_and_move_of_the_methods_has_a_translation():
     missing = [t for t in said if Words("ja").recorded(t) == t and not t.startswith(skipped)]
     assert len(said) > 10
     assert missing == []
+
+
+def test_every_cause_and_remedy_of_an_alarm_has_a_translation():
+    ja = Words("ja")
+    said = [text for check in CHECKS.values() for text in (check.cause, check.remedy)]
+    said += [
+        "attention moves at 6.2 times its usual update: its rate is too high",
+        "all components move further than usual: the base rate is too high",
+        "gradients of all components are up, and no update is: the data are another",
+        "no component moves further than usual: the data are another, or the loss is",
+        "the last update of attention was 3.67 times what it may be: its rate is too high",
+        "stopped: 3 actions were taken before",
+        "back to step 8, ratios of embedding: 4 -> 2 at the start, 4 -> 2 at the end",
+        "back to step 8, batches from 8 to 13 left out, base peak rates times 0.5",
+        "ratios of embedding to the power 0.5: 4 -> 2 at the start, 4 -> 2 at the end",
+        "stopped: no checkpoint of step 10 or before",
+        "all ratios are 1 from here on",
+        "nothing to pull: every component has the ratio 1",
+        f"training loss nan nats per token is not a finite number: {CHECKS['non_finite'].cause}",
+        f"training loss 7.1 nats per token is above the limit of 6.2: {CHECKS['non_finite'].cause}",
+    ]
+    assert [
+        text for text in said if ja.recorded(text) == text or re.search("[a-z]{5}", _names_left_out(ja, text))
+    ] == []
+
+
+def _names_left_out(words, text):
+    said = words.recorded(text)
+    for name in ("attention", "embedding", "requires_grad=False", "rlrs.verify", "bfloat16", "tokens", "nats"):
+        said = said.replace(name, "")
+    return said
 
 
 def test_patterns_are_pairs():

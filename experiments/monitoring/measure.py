@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 import rlrs
-from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, RATE, STEPS, Loop
+from experiments.monitoring.runs import AT, CLIP, EVERY, FAULTS, RATE, STEPS, Loop, poison
+from experiments.monitoring.trainers import CASES, guarded_trainer, reference_cost, transformers_cost
 from rlrs.environment import cores, environment
 from rlrs.files import write_atomic
 from rlrs.models import build_model
@@ -34,16 +35,17 @@ from rlrs.settings import ModelConfig
 FOLDER = Path(__file__).parent
 RESULTS, README = FOLDER / "results.json", FOLDER / "README.md"
 BEGIN, END = "<!-- made by `python -m experiments.monitoring.measure --part tables` -->", "<!-- end -->"
-CALIBRATION, HEALTHY, SEEDS = range(100, 110), range(200, 230), range(3)
+CALIBRATION, HEALTHY, SEEDS = range(100, 110), range(200, 250), range(3)
 SOON = 100
 """Steps after a fault's beginning within which an alarm counts; to the end, for one that is there from the start."""
 
 GUARDED = ("loss_spike", "loss_rise", "non_finite", "update_ratio_high")
 """Checks that the guard acts on."""
-ACTIONS = ("none", "pull", "uniform", "rollback")
+ACTIONS = ("none", "pull", "uniform", "rollback", "rollback, skip")
 DIVERGE: dict[str, dict[str, Any]] = {
     "ratio of attention 1000": {"ratios": {**rlrs.Ratios.preset("paper-moe"), "attention": 1000.0}},
     "base rate 500 times as high": {"rate": 500 * RATE},
+    "three batches that overflow": {},
 }
 
 Row = dict[str, Any]
@@ -118,11 +120,21 @@ def guarded(case: str, seed: int, action: str, thresholds: Thresholds, commit: s
     snapshots.take(0)
 
     def make(loop: Loop) -> Guard:
-        actions: Any = dict.fromkeys(GUARDED, action)
+        actions: Any = dict.fromkeys(GUARDED, action.partition(",")[0])
         return Guard(
-            loop.scheduler, actions, rollback=snapshots.restore, lookback=15, pause=20, most=10, pull=0.25, smaller=0.3
+            loop.scheduler,
+            actions,
+            rollback=snapshots.restore,
+            skip="skip" in action,
+            lookback=15,
+            pause=20,
+            most=10,
+            pull=0.25,
+            smaller=0.3,
         )
 
+    if not DIVERGE[case]:
+        poison(loop)
     monitor = loop.train(thresholds=thresholds, guard=None if action == "none" else make, each=snapshots.take)
     taken = monitor.guard.taken if monitor.guard else []
     return {
@@ -175,8 +187,27 @@ def overhead(commit: str | None, rounds: int = 24, steps: int = 10) -> Row:
                 times[on] = block(None)
         for name, on, off in zip(pairs, times[True], times[False], strict=True):
             pairs[name].append(on / off)
-    row: Row = {"kind": "overhead", "commit": commit, "method": "monitor", "every": 10, "seed": 0, "rounds": rounds}
+    return _cost("a plain loop", pairs, commit)
+
+
+def _cost(trainer: str, pairs: dict[str, list[float]], commit: str | None) -> Row:
+    row: Row = {"kind": "overhead", "trainer": trainer, "commit": commit, "method": "monitor", "every": 10, "seed": 0}
+    row["rounds"] = len(pairs["wall"])
     return row | {name: [round(ratio, 4) for ratio in ratios] for name, ratios in pairs.items()}
+
+
+def overheads(commit: str | None, rounds: int = 10) -> list[Row]:
+    """The cost in a plain loop and in two trainers."""
+    rows = [overhead(commit)]
+    for trainer, once in (("rlrs train", reference_cost), ("transformers' Trainer", transformers_cost)):
+        once(0)  # what is imported and compiled the first time
+        pairs: dict[str, list[float]] = {"wall": [], "processor": []}
+        for number in range(rounds):
+            wall, processor, wall_off, processor_off = once(number)
+            pairs["wall"].append(wall / wall_off)
+            pairs["processor"].append(processor / processor_off)
+        rows.append(_cost(trainer, pairs, commit))
+    return rows
 
 
 def _row(loop: Loop, monitor: Monitor, commit: str | None) -> Row:
@@ -221,24 +252,28 @@ def tables(results: dict[str, Any]) -> str:
     lines.append(f"| alarms (runs with one) | {' | '.join(f'{a} ({r})' for a, r in zip(alarms, runs, strict=True))} |")
     lines += [
         "",
-        "| held-out loss at the end, nats, of three seeds | no guard | pull | uniform | rollback |",
-        "| --- | --- | --- | --- | --- |",
+        "| held-out loss at the end, nats, of three seeds | no guard | pull | uniform | rollback | rollback, skip |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     guards = [row for row in rows if row["kind"] == "guard"]
     for case in dict.fromkeys(row["case"] for row in guards):
         cells = []
         for action in ACTIONS:
             mine = [row for row in guards if row["case"] == case and row["method"] == action]
+            if not mine:
+                cells.append("-")
+                continue
             ends = ["not finite" if row["valid_loss"] is None else f"{row['valid_loss']:.2f}" for row in mine]
             cells.append(
                 ", ".join(end + ("" if row["steps"] == STEPS else "*") for end, row in zip(ends, mine, strict=True))
             )
         lines.append(f"| {case} | {' | '.join(cells)} |")
-    cost = next(row for row in rows if row["kind"] == "overhead")
-    lines += ["", "| a step with the monitor, over one without | median | quartiles |", "| --- | --- | --- |"]
-    for name in ("wall", "processor"):
-        low, middle, high = statistics.quantiles(cost[name], n=4)
-        lines.append(f"| {name} time, {cost['rounds']} pairs | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    lines += ["", "| time with the monitor over time without | median | quartiles |", "| --- | --- | --- |"]
+    for cost in [row for row in rows if row["kind"] == "overhead"]:
+        for name in ("wall", "processor"):
+            low, middle, high = statistics.quantiles(cost[name], n=4)
+            what = f"{cost['trainer']}: {name} time, {cost['rounds']} pairs"
+            lines.append(f"| {what} | {middle:.3f} | {low:.3f} to {high:.3f} |")
     return "\n".join(lines)
 
 
@@ -275,6 +310,12 @@ def guards(thresholds: Thresholds, commit: str | None) -> list[Row]:
             for seed in SEEDS
             for action in ACTIONS
         ]
+        jobs += [
+            pool.submit(guarded_trainer, case, seed, guard, commit)
+            for case in CASES
+            for seed in SEEDS
+            for guard in (False, True)
+        ]
         return [_said(job.result()) for job in jobs]
 
 
@@ -301,7 +342,7 @@ def main() -> None:
         rows = guards(Thresholds.model_validate(results["thresholds"]), commit)
         results["rows"] = _without(results["rows"], "guard") + rows
     if part in (None, "overhead"):
-        results["rows"] = [*_without(results["rows"], "overhead"), overhead(commit)]
+        results["rows"] = [*_without(results["rows"], "overhead"), *overheads(commit)]
     if part != "tables":
         lines = ",\n".join(json.dumps(_finite(row), allow_nan=False) for row in results["rows"])
         head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)

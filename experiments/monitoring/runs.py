@@ -25,6 +25,8 @@ VOCAB, BATCH, LENGTH = 64, 8, 16
 STEPS, AT, EVERY = 300, 150, 5
 """Steps of a run, the step after which a fault begins, and steps between two observations."""
 RATE, CLIP = 6e-3, 1.0
+POISON = range(150, 153)
+"""Batches of the guard's case of bad data."""
 MODEL = ModelConfig(d_model=16, n_layers=1, n_heads=2, d_ff=16, n_experts=4)
 RATIOS = rlrs.Ratios.preset("paper-moe")
 
@@ -69,11 +71,19 @@ class Loop:
         self.before_backward: Callable[[Tensor], Tensor] = lambda loss: loss
         self.before_clip: Callable[[], None] = lambda: None
         self.after_step: Callable[[], None] = lambda: None
-        self.batch: Callable[[Tensor], Tensor] = lambda tokens: tokens
+        self.batch: Callable[[Tensor, int], Tensor] = lambda tokens, number: tokens
+        self.zeroes = True
 
     def weights(self, component: str) -> list[nn.Parameter]:
         """Of a component."""
         return [p for group in self.optimizer.param_groups if group["component"] == component for p in group["params"]]
+
+    def data(self, number: int) -> Tensor:
+        """Batch number so many: a function of seed and number, so that a run that goes back meets it again."""
+        generator = torch.Generator().manual_seed(10_000 * (1 + self.seed) + number)
+        if self.few is not None:
+            return self.few[torch.randint(len(self.few), (BATCH,), generator=generator)]
+        return sample(self.chain_VV, BATCH, generator)
 
     def train(
         self,
@@ -102,7 +112,7 @@ class Loop:
             while step < min(until, self.steps) and monitor.stopped is None:
                 if fault is not None:
                     fault(self, step)
-                loss, norm, loads, entropy = self.step()
+                loss, norm, loads, entropy = self.step(monitor.guard.batch(step) if monitor.guard else step)
                 step += 1
                 del self.losses[step - 1 :]  # of steps that a guard went back over
                 self.losses.append(loss.item())
@@ -115,14 +125,9 @@ class Loop:
                 step = monitor.step
         return monitor
 
-    def step(self) -> tuple[Tensor, Tensor, Tensor, float]:
+    def step(self, number: int) -> tuple[Tensor, Tensor, Tensor, float]:
         """One step; loss, gradient norm before clipping, tokens of every expert of each block [L, E], entropy."""
-        if self.few is not None:
-            rows = torch.randint(len(self.few), (BATCH,), generator=self.generator)
-            tokens_BT = self.few[rows]
-        else:
-            tokens_BT = sample(self.chain_VV, BATCH, self.generator)
-        tokens_BT = self.batch(tokens_BT)
+        tokens_BT = self.batch(self.data(number), number)
         output = self.model(tokens_BT[:, :-1], tokens_BT[:, 1:])
         self.before_backward(output.objective).backward()
         self.before_clip()
@@ -130,7 +135,8 @@ class Loop:
         self.optimizer.step()
         self.after_step()
         self.scheduler.step()
-        self.optimizer.zero_grad()
+        if self.zeroes:
+            self.optimizer.zero_grad()
         statistics = router_statistics(output.routings)
         assert statistics is not None
         loads_LE = torch.stack([routing.tokens for routing in output.routings])
@@ -166,7 +172,7 @@ def _one_batch(change: Callable[[Loop], None], restore: Callable[[Loop], None]) 
 
 
 def _plain(loop: Loop) -> None:
-    loop.before_backward, loop.batch = (lambda loss: loss), (lambda tokens: tokens)
+    loop.before_backward, loop.batch = (lambda loss: loss), (lambda tokens, number: tokens)
 
 
 def _nan_loss(loop: Loop) -> None:
@@ -183,11 +189,48 @@ def _inf_gradient(loop: Loop) -> None:
 
 
 def _random(loop: Loop) -> None:
-    loop.batch = lambda tokens: torch.randint(VOCAB, tokens.shape, generator=loop.generator)
+    loop.batch = lambda tokens, number: torch.randint(VOCAB, tokens.shape, generator=loop.generator)
 
 
 def _other_chain(loop: Loop) -> None:
     loop.chain_VV = chain(1)
+
+
+def _biased_data(loop: Loop) -> None:
+    """Half of the tokens never occur in what is trained on, and do in what is held out."""
+    chain_VV = loop.chain_VV.clone()
+    chain_VV[:, VOCAB // 2 :] = 0
+    loop.chain_VV = chain_VV / chain_VV.sum(-1, keepdim=True)
+
+
+def _summed(loop: Loop) -> None:
+    loop.before_backward = lambda loss: loss * BATCH * LENGTH
+
+
+def _not_zeroed(loop: Loop) -> None:
+    loop.zeroes = False
+
+
+def _anew(component: str) -> Callable[[Loop], None]:
+    """Weights of another initialisation, as from a wrong checkpoint."""
+
+    def load(loop: Loop) -> None:
+        generator = torch.Generator().manual_seed(loop.seed)
+        with torch.no_grad():
+            for weight in loop.weights(component):
+                weight.copy_(weight.std() * torch.randn(weight.shape, generator=generator))
+
+    return load
+
+
+def poison(loop: Loop) -> None:
+    """The batches of POISON overflow, whenever they are met."""
+
+    def spoil(tokens: Tensor, number: int) -> Tensor:
+        loop.before_backward = (lambda loss: loss * float("nan")) if number in POISON else (lambda loss: loss)
+        return tokens
+
+    loop.batch = spoil
 
 
 def _few(loop: Loop) -> None:
@@ -309,6 +352,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "targets are noise from here on": Fault(_from(AT, _random), [(check, None) for check in LOSS]),
     "data of another distribution": Fault(_from(AT, _other_chain), [(check, None) for check in LOSS]),
+    "the loss is a sum, no longer a mean": Fault(_from(AT, _summed), [(check, "*") for check in LOSS]),
+    "biased data": Fault(_from(0, _biased_data), [("generalisation_gap", None)], start=0),
+    "gradients are not set to zero": Fault(_from(AT, _not_zeroed), [("gradient_spike", "*"), ("loss_rise", "*")]),
+    "the unembedding is another run's": Fault(_from(AT, _anew("unembedding")), [(check, "*") for check in LOSS]),
     "few data, repeated": Fault(_from(0, _few), [("generalisation_gap", None)], start=0),
     "a second writer, rate of attention x 3": Fault(_from(AT, _second_writer), [("rate_off_schedule", "attention")]),
     "base rate x 20": Fault(_from(AT, _base_rate), [("update_ratio_high", "*"), *((check, None) for check in LOSS)]),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 _OF_A_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 # What file systems answer that have no such thing: CIFS, FUSE, Lustre without -o flock, NFS without its lock manager.
@@ -117,3 +118,30 @@ def locked(path: str | Path, *, wait: bool = True, waiting: Callable[[], None] |
                 str(path),
             ) from None
         yield
+
+
+def cut_half_line(path: Path) -> None:
+    """Cut off what a killed writer has left of a last line, so that the next one does not go on in it."""
+    try:
+        with open(path, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            place, tail = size, b""
+            while place > 0 and b"\n" not in tail:
+                place = max(0, place - 2**16)
+                file.seek(place)
+                tail = file.read(size - place)
+            file.truncate(place + tail.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        pass
+
+
+def sqlite_read_only(path: Path) -> str:
+    """URI by which SQLite reads a database that others may write, and writes nothing: in a read-only folder, too.
+
+    With a write-ahead log SQLite needs its index, which is there; without one nobody is at work, and no lock is taken.
+
+    >>> sqlite_read_only(Path("/runs/a b/trials.db"))
+    'file:/runs/a%20b/trials.db?mode=ro&immutable=1'
+    """
+    log = path.with_name(f"{path.name}-wal")
+    return f"file:{quote(str(path.resolve()))}?{'mode=ro&readonly_shm=1' if log.exists() else 'mode=ro&immutable=1'}"

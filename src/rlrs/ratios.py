@@ -229,8 +229,12 @@ class Ratios(Mapping[str, Ratio]):
                 hint = f"did you mean {near[0]!r}?" if near else "components go under the key ratios"
                 raise RatiosError(f"unknown key {_shown(key)}; {hint}")
         schema = raw.get("schema", SCHEMA)  # by hand, one writes the ratios alone
-        if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-            raise RatiosError(f"schema should be a whole number from 1 to {SCHEMA}, not {_shown(schema)}")
+        if not isinstance(schema, bool) and isinstance(schema, int) and schema > SCHEMA:
+            raise RatiosError(
+                f"has schema {_shown(schema)}, of a later rlrs: this one reads {SCHEMA}; use that version"
+            )
+        if schema != SCHEMA or isinstance(schema, bool):
+            raise RatiosError(f"schema should be {SCHEMA}, not {_shown(schema)}")
         for key in ("ratios", "provenance"):
             if not isinstance(raw.get(key, {}), Mapping):
                 raise RatiosError(f"{key} should be a mapping, not {_shown(raw[key])}")

@@ -76,6 +76,20 @@ def test_show_keeps_to_a_line_an_entry_and_moves_no_cursor(tmp_path, call):
     assert '"decision":"use"' in call("show", tmp_path, "--json")[1]
 
 
+def test_half_a_last_line_is_said(tmp_path, call):
+    note(tmp_path, "alarm", check="loss", message="high")
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"entry":{"actor":"an')
+    code, out, err = call("show", tmp_path)
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert err == "note: 21 bytes at the end are half an entry; `rlrs audit verify` says more\n"
+    code, out, _ = call("verify", tmp_path)
+    assert (code, out.splitlines()[0][:50]) == (0, "note: 21 bytes at the end are the beginning of an ")
+    note(tmp_path, "alarm", check="loss", message="higher")
+    assert call("show", tmp_path)[2] == ""
+    assert "entry 1: before it a write was cut off: 21 bytes" in call("verify", tmp_path)[1]
+
+
 def test_diff_and_export(tmp_path, call):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -146,7 +146,20 @@ def test_a_torn_end_is_set_aside_wherever_it_was_cut(tmp_path):
             assert [entry.kind for entry in kept] == ["decision", "torn", "x-after"]
             assert (tmp_path / kept[1].facts["file"]).read_bytes() == lines[1][:cut]
             assert kept[1].facts["bytes"] == cut
-            assert Trail(tmp_path).verify().notes == ()
+            name = kept[1].facts["file"]
+            said = f"entry 1: before it a write was cut off: {cut} bytes, half an entry, are in {name}"
+            assert Trail(tmp_path).verify().notes == (said,)
+
+
+def test_what_was_set_aside_and_is_gone_or_another_is_said(tmp_path):
+    lines, _ = written(tmp_path, 2)
+    (tmp_path / "audit.jsonl").write_bytes(lines[0] + lines[1][:50])
+    note(tmp_path, "x-after")
+    (aside,) = tmp_path.glob("audit.torn-*")
+    aside.write_bytes(b"other")
+    assert Trail(tmp_path).verify().notes[0].endswith("which is another now")
+    aside.unlink()
+    assert Trail(tmp_path).verify().notes[0].endswith("which cannot be read now")
 
 
 def test_an_entry_that_lacks_its_line_break_alone_is_kept(tmp_path):

@@ -63,6 +63,22 @@ def test_an_endless_line_is_an_error_that_names_the_file(tmp_path):
         GrowingFile(path).look()
 
 
+def test_what_comes_behind_a_line_that_is_too_long_is_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"1\n" + b"x" * (2 * MOST + 10) + b"\n3\n4\n")
+    file = GrowingFile(path)
+    found, said = [], []
+    for _ in range(5):
+        try:
+            found += file.look()
+        except ValueError as error:
+            said.append(str(error))
+    assert found == [b"1", b"", b"3", b"4"]  # an empty one in the place of what was left out
+    assert len(said) == 1
+    assert "line 2: longer than 4,194,304 bytes; it is left out" in said[0]
+    assert (file.lines, file.left, file.half) == (4, 0, 0)
+
+
 def test_a_thinned_curve_keeps_gaps_and_the_highest_and_lowest_value():
     curve = ThinnedCurve()
     for step in range(50_000):

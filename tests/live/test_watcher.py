@@ -1,20 +1,27 @@
 """What the page is told of runs, studies and rollouts on disk, whole and damaged."""
 
+import importlib.util
 import json
 import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 
+from postgresql import BINARIES, server
 from report.sample import write_sample
 from rlrs import audit
 from rlrs.live import Watcher
+from rlrs.live.growing import MOST
 from rlrs.live.searches import read_trials
 from rlrs.monitoring import Thresholds
 from rlrs.records import Learning, Proposal, RunResult
 from rlrs.rollout import Rollout
 from rlrs.search import TrialStore
 from rollout.rollouts import KEY, declaration, table
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+POSTGRESQL = importlib.util.find_spec("psycopg") is not None
 
 
 @pytest.fixture(autouse=True)
@@ -232,3 +239,108 @@ def test_a_rollout_is_where_its_trail_says_and_a_changed_one_is_named(tmp_path):
     found = look()
     assert found["state"] == "failed"
     assert "max_pairs" in found["problems"][0]
+
+
+def test_lines_behind_one_that_is_too_long_are_shown_and_numbered_as_they_stand(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(line(1) + "x" * (MOST + 1) + "\n" + line(3) + "nonsense\n" + line(5))
+    look = one(tmp_path)
+    look(), look()
+    found = look()
+    assert found["curves"]["losses"]["loss"][0] == [1, 3, 5]
+    assert "line 2: longer than" in found["problems"][0]
+
+
+def test_an_error_that_passes_is_said_no_longer(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    (tmp_path / "run.json").write_text('{"steps": 40}')
+    look = one(tmp_path)
+    assert "metrics.jsonl: [Errno 21] Is a directory" in look()["problems"][0]
+    (tmp_path / "metrics.jsonl").rmdir()
+    (tmp_path / "metrics.jsonl").write_text(line(1))
+    assert look()["problems"] == []
+
+
+def test_a_run_that_ended_with_lines_still_to_read_is_read_to_its_end(tmp_path):
+    run = tmp_path / "runs" / "a"
+    run.mkdir(parents=True)
+    (tmp_path / "study.yaml").write_text("name: x")
+    text = line(1, components={"router": {"lr": 1, "ratio": 1, "grad_norm": 1, "update_ratio": 1}})
+    count = 2 * MOST // len(text)
+    (run / "metrics.jsonl").write_text(text * count + line(count + 1))
+    watcher = Watcher([tmp_path])
+    watcher.overview()
+    (run / "result.json").write_text('{"status": "finished", "steps": 9}')
+    for _ in range(3):
+        ((item,),) = (watcher.overview()["items"],)
+    live = next(iter(watcher._lives.values())).runs["a"]
+    assert not live.unread
+    assert live._curves.last["step"] == count + 1
+    assert item["kind"] == "study"
+
+
+def stored(storage, study, **scores):
+    """One finished run for each search and score."""
+    store = TrialStore(storage, study=study)
+    for number, (search, score) in enumerate(scores.items()):
+        name = search.replace("__", "/")
+        store.open(name)
+        assert store.plan(name)
+        store.add_batch(name, [Proposal(params={"lr": 1e-3}, move="start")], [f"run{number}"])
+        store.planned(name)
+        (trial,) = store.trials(name)
+        store.begin(name, trial)
+        store.end(name, trial, RESULT.model_copy(update={"score": score}))
+    store.leave()
+
+
+def test_transfers_of_an_arm_by_two_recipes_stay_apart(tmp_path):
+    stored(tmp_path / "trials.db", None, target__rlrs__aaa=3.0, target__rlrs__bbb=2.0, target__uniform__aaa=4.0)
+    found = one(tmp_path)()["searches"]
+    names = {search["name"]: (search["arm"], search["best"][0]["score"]) for search in found}
+    assert names == {"target/rlrs": ("rlrs", 3.0), "target/rlrs/2": ("rlrs", 2.0), "target/uniform": ("uniform", 4.0)}
+
+
+def study_in(folder):
+    (folder / "study.yaml").write_text((CONFIGS / "demo.yaml").read_text().replace("name: demo", "name: shared"))
+
+
+def test_a_study_in_a_shared_database_is_shown_from_there_and_no_other(tmp_path):
+    study_in(tmp_path)
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    stored(url, "shared", proxy__rlrs=3.0)
+    stored(url, "another", proxy__uniform=1.0)
+    (search,) = one(tmp_path, storage=url)()["searches"]
+    assert (search["name"], search["best"][0]["score"]) == ("proxy/rlrs", 3.0)
+
+
+@pytest.mark.skipif(BINARIES is None, reason="PostgreSQL is not installed")
+@pytest.mark.skipif(not POSTGRESQL, reason="the driver of PostgreSQL is not installed")
+def test_a_study_in_postgresql_is_shown_and_a_password_is_not(tmp_path):
+    study_in(tmp_path)
+    with server() as url:
+        stored(url, "shared", proxy__rlrs=3.0, target__rlrs__abc=2.5)
+        found = one(tmp_path, storage=url)()
+    assert [search["name"] for search in found["searches"]] == ["proxy/rlrs", "target/rlrs"]
+    assert found["problems"] == []
+    gone = one(tmp_path, storage="postgresql+psycopg://ann:opensesame@127.0.0.1:1/none")()
+    assert "the shared database cannot be read" in gone["problems"][0]
+    assert "opensesame" not in json.dumps(gone)
+
+
+def test_a_ladder_has_a_total_where_the_study_names_one(tmp_path):
+    study_in(tmp_path)
+    ladder = "ladder: {sizes: [0.3, 0.5, 1], horizons: [40, 80], trials: 9}"
+    (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text() + ladder + "\n")
+    stored(tmp_path / "trials.db", None, ladder__rlrs__small__abc=3.0)
+    (search,) = one(tmp_path)()["searches"]
+    assert (search["name"], search["ended"], search["total"]) == ("ladder/rlrs/small", 1, 9)
+
+
+def test_alarms_are_in_the_language_of_the_page(tmp_path):
+    numbers = {"lr": 1e-3, "ratio": 1.0, "grad_norm": 0.1, "update_ratio": 0.5, "weight_norm": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(line(n, components={"router": numbers}) for n in range(10, 100, 10))
+    )
+    (found,) = one(tmp_path, language="ja")()["list"]
+    assert found["cause"] == "この部品の学習率が高すぎるか、重みが小さくなった"
+    assert found["remedy"] == "比率を下げ、重み減衰を確かめる"

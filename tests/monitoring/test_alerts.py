@@ -4,10 +4,14 @@ import http.server
 import json
 import logging
 import math
+import shutil
+import subprocess
 import threading
 import time
 
 import pytest
+import torch
+from loops import make, one_step
 
 from ports import free_port
 from rlrs.audit import Trail
@@ -18,6 +22,7 @@ from rlrs.monitoring import (
     AuditAlerts,
     ComponentNumbers,
     JSONLinesAlerts,
+    Monitor,
     Observation,
     PrometheusFile,
     TrackerAlerts,
@@ -144,6 +149,24 @@ def test_prometheus_has_gauges_and_counts(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rlrs.prom"]
     alerts.tell(SEEN, [])
     assert 'rlrs_component_lr{run="a\\"b",component="router"} 0.001' in alerts.path.read_text().splitlines()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_finds_nothing_wrong_with_the_file_of_a_monitored_run(tmp_path):
+    model, optimizer, scheduler = make(lr=3.0)
+    alerts = PrometheusFile(tmp_path / "rlrs.prom", run="a")
+    with Monitor(optimizer, scheduler, every=2, clip=1.0, alerts=[alerts]) as monitor:
+        for step in range(20):
+            loss, norm = one_step(model, optimizer, scheduler, step, clip=1.0)
+            routers = {"router_loads": [0.5, 0.5], "router_entropy": torch.tensor(1.3)}
+            monitor.observe(step + 1, loss, grad_norm=norm, tokens=step, **routers)
+        monitor.evaluated(20, 2.5)
+    text = alerts.path.read_text()
+    assert "rlrs_alarms_total{" in text
+    for name in ("rlrs_step", "rlrs_component_update_ratio", "rlrs_valid_loss"):
+        assert f"# TYPE {name} gauge" in text
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_file_that_the_collector_would_not_read_is_refused(tmp_path):

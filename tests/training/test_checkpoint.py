@@ -189,7 +189,11 @@ DAMAGES = {
     "a list": (manifest(lambda text: b"[]"), r"checkpoint\.json is not of this version"),
     "a later format": (
         manifest(lambda text: text.replace(b'"format": 2', b'"format": 3')),
-        r"checkpoint\.json is not of this version",
+        r"checkpoint\.json is of a later rlrs \(format 3; this one reads 2\)",
+    ),
+    "an earlier format": (
+        manifest(lambda text: text.replace(b'"format": 2', b'"format": 1')),
+        r"checkpoint\.json is of an earlier rlrs \(format 1; this one reads 2\)",
     ),
     "a pickle": (replace_by_a_pickle, r"checkpoint\.json is truncated or damaged"),
     "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], r"has no checkpoint\.json"),

@@ -10,7 +10,7 @@ import rlrs
 from rlrs.models import Transformer
 from rlrs.settings import TrainingConfig
 from rlrs.training import evaluate, loop, train
-from rlrs.training.loop import evaluation_steps
+from rlrs.training.evaluate import evaluation_steps
 
 
 def lines(folder):

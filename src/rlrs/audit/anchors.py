@@ -108,6 +108,10 @@ def signatures(folder: Path) -> Iterator[Signature]:
         try:
             yield Signature.model_validate_json(line)
         except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            if first["loc"] == ("format",) and isinstance(first["input"], int) and first["input"] > 1:
+                later = f"format {first['input']} of a later rlrs; this one reads 1"
+                raise AuditError(f"{path}, line {number}: {later}") from None
             raise AuditError(f"{path}, line {number}: not a signature: {first_problem(error)}") from None
 
 

@@ -99,6 +99,7 @@ class _Scan:
     lines: list[_Line] = field(default_factory=list)
     torn: int = 0  # bytes of a last line that is the beginning of an entry
     unbroken: int | None = None  # index of a whole last entry that lacks its line break
+    aside: list[AuditEntry] = field(default_factory=list)  # entries that say that a torn end was set aside
     files: dict[str, tuple[int, str]] = field(default_factory=dict)  # name -> the last entry that states it, digest
 
 
@@ -123,6 +124,7 @@ def verify(path: Path, lines: Iterable[bytes], anchor: Anchor | None, keys: Sequ
         )
     if scan.unbroken is not None:
         notes.append(f"entry {scan.unbroken} lacks its line break: a write that was killed, or a cut")
+    notes += [_set_aside(path.parent, entry) for entry in scan.aside]
     length = max(chain, default=-1) + 1
     if not length:
         notes.append("the trail has no entries")
@@ -146,8 +148,21 @@ def _scanned(path: Path, lines: Iterable[bytes]) -> _Scan:
         scan.lines.append(_Line(number, entry.index, entry.previous, entry.hash))
         if line is raw:
             scan.unbroken = entry.index
+        if entry.kind == "torn":
+            scan.aside.append(entry)
         scan.files |= _stated_files(entry)
     return scan
+
+
+def _set_aside(folder: Path, entry: AuditEntry) -> str:
+    """What a write that was cut off has left, which the entry after it speaks of."""
+    name, size = str(entry.facts.get("file")), entry.facts.get("bytes")
+    said = f"entry {entry.index}: before it a write was cut off: {size} bytes, half an entry, are in {name}"
+    try:
+        digest = hashlib.sha256((folder / PurePath(name).name).read_bytes()).hexdigest()
+    except OSError:
+        return f"{said}, which cannot be read now"
+    return said if digest == entry.facts.get("sha256") else f"{said}, which is another now"
 
 
 def _stated_files(entry: AuditEntry) -> dict[str, tuple[int, str]]:

@@ -181,6 +181,28 @@ class Trail:
                 if line.endswith(b"\n"):
                     raise
 
+    def torn(self) -> int:
+        """Bytes of a last line that is no whole entry: what a write that was cut off has left; 0 mostly.
+
+        Raises:
+            AuditError, OSError: as for `lines`.
+
+        >>> import tempfile
+        >>> trail = Trail(tempfile.mkdtemp())
+        >>> _ = trail.append("x-lunch")
+        >>> _ = trail.path.write_bytes(trail.path.read_bytes() + b'{"entry":{"act')
+        >>> trail.torn()
+        14
+        """
+        last = b""
+        for line in self.lines():
+            last = line
+        try:
+            read_line(last, "the end")
+        except AuditError:
+            return 0 if last.endswith(b"\n") else len(last)
+        return 0
+
     def anchor(self) -> Anchor:
         """Length and head of the trail as it is; kept elsewhere, it shows later that nothing was cut or rewritten.
 

@@ -30,7 +30,8 @@ def show(
     """Print the entries of a trail."""
     from rlrs.audit.changes import sentence
 
-    for entry in _trail(folder):
+    trail = _trail(folder)
+    for entry in trail:
         if kind and entry.kind not in kind:
             continue
         if as_json:
@@ -38,6 +39,8 @@ def show(
         else:
             when = entry.at[:19].replace("T", " ")
             typer.echo(f"{entry.index:>5}  {when}  {entry.actor}  {entry.kind:<8}  {_line(sentence(entry), 200)}")
+    if torn := trail.torn():
+        typer.echo(f"note: {torn} bytes at the end are half an entry; `rlrs audit verify` says more", err=True)
 
 
 @app.command(

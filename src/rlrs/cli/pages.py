@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import webbrowser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,10 +80,13 @@ def watch(
         Path | None,
         typer.Option("--thresholds", "-t", help="A monitor.yaml; of single runs the defaults, if not given."),
     ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Database that the drivers of the studies share, if they do.")
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
     """Show runs, studies and rollouts in the browser while they are at work, on this machine alone, until Ctrl-C."""
-    from rlrs.live import Watcher, serve_live
+    from rlrs.live import Watcher, by_file, serve_live
     from rlrs.monitoring.thresholds import Thresholds
 
     loaded = Thresholds.load(thresholds) if thresholds is not None else None
@@ -92,12 +94,13 @@ def watch(
     def ready(url: str) -> None:
         typer.echo(f"watch {url}  (Ctrl-C ends it)")
         if browser and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)):
-            webbrowser.open(url)  # without a screen it would start a browser in this terminal
+            opens(url)  # without a screen it would start a browser in this terminal
 
-    try:
-        serve_live(Watcher(paths, lang, loaded), port, ready)
-    except KeyboardInterrupt:
-        typer.echo("watch ended")
+    with by_file() as opens:
+        try:
+            serve_live(Watcher(paths, lang, loaded, storage), port, ready)
+        except KeyboardInterrupt:
+            typer.echo("watch ended")
 
 
 def dashboard(

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from rlrs.data.sealed import Sealed, read_sealed, write_sealed
 from rlrs.data.shards import shard_names
 from rlrs.records import Record, RecordError
+from rlrs.records.frozen import check_version
 
 FORMAT = 3
 """Version of the files that this code writes; others are made anew."""
@@ -83,10 +84,11 @@ class Facts(Sealed):
 
 
 def read_facts(folder: Path) -> Facts | None:
-    """What data.json says of the tokens; None if there is none, or one of another version.
+    """What data.json says of the tokens; None if there is none, or one of an earlier version.
 
     Raises:
-        RecordError: it is damaged, or a file of the tokens is not there or not as long as it says; one line.
+        RecordError: it is damaged or of a later version, or a file of the tokens is not there or not as long as it
+            says; one line.
     """
     path = folder / FILE
     remedy = "prepare the data again with rlrs.data.prepare"
@@ -97,7 +99,10 @@ def read_facts(folder: Path) -> Facts | None:
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from None
     except RecordError:
-        if _is_of_another_version(path):
+        if (version := _version(path)) is None:
+            raise
+        check_version(path, {"format": version}, "format", FORMAT)
+        if version < FORMAT:
             return None
         raise
     for name, size in facts.sizes.items():
@@ -116,10 +121,11 @@ def write_facts(folder: Path, facts: Facts) -> None:
     write_sealed(folder / FILE, facts)
 
 
-def _is_of_another_version(path: Path) -> bool:
+def _version(path: Path) -> int | None:
+    """What the file says of its version; None if that is nothing to go by."""
     try:
         plain = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
+        return None
     version = plain.get("format") if isinstance(plain, dict) else None
-    return type(version) is int and 0 < version < FORMAT
+    return version if type(version) is int and version > 0 else None

@@ -46,6 +46,7 @@ class GrowingFile:
         self.modified = 0.0
         """When the file was last written, seconds since the epoch."""
         self._place, self._mark = 0, b""
+        self._skipping = False  # inside a line that is too long
 
     @property
     def share(self) -> float:
@@ -58,14 +59,14 @@ class GrowingFile:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: a line that is longer than a look may be.
+            ValueError: a line that is longer than a look may be; it is left out, and the next look goes on behind it.
         """
         try:
             file = self.path.open("rb")
         except (FileNotFoundError, NotADirectoryError):
             self.restarted = self._place > 0
             self._place, self._mark, self.lines, self.left, self.half = 0, b"", 0, 0, 0
-            self.there = False
+            self.there = self._skipping = False
             return []
         with file:
             status = os.fstat(file.fileno())
@@ -73,17 +74,24 @@ class GrowingFile:
             file.seek(self._place - len(self._mark))
             self.restarted = status.st_size < self._place or file.read(len(self._mark)) != self._mark
             if self.restarted:
-                self._place, self._mark, self.lines = 0, b"", 0
+                self._place, self._mark, self.lines, self._skipping = 0, b"", 0, False
             file.seek(self._place)
             data = file.read(MOST)
-        end = data.rfind(b"\n") + 1
-        if not end and len(data) == MOST:
-            raise ValueError(f"{self.path}, line {self.lines + 1}: longer than {MOST:,} bytes")
+        end, begun = data.rfind(b"\n") + 1, self._skipping
+        too_long = not end and len(data) == MOST
+        if too_long:
+            end, self._skipping = len(data), True
         self._place += end
         self._mark = (self._mark + data[:end])[-_MARK:]
         rest = max(0, status.st_size - self._place)
         self.left, self.half = (rest, 0) if len(data) == MOST else (0, len(data) - end)
+        if too_long:
+            if begun:
+                return []
+            raise ValueError(f"{self.path}, line {self.lines + 1}: longer than {MOST:,} bytes; it is left out")
         lines = data[:end].split(b"\n")[:-1]
+        if begun and lines:
+            lines[0], self._skipping = b"", False  # the end of it; what it was counts as a line
         self.lines += len(lines)
         return lines
 

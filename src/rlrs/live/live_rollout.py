@@ -8,7 +8,7 @@ from typing import Any
 from rlrs.audit import AuditError
 from rlrs.live.growing import last_written, stamp
 from rlrs.live.live_run import course_line
-from rlrs.live.trails import TrailTail
+from rlrs.live.trails import TrailTail, in_words
 from rlrs.messages import printable
 from rlrs.rollout.declared import RolloutError
 from rlrs.rollout.standing import SETTINGS, State, read_state
@@ -79,7 +79,7 @@ class LiveRollout:
                 }
                 for stage in stages
             ],
-            "list": self.trail.alarms,
+            "list": [in_words(alarm, self._words) for alarm in self.trail.alarms],
             "checked": False,
             "course": [course_line(entry) for entry in reversed(self.trail.entries)],
             "problems": [*filter(None, [self._damage]), *self.trail.problems],

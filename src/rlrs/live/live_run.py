@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rlrs.audit.entries import AuditEntry
 from rlrs.live.growing import GrowingFile, is_held, last_written, stamp
 from rlrs.live.live_curves import RunCurves
-from rlrs.live.trails import TrailTail, alarm_key, entry_text
+from rlrs.live.trails import TrailTail, alarm_key, entry_text, in_words
 from rlrs.messages import printable
 from rlrs.monitoring.observation import METRICS, clip_of
 from rlrs.monitoring.thresholds import Thresholds
@@ -79,10 +79,14 @@ class LiveRun:
 
     def _lines(self) -> None:
         number = self._file.lines
+        self._damage.pop(f"{METRICS}, unread", None)
         try:
             lines = self._file.look()
-        except (OSError, ValueError) as error:
-            self._damage[METRICS] = printable(f"{self._file.path}: {error}", 300)
+        except OSError as error:  # it may pass
+            self._damage[f"{METRICS}, unread"] = printable(f"{self._file.path}: {error}", 300)
+            return
+        except ValueError as error:
+            self._damage.setdefault(METRICS, printable(str(error), 300))
             return
         if self._file.restarted or (number == 0 and lines):
             number = 0
@@ -90,6 +94,8 @@ class LiveRun:
             self._curves = RunCurves(self._thresholds, self._clip())
         for line in lines:
             number += 1
+            if not line:
+                continue  # the end of one that was too long
             try:
                 self._curves.take(MetricsLine.model_validate_json(line))
             except ValidationError as error:
@@ -101,6 +107,11 @@ class LiveRun:
             return clip_of(self.folder / "run.json")
         except (RecordError, OSError):
             return None  # said by what reads the file
+
+    @property
+    def unread(self) -> bool:
+        """Whether its lines were begun to be read, and more of them are there."""
+        return self._file.left > 0
 
     @property
     def steps(self) -> int | None:
@@ -185,6 +196,7 @@ class LiveRun:
         noted = self.trail.alarms
         known = {alarm_key(alarm) for alarm in noted}
         found = [*noted, *(alarm for alarm in self._curves.alarms if alarm_key(alarm) not in known)]
+        found = [in_words(alarm, self._words) for alarm in found]
         return sorted(found, key=lambda alarm: alarm["step"] if isinstance(alarm["step"], int) else 0)
 
     def problems(self, state: str) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from rlrs.live.growing import is_held, last_written, stamp
 from rlrs.live.live_run import LiveRun, course_line
-from rlrs.live.searches import LiveTrial, read_trials
-from rlrs.live.trails import TrailTail, entry_text
+from rlrs.live.searches import LiveTrial, SharedTrials, read_trials
+from rlrs.live.trails import TrailTail, entry_text, in_words
 from rlrs.messages import printable
 from rlrs.monitoring.thresholds import Thresholds
 from rlrs.settings import ConfigError, StudyConfig, load_study
@@ -32,10 +32,12 @@ class LiveStudy:
         folder: its run directory.
         words: of the page's language.
         thresholds: of the checks on its runs' lines; None for no checks: a search tries rates that are too high.
+        storage: URL of the database that its drivers share; its own file if None.
     """
 
-    def __init__(self, folder: Path, words: Words, thresholds: Thresholds | None) -> None:
+    def __init__(self, folder: Path, words: Words, thresholds: Thresholds | None, storage: str | None = None) -> None:
         self.folder, self._words, self._thresholds = folder, words, thresholds
+        self._shared = SharedTrials(storage) if storage is not None else None
         self.trail = TrailTail(folder)
         self.runs: dict[str, LiveRun] = {}
         self._study: StudyConfig | None = None
@@ -48,7 +50,10 @@ class LiveStudy:
         """Read what is new; of runs that have ended, their curves when they are asked for."""
         self.trail.look()
         self._if_changed("study.yaml", self._read_settings)
-        self._if_changed("trials.db", self._read_trials, "trials.db-wal")
+        if self._shared is None:
+            self._if_changed("trials.db", self._read_trials, "trials.db-wal")
+        elif self._study is not None:
+            self._trials = self._shared.look(self._study.name)
         self._if_changed("results.json", self._read_verdict)
         try:
             there = sorted(path.name for path in (self.folder / "runs").iterdir() if path.is_dir())
@@ -59,7 +64,7 @@ class LiveStudy:
             for name in there
         }
         for run in self.runs.values():
-            run.look(follow=not run.result)
+            run.look(follow=not run.result or run.unread)
 
     def _if_changed(self, name: str, read: Any, *others: str) -> None:
         found = stamp(*(self.folder / other for other in (name, *others)))
@@ -171,19 +176,27 @@ class LiveStudy:
             "path": str(self.folder),
             "searches": [self._search(name) for name in dict.fromkeys(trial.search for trial in self._trials)],
             "runs": [{"id": name, **run.summary(now)} for name, run in self.runs.items()],
-            "list": [*self.trail.alarms, *({**alarm, "run": name} for name, alarm in alarms)],
+            "list": [
+                *(in_words(alarm, self._words) for alarm in self.trail.alarms),
+                *({**alarm, "run": name} for name, alarm in alarms),
+            ],
             "checked": self._thresholds is not None,
             "verdict": self._verdict,
             "report": str(report) if report.is_file() else None,
             "course": [course_line(entry) for entry in reversed(self.trail.entries)],
-            "problems": [*self._damage.values(), *self.trail.problems],
+            "problems": [
+                *self._damage.values(),
+                *([self._shared.problem] if self._shared is not None and self._shared.problem else []),
+                *self.trail.problems,
+            ],
         }
 
     def _search(self, name: str) -> dict[str, Any]:
         """One search: how far it is, its best trials, and the score of every trial."""
         mine = [trial for trial in self._trials if trial.search == name]
         key = "transfer" if name.startswith("target/") else "search"
-        most = getattr(self._study, key).trials if self._study is not None and not name.startswith("ladder/") else 0
+        settings = getattr(self._study, "ladder" if name.startswith("ladder/") else key, None)
+        most = (settings.trials if settings is not None else None) or 0  # of a ladder by `share`: not known before
         best = sorted((t for t in mine if t.whole and t.score is not None), key=lambda t: t.score or 0.0)[:BEST]
         return {
             "name": name,

@@ -11,6 +11,7 @@ from rlrs.audit.entries import AuditEntry, AuditError, read_line
 from rlrs.audit.trail import FILE
 from rlrs.live.growing import GrowingFile
 from rlrs.messages import printable
+from rlrs.words import Words
 
 ALARMS = "alarms.jsonl"
 """File of `JSONLinesAlerts` that the page looks for in a run's folder."""
@@ -55,6 +56,7 @@ class TrailTail:
 
     def _read(self, file: GrowingFile, take: Any, forget: Any) -> None:
         name = str(file.path)
+        self._damage.pop(f"{name}, unread", None)
         try:
             before = file.lines
             lines = file.look()
@@ -63,12 +65,16 @@ class TrailTail:
                 self._damage.pop(name, None)
                 forget()
             for number, line in enumerate(lines, start=before + 1):
+                if not line:
+                    continue  # the end of one that was too long
                 try:
                     take(line, f"{file.path}, line {number}")
                 except (AuditError, ValueError, TypeError, AttributeError, RecursionError) as error:
                     self._damage.setdefault(name, printable(str(error), 300))
-        except (OSError, ValueError) as error:
-            self._damage[name] = printable(f"{file.path}: {error}", 300)
+        except OSError as error:  # it may pass
+            self._damage[f"{name}, unread"] = printable(f"{file.path}: {error}", 300)
+        except ValueError as error:
+            self._damage.setdefault(name, printable(str(error), 300))
 
     def _forget_trail(self) -> None:
         self.course = None
@@ -112,6 +118,12 @@ def _finite(value: Any) -> float | str | None:
 def alarm_key(alarm: dict[str, Any]) -> tuple[str, str, str]:
     """By which an alarm is the same, wherever it was found."""
     return str(alarm["check"]), str(alarm["component"] or ""), str(alarm["step"])
+
+
+def in_words(alarm: dict[str, Any], words: Words) -> dict[str, Any]:
+    """An alarm with what was written down in English in the page's language."""
+    texts = {name: words.recorded(text) for name in ("cause", "remedy", "action") if (text := alarm.get(name))}
+    return {**alarm, **texts}
 
 
 def entry_text(entry: AuditEntry) -> str:

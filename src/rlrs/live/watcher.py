@@ -30,6 +30,7 @@ class Watcher:
         language: of sentences, `en` or `ja`.
         thresholds: of the checks on lines of metrics. If None, single runs are checked with the defaults, and runs of a
             study, which tries rates that are too high, are not.
+        storage: URL of the database that the drivers of the studies share, if they do.
         clock: seconds since the epoch.
 
     Examples:
@@ -46,11 +47,12 @@ class Watcher:
         paths: Sequence[str | Path],
         language: str = "en",
         thresholds: Thresholds | None = None,
+        storage: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.paths = [Path(path) for path in paths]
         self.words = Words(language)
-        self._thresholds, self._clock = thresholds, clock
+        self._thresholds, self._storage, self._clock = thresholds, storage, clock
         self._lives: dict[Path, Live] = {}
         self._read = 0.0
         self._turn = threading.Lock()
@@ -104,7 +106,7 @@ class Watcher:
         if kind is LiveRollout:
             return LiveRollout(place, self.words)
         if kind is LiveStudy:
-            return LiveStudy(place, self.words, self._thresholds)
+            return LiveStudy(place, self.words, self._thresholds, self._storage)
         return LiveRun(place, self.words, self._thresholds or Thresholds())
 
 

@@ -18,11 +18,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlrs.files import write_atomic
+from rlrs.files import cut_half_line, write_atomic
 from rlrs.monitoring.alarms import Alarm
 from rlrs.monitoring.observation import Observation
 
 _log = logging.getLogger("rlrs.monitoring")
+_HELP = {
+    "rlrs_step": "Optimizer steps done.",
+    "rlrs_loss": "Mean training loss since the observation before, nats per token.",
+    "rlrs_valid_loss": "Loss on held-out data, nats per token.",
+    "rlrs_grad_norm": "Norm of all gradients before clipping.",
+    "rlrs_lr_base": "Base learning rate.",
+    "rlrs_speed": "Tokens or steps per second.",
+    "rlrs_router_entropy": "Entropy of the routers' probabilities, nats per token.",
+    "rlrs_component_lr": "Learning rate of the component.",
+    "rlrs_component_scheduled_lr": "Learning rate that the schedule gives the component.",
+    "rlrs_component_ratio": "Relative rate of the component.",
+    "rlrs_component_grad_norm": "Norm of the component's gradient before clipping.",
+    "rlrs_component_update_ratio": "Norm of the component's last change over the norm of its weights.",
+    "rlrs_component_weight_norm": "Norm of the component's weights.",
+    "rlrs_observed_timestamp_seconds": "When the run was last observed, seconds since the epoch.",
+    "rlrs_alarms_total": "Alarms that were raised.",
+}
+"""Every metric of `PrometheusFile`, as `promtool check metrics` wants it explained."""
 
 
 class Alerts:
@@ -68,6 +86,7 @@ class JSONLinesAlerts(Alerts):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        cut_half_line(self.path)
 
     def alarm(self, alarm: Alarm) -> None:
         """Append it."""
@@ -168,11 +187,11 @@ class PrometheusFile(Alerts):
             raise ValueError(f"{self.path}: node_exporter reads files that end in .prom alone")
         self._run = run
         self._alarms: Counter[tuple[str, str]] = Counter()
-        self._seen: Observation | None = None
+        self._values: dict[str, float] = {}
 
     def observation(self, seen: Observation) -> None:
         """Write the file anew."""
-        self._seen = seen
+        self._values |= {"step": seen.step, **scalars(seen)}  # an evaluation has a loss of its own alone
         self._write()
 
     def alarm(self, alarm: Alarm) -> None:
@@ -182,20 +201,22 @@ class PrometheusFile(Alerts):
 
     def _write(self) -> None:
         samples: dict[str, list[str]] = {}
-        if self._seen is not None:
-            samples["rlrs_step"] = [self._sample("rlrs_step", {}, self._seen.step)]
-            for name, value in scalars(self._seen).items():
-                parts = name.split("/")
-                metric = f"rlrs_component_{parts[0]}" if len(parts) == 2 else f"rlrs_{name}"
-                labels = {"component": parts[1]} if len(parts) == 2 else {}
-                samples.setdefault(metric, []).append(self._sample(metric, labels, value))
+        for name, value in self._values.items():
+            what, _, component = name.partition("/")
+            metric = f"rlrs_component_{what}" if component else f"rlrs_{what}"
+            labels = {"component": component} if component else {}
+            samples.setdefault(metric, []).append(self._sample(metric, labels, value))
         samples["rlrs_observed_timestamp_seconds"] = [
             self._sample("rlrs_observed_timestamp_seconds", {}, round(time.time(), 3))
         ]
-        lines = [line for metric, rows in samples.items() for line in (f"# TYPE {metric} gauge", *rows)]
-        lines.append("# TYPE rlrs_alarms_total counter")
-        for (check, component), count in sorted(self._alarms.items()):
-            lines.append(self._sample("rlrs_alarms_total", {"check": check, "component": component}, count))
+        counts = [
+            self._sample("rlrs_alarms_total", {"check": check, "component": component}, count)
+            for (check, component), count in sorted(self._alarms.items())
+        ]
+        lines = []
+        for metric, rows in (samples | ({"rlrs_alarms_total": counts} if counts else {})).items():
+            kind = "counter" if metric.endswith("_total") else "gauge"
+            lines += [f"# HELP {metric} {_HELP[metric]}", f"# TYPE {metric} {kind}", *rows]
         write_atomic(self.path, "\n".join(lines) + "\n")
 
     def _sample(self, metric: str, labels: dict[str, str], value: float) -> str:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlrs.files import cut_half_line, write_atomic
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.monitoring.alarms import Alarm
 from rlrs.monitoring.checker import Checker
@@ -106,6 +107,8 @@ class Monitor:
         self._probe = StepProbe(optimizers, scheduler, updates=updates, ranks=self.ranks)
         self._updates = updates
         self._record = Path(record) if record is not None and self.first else None
+        if self._record is not None:
+            cut_half_line(self._record)
         self._losses: list[Tensor | float] = []
         self._since: tuple[int, float, int] | None = None  # step, moment and tokens of the observation before
         self._clock = time.perf_counter
@@ -162,11 +165,10 @@ class Monitor:
 
     def _take(self, seen: Observation, tokens: int) -> list[Alarm]:
         alarms = self._watch.look(seen)
-        for number, alarm in enumerate(alarms):
-            done = self.guard.react(alarm) if self.guard is not None else None
-            if done is not None:  # one action for all alarms of a step
-                alarms[number] = self._acted(alarm, done)
-                break
+        done = self.guard.react(alarms, self._watch.standing) if self.guard is not None else None
+        if done is not None:
+            acted = self._acted(done.alarm, done)
+            alarms = [*(alarm for alarm in alarms if alarm is not done.alarm), acted]
         self.alarms += alarms
         if self._record is not None:
             write_observation(self._record, seen, tokens)
@@ -253,7 +255,7 @@ class Monitor:
         if self._record is not None and self._record.exists():
             lines = self._record.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= self.step]
-            self._record.write_bytes(b"".join(kept))
+            write_atomic(self._record, b"".join(kept))
 
     def close(self) -> None:
         """Take the hooks off, and wait a little for alerts that are on their way."""

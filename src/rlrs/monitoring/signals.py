@@ -48,6 +48,10 @@ class Signals:
         self._count += 1
         return settled
 
+    def last(self, check: str) -> dict[str, float]:
+        """The last value of a check for every component that has one, whatever its patience."""
+        return {name: values[-1] for (of, name), values in self._recent.items() if of == check and name is not None}
+
     def suspects(self) -> list[tuple[str, float, str]]:
         """Components by how far they are above their usual, (component, factor, of what), the furthest first."""
         found = [(component, factor, what) for what, by in self._excess.items() for component, factor in by.items()]

@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 from rlrs.files import write_atomic
 from rlrs.monitoring.checks import CHECKS
 from rlrs.records import Record, RecordError
-from rlrs.records.frozen import first_problem, shown
+from rlrs.records.frozen import check_version, first_problem, shown
 from rlrs.yaml_files import YAMLError, dump_yaml, load_yaml
 
 FILE = "monitor.yaml"
+FORMAT = 1
 
 
 class Thresholds(Record):
@@ -74,6 +75,7 @@ class Thresholds(Record):
             raise RecordError(str(error)) from None
         if not isinstance(plain, dict):
             raise RecordError(f"{path}: should be a mapping, such as `rlrs monitor calibrate` writes")
+        check_version(Path(path), plain, "format", FORMAT)
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -81,4 +83,4 @@ class Thresholds(Record):
 
     def save(self, path: str | Path) -> None:
         """Write them, in one step."""
-        write_atomic(path, dump_yaml({"format": 1, **self.model_dump(mode="json", exclude_defaults=True)}))
+        write_atomic(path, dump_yaml({"format": FORMAT, **self.model_dump(mode="json", exclude_defaults=True)}))

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from rlrs.files import write_atomic
-from rlrs.records.frozen import Record, RecordError, first_problem, read_plain
+from rlrs.records.frozen import Record, RecordError, check_version, first_problem, read_plain
 from rlrs.records.results import checksum
 
 R = TypeVar("R", bound=Record)
@@ -44,6 +44,8 @@ def read_checked(path: Path, kind: type[R], schema: int | None, what: str, remed
     data = path.read_bytes()
     try:
         plain = read_plain(data)
+        if schema is not None:
+            check_version(path, plain, "schema", schema)
         if not isinstance(plain, dict) or (schema is not None and plain.get("schema") != schema):
             version = "" if schema is None else f" of schema {schema}"
             raise RecordError(f"{path}: is no {what}{version}; {remedy}")

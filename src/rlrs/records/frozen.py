@@ -75,6 +75,27 @@ def read_record(path: Path, kind: type[T], remedy: str) -> T:
         raise RecordError(f"{path}: damaged: {first_problem(error)}; {remedy}") from None
 
 
+def check_version(path: Path, plain: Any, key: str, known: int) -> None:
+    """See that a file is not of a version to come.
+
+    Args:
+        path: of the file, for the message.
+        plain: what it holds.
+        key: that its version has, `schema` or `format`.
+        known: the version that this code writes.
+
+    Raises:
+        RecordError: it is.
+
+    >>> check_version(Path("monitor.yaml"), {"format": 2}, "format", 1)
+    Traceback (most recent call last):
+    rlrs.records.frozen.RecordError: monitor.yaml: has format 2, of a later rlrs: this one reads 1; use that version
+    """
+    version = plain.get(key) if isinstance(plain, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > known:
+        raise RecordError(f"{path}: has {key} {version}, of a later rlrs: this one reads {known}; use that version")
+
+
 def read_plain(data: bytes) -> Any:
     """What JSON holds, with nothing that our own files never have.
 

@@ -37,6 +37,13 @@ class Pruning(Record):
         window = losses[max(0, step - self.window) : step]
         return math.fsum(window) / len(window)
 
+    def exceeded(self, losses: Sequence[float]) -> str | None:
+        """Why a run of these losses ends now, if its last step is a rung with a limit that the loss is above."""
+        limit = dict(self.rungs).get(len(losses))
+        if limit is None or (loss := self.loss(losses, len(losses))) <= limit:
+            return None
+        return f"training loss {loss:.4g} at step {len(losses)} is above {limit:.4g}"
+
 
 class Learning(Record):
     """How the ratios of a run are learned while it goes on; see `rlrs.discovery.Hypergradient`."""

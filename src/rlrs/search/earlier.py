@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
+from rlrs.files import sqlite_read_only
 from rlrs.messages import printable
 from rlrs.records import Trial
 from rlrs.search.space import Point, Space
@@ -34,7 +34,7 @@ def earlier_trials(path: Path) -> dict[str, list[Trial]]:
         copy = Path(folder) / "trials.db"
         try:
             with (
-                closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as theirs,
+                closing(sqlite3.connect(sqlite_read_only(path), uri=True)) as theirs,
                 closing(sqlite3.connect(copy)) as mine,
             ):
                 theirs.backup(mine)

@@ -6,6 +6,7 @@ value and what would be right.
 
 from rlrs.settings.base import ConfigError, Settings
 from rlrs.settings.data import DataConfig, GeneralConfig
+from rlrs.settings.guarding import GuardConfig
 from rlrs.settings.ladder_config import LadderConfig
 from rlrs.settings.loading import (
     CHANGES_NO_RESULT,
@@ -53,6 +54,7 @@ __all__ = [
     "EngineConfig",
     "FidelityConfig",
     "GeneralConfig",
+    "GuardConfig",
     "HubConfig",
     "LadderConfig",
     "LoraConfig",

@@ -25,6 +25,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "processes": True,
     "engine": True,
     "storage": True,
+    "guard": True,
     "machine": True,
     "trainer": frozenset({"verify"}),
     "data": frozenset({"folder"}),
@@ -134,7 +135,7 @@ def kept(settings: Settings, without: Mapping[str, Any] = CHANGES_NO_RESULT) -> 
     """The settings that decide results, as the study.yaml of a run directory has them."""
     exclude: Any = {key: what if what is True else set(what) for key, what in without.items()}
     plain = settings.model_dump(mode="json", exclude=exclude)
-    for name in ("trainer", "ladder", "machine"):
+    for name in ("trainer", "ladder", "guard", "machine"):
         if name in plain and plain[name] is None:
             del plain[name]
     if plain.get("search", {}).get("prior", ...) is None:

@@ -21,6 +21,7 @@ from rlrs.settings.base import (
     number,
 )
 from rlrs.settings.data import DataConfig
+from rlrs.settings.guarding import GuardConfig
 from rlrs.settings.ladder_config import LadderConfig
 from rlrs.settings.machine import MachineConfig
 from rlrs.settings.model import AnyModelConfig
@@ -231,6 +232,8 @@ class StudyConfig(Settings):
     engine: EngineConfig = EngineConfig()
     storage: str | None = None
     """Database URL that several drivers of the study share; its own file in the run directory if not set."""
+    guard: GuardConfig | None = None
+    """Of the runs of `rlrs train`, which are only observed if not set. Runs of the study itself never have one."""
     machine: MachineConfig | None = None
     """That time and money are reckoned for; money is named nowhere if not set. Changes no result."""
 
@@ -332,6 +335,8 @@ class StudyConfig(Settings):
                     call_default_factory=True
                 ):
                     raise ValueError(f"{section}.{name} is not for a trainer of your own")
+        if self.guard is not None:
+            raise ValueError("guard is for the reference trainer; give your own loop a rlrs.monitoring.Guard")
         if self.machine is not None and self.machine.flops_per_second is not None:
             raise ValueError("machine.flops_per_second: FLOPs of your trainer are not known; give tokens_per_second")
         if self.search.method == "learned":

@@ -1,17 +1,20 @@
-"""What a study writes into its audit trail."""
+"""What a study, or a single run, writes into its audit trail."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rlrs import audit
+from rlrs.environment import environment
 from rlrs.messages import printable
-from rlrs.records import Certificate, Results, StudyIdentity
+from rlrs.ratios import Ratios
+from rlrs.records import Certificate, Results, RunResult, StudyIdentity
 from rlrs.settings import StudyConfig
+from rlrs.training import RunSpec, Stopped
 
 _FILES = ("ratios.yaml", "results.json", "certificate.json")
 """What a study ends with; the last where it has a ladder."""
@@ -68,6 +71,41 @@ def failures(folder: Path) -> Iterator[None]:
     except BaseException as error:
         with suppress(audit.AuditError, OSError):  # the error itself is what has to be said
             audit.note(folder, "failed", error=error, files=audit.digests(folder, "ratios.yaml"))
+        raise
+
+
+@contextmanager
+def one_run(folder: Path, spec: RunSpec, ratios: Ratios, *, first: bool) -> Iterator[Callable[[RunResult], None]]:
+    """Note that a run begins or goes on, and how it ends; nothing of one that has ended before.
+
+    Args:
+        folder: of the run.
+        spec: the run.
+        ratios: with their provenance.
+        first: whether this is rank 0, which writes.
+    """
+    if not first or (folder / "result.json").exists():
+        yield lambda result: None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    guard = None if spec.guard is None else spec.guard.model_dump(mode="json")
+    plain = {"run": spec.id, "steps": spec.steps, "seed": spec.seed, "lr": spec.lr, "guard": guard}
+    entry = audit.note(folder, "begun", environment=environment(), **plain)
+    if entry.kind == "begun":
+        audit.note(folder, "data", hash=spec.data_hash)
+        audit.note(folder, "ratios", ratios=ratios, **({"provenance": p} if (p := ratios.provenance) else {}))
+
+    def ended(result: RunResult) -> None:
+        files = audit.digests(folder, "result.json")
+        audit.note(folder, "ended", status=result.status, steps=result.steps, reason=result.reason, files=files)
+
+    try:
+        yield ended
+    except Stopped:  # it is to go on
+        raise
+    except BaseException as error:
+        with suppress(audit.AuditError, OSError):  # the error itself is what has to be said
+            audit.note(folder, "failed", error=error)
         raise
 
 

@@ -22,6 +22,7 @@ from rlrs.search.urls import check_url
 from rlrs.settings import ConfigError, HubConfig, ModelConfig, ScaleConfig, SearchConfig, StudyConfig, settings_from
 from rlrs.study.ladder import plan_ladder
 from rlrs.study.prior import prior_from
+from rlrs.study.run_guard import with_thresholds
 from rlrs.study.spaces import (
     check_arms,
     check_made_out,
@@ -33,7 +34,7 @@ from rlrs.study.spaces import (
 )
 from rlrs.study.trainer_checks import check_command, own_components
 from rlrs.training import RunSpec
-from rlrs.training.loop import check_division
+from rlrs.training.distributed import check_division
 
 log = logging.getLogger("rlrs.study")
 
@@ -56,6 +57,7 @@ def resolve(study: StudyConfig) -> StudyConfig:
     """
     if study.trainer is not None:
         return _with_own_trainer(study)
+    study = with_thresholds(study)
     with _in("proxy.model"):
         proxy = concrete(study.proxy)
     with _in("target.model" if study.target.scale is None else "target"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -201,11 +202,20 @@ def train_one(
         try:
             runs = ReferenceRuns(study, data)
             spec = runs.spec(scale, recipe, seed, lr=rate if lr is None else lr, steps=steps)
+            spec = replace(spec, guard=study.guard)
         except ValueError as error:
             raise StudyError(str(error)) from None
         progress.stage("training", spec.steps)
         where = folder / "runs" / spec.id
-        return spec, train(spec, data, where, progress=lambda step, loss: progress.tick(step), world=world, stop=stop)
+        tick = partial(_tick, progress)
+        with noted.one_run(where, spec, recipe.relative_rates(), first=world is None or world.rank == 0) as ended:
+            result = train(spec, data, where, progress=tick, world=world, stop=stop)
+            ended(result)
+        return spec, result
+
+
+def _tick(progress: StudyProgress, step: int, loss: float) -> None:
+    progress.tick(step)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from rlrs.training.storage import read_manifest, write_alone
 
 PREFIX = "step-"
 FACTS = frozenset({"id", "step", "valid_losses", "metrics_bytes", "seconds"})
-"""What every checkpoint holds beside tensors; from 0.2 on also losses on general text."""
+"""What every checkpoint holds beside tensors; from 0.2 on also losses on general text, and a guard's state."""
+LATER = frozenset({"general_losses", "guard"})
 
 
 class CheckpointError(ValueError):
@@ -44,6 +45,8 @@ class Checkpoints:
     def __init__(self, folder: Path, run_id: str, keep: int, world: World) -> None:
         self.folder, self.run_id, self.keep, self.world = folder / "checkpoints", run_id, keep, world
         self.saved_step: int | None = None
+        self.back: tuple[int, int] | None = None
+        """Steps between two checkpoints and steps that a guard may go back: what that takes stays, too."""
         self._pending: Future[Any] | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -52,7 +55,7 @@ class Checkpoints:
 
         Args:
             tensors: by name, the same names on every rank; copied before this returns.
-            facts: `FACTS` but `id`, and `general_losses`; plain data; rank 0's are written.
+            facts: `FACTS` but `id`, and `LATER`; plain data; rank 0's are written.
             lasting: called on rank 0 before the checkpoint counts: what it must not speak of without it being on disk.
 
         Raises:
@@ -60,7 +63,7 @@ class Checkpoints:
         """
         self.wait()
         facts = {"id": self.run_id, **facts}
-        assert facts.keys() == FACTS | {"general_losses"}, facts.keys() ^ FACTS
+        assert facts.keys() == FACTS | LATER, facts.keys() ^ FACTS
         target = self.folder / f"{PREFIX}{facts['step']:010d}"
 
         def last() -> Mapping[str, Any]:
@@ -90,8 +93,39 @@ class Checkpoints:
             removed = self.folder / ".removed"
             shutil.rmtree(removed, ignore_errors=True)
             for old in self._there()[: -self.keep]:
+                if self._needed(old):
+                    continue
                 # By another name first: a process that is killed half-way leaves no half of a checkpoint.
                 os.replace(old, removed)
+                shutil.rmtree(removed, ignore_errors=True)
+
+    def _needed(self, folder: Path) -> bool:
+        """Whether a guard may still go back to it: to regular ones alone, which a resumed run has too."""
+        if self.back is None:
+            return False
+        every, steps = self.back
+        newest = _step(self._there()[-1])
+        return _step(folder) % every == 0 and _step(folder) >= max(0, newest - steps) // every * every
+
+    def go_back(self, step: int) -> tuple[Path, dict[str, Any]] | None:
+        """The newest regular checkpoint of at most this step, as `latest` gives it; later ones are removed.
+
+        None if there is none. A kill in the middle leaves checkpoints from which the run comes to the same place.
+        """
+        self.wait()
+        assert self.back is not None
+        every = self.back[0]
+        found = self.world.from_first(lambda: self._latest(lambda at: at <= step and at % every == 0))
+        if found is not None:
+            self.world.from_first(lambda: self._remove_after(_step(found[0])))
+            self.saved_step = _step(found[0])
+        return found
+
+    def _remove_after(self, step: int) -> None:
+        removed = self.folder / ".removed"
+        for later in reversed(self._there()):
+            if _step(later) > step:
+                os.replace(later, removed)
                 shutil.rmtree(removed, ignore_errors=True)
 
     def close(self) -> None:
@@ -111,9 +145,9 @@ class Checkpoints:
         assert found is None or isinstance(found[0], Path)
         return found
 
-    def _latest(self) -> tuple[Path, dict[str, Any]] | None:
+    def _latest(self, wanted: Callable[[int], bool] | None = None) -> tuple[Path, dict[str, Any]] | None:
         refused: list[tuple[Path, str]] = []
-        for folder in reversed(self._there()):
+        for folder in (folder for folder in reversed(self._there()) if wanted is None or wanted(_step(folder))):
             try:
                 manifest = read_manifest(folder)
                 if not manifest.keys() >= FACTS:
@@ -159,6 +193,10 @@ class Checkpoints:
         from rlrs.training.planned import load_planned  # slow to import, and most runs load nothing
 
         load_planned(folder, manifest, tensors, self.world)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))
 
 
 def _put_aside(folder: Path) -> Path:

@@ -60,6 +60,14 @@ class World:
         dist.all_reduce(values_K, group=self.group)
         return (values_K / self.size).tolist()
 
+    def as_first(self, value: T) -> T:
+        """Rank 0's value on all ranks, by way of the group of training: a save may be under way in the other one."""
+        if self.group is None:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
     def from_first(self, function: Callable[[], T]) -> T:
         """What rank 0 gets from a function that only it calls, on all ranks; an exception is raised on all of them."""
         if self.group is None:
@@ -168,3 +176,16 @@ def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor: all of it unless it is sharded."""
     to_local = getattr(tensor, "to_local", None)
     return tensor if to_local is None else to_local()
+
+
+def check_division(batch_size: int, accumulate: int, ranks: int) -> None:
+    """Check that ranks can share a batch, and each part of it, evenly.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if batch_size % (accumulate * ranks):
+        parts = f" x training.accumulate={accumulate}" if accumulate > 1 else ""
+        raise ConfigError(
+            f"batch_size={batch_size} should be a multiple of {ranks} ranks{parts}: each takes an equal share"
+        )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rlrs.settings import TrainingConfig
+
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Sequence[Sequence[Tensor]]) -> float:
@@ -20,3 +22,9 @@ def evaluate(model: nn.Module, batches: Sequence[Sequence[Tensor]]) -> float:
     model.train()
     whole = bool((counts == counts[0]).all())
     return (losses.mean() if whole else (losses * counts).sum() / counts.sum()).item()
+
+
+def evaluation_steps(steps: int, settings: TrainingConfig) -> set[int]:
+    """Steps after which a run is validated: evenly spaced, the last step among them, none at step 0."""
+    points = min(settings.evaluations, steps)
+    return {round(number * steps / points) for number in range(1, points + 1)}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,29 +14,21 @@ from torch import Tensor
 from rlrs.data import TokenData
 from rlrs.models import ModelOutput, training_flops
 from rlrs.records import Pruning, RunResult
-from rlrs.settings import ConfigError, HubConfig, TrainingConfig
+from rlrs.settings import HubConfig
 from rlrs.training.checkpoint import CheckpointError, Checkpoints
-from rlrs.training.distributed import World, gradients_kept_local
-from rlrs.training.evaluate import evaluate
+from rlrs.training.distributed import World, check_division, gradients_kept_local
+from rlrs.training.divergence import DivergedError, LossLimit, check_finite
+from rlrs.training.evaluate import evaluate, evaluation_steps
 from rlrs.training.metrics import ComponentProbe, MetricsFile, TensorBoardFile, router_line
 from rlrs.training.spec import RunSpec
-from rlrs.training.state import TrainState
+from rlrs.training.state import TrainState, random_seed
 from rlrs.training.stopping import StopFlag, Stopped
+
+if TYPE_CHECKING:
+    from rlrs.training.guarded import RunGuard
 
 OnStep = Callable[[int, float], object]
 """Called with the steps done and the mean training loss since the last call, nats per token."""
-
-LOSS_LIMIT = 1.5
-"""A loss above this multiple of ln(vocabulary), which a uniform guess has, is divergence; of the first step's loss
-where that is more: loaded weights may be sure of what is wrong for a new text. Chosen here, not studied."""
-
-
-class _DivergedError(Exception):
-    """Training cannot go on; the step (from 1) at which, and why."""
-
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(reason)
-        self.step, self.reason = step, reason
 
 
 class Loop:
@@ -71,7 +62,8 @@ class Loop:
         check_division(spec.batch_size, settings.accumulate, world.size)
         self.state = TrainState(spec, data.vocab_size, world, settings.distributed)
         self.state.model.masked = data.masked
-        self.loads = isinstance(spec.model, HubConfig) and spec.model.weights == "load"
+        loads = isinstance(spec.model, HubConfig) and spec.model.weights == "load"
+        self.limit = LossLimit(settings.loss_limit, data.vocab_size, loads=loads)
         batches = data.valid_batches(spec.batch_size, settings.eval_tokens) if validate else []
         self.valid_batches = [tuple(self._mine(rows) for rows in batch) for batch in batches]
         general = data.general.valid_batches(spec.batch_size, settings.eval_tokens) if validate and data.general else []
@@ -92,6 +84,7 @@ class Loop:
         )
         self.checkpoints: Checkpoints | None = None
         self.metrics: MetricsFile | None = None  # of rank 0
+        self.guard: RunGuard | None = None
         if folder is not None:
             self._restore(folder)
 
@@ -104,12 +97,20 @@ class Loop:
         try:
             if self.general_batches and not self.general_losses:
                 self._validate_general()
+            if self.guard is not None and self.step == 0:
+                self.save()  # to have somewhere to go back to
             while self.step < self.spec.steps:
-                stopping = self._train_step(log=self.checkpoints is not None and self.is_logged(self.step + 1))
-                if (reason := self._over_limit()) is not None:
-                    return self._result("pruned", reason=reason)
-                if self.valid_batches and self.step in self.valid_steps:
-                    self._validate()
+                stopping, end = False, None
+                try:
+                    stopping = self._train_step(log=self.checkpoints is not None and self.is_logged(self.step + 1))
+                    if (reason := self.prune.exceeded(self.losses)) is not None:
+                        return self._result("pruned", reason=reason)
+                    if self.valid_batches and self.step in self.valid_steps:
+                        self._validate()
+                except DivergedError as found:
+                    end = found
+                if self._act(end):
+                    continue
                 if progress is not None and self.is_logged(self.step):
                     progress(self.step, self._mean_since_last_line())
                 if stopping or self.step % self.spec.training.checkpoint_every == 0:
@@ -117,7 +118,7 @@ class Loop:
                 if stopping and self.step < self.spec.steps:
                     self.finish()
                     raise Stopped(self.step, self.stop.signal)
-        except _DivergedError as end:
+        except DivergedError as end:
             return self._result("diverged", diverged_at=end.step, reason=end.reason)
         window = self.losses[-self.spec.training.score_steps :]
         valid_loss = self.valid_losses[-1][1] if self.valid_losses else None
@@ -140,12 +141,40 @@ class Loop:
             **end,
         )
 
-    def _over_limit(self) -> str | None:
-        """Why the run ends at the present step, if that is a rung with a limit that the loss is above."""
-        if (limit := self.limits.get(self.step)) is None:
+    def _act(self, end: DivergedError | None) -> bool:
+        """Let the guard act on the alarms of the last step; whether the run is at an earlier step now.
+
+        Args:
+            end: why training cannot go on from here, if it cannot.
+
+        Raises:
+            DivergedError: `end`, where nothing was done about it; or the guard ends the run.
+        """
+        done = None
+        if self.guard is not None:
+            if end is not None:
+                self.guard.diverged(end.step, end.value, end.reason)
+            if (done := self.guard.act()) is not None and done.stop:
+                raise DivergedError(done.alarm.step, f"{done.alarm.message} The guard: {done.sentence}", math.nan)
+            self.state.scale = self.guard.guard.scale
+        went_back = done is not None and done.step is not None
+        if end is not None and not went_back:
+            raise end
+        return went_back
+
+    def _go_back(self, step: int) -> int | None:
+        """Load the newest regular checkpoint of at most this step; its step, None if there is none."""
+        assert self.checkpoints is not None
+        now = max(self.step, len(self.losses))
+        found = self.checkpoints.go_back(step)
+        if found is None:
             return None
-        loss = self.prune.loss(self.losses, self.step)
-        return f"training loss {loss:.4g} at step {self.step} is above {limit:.4g}" if loss > limit else None
+        length = self._load(found)
+        self._unread = []
+        self.last_line = (self.step, time.perf_counter())
+        if self.metrics is not None:
+            self.metrics.cut(length, self.step, f"left-at-{now}")
+        return self.step
 
     def _train_step(self, *, log: bool) -> bool:
         """One optimizer step, and its line of metrics.jsonl if it has one; whether the run was asked to stop."""
@@ -176,7 +205,7 @@ class Loop:
         """Losses and norms of the steps since they were last read; the last norm, and whether any rank is to stop.
 
         Raises:
-            _DivergedError: at the first of these steps that has a loss or a norm out of bounds.
+            DivergedError: at the first of these steps that has a loss or a norm out of bounds.
         """
         losses_SP = torch.stack([losses_P for losses_P, _ in self._unread]).tolist()
         norms_S = torch.stack([norm for _, norm in self._unread]).tolist()
@@ -186,9 +215,8 @@ class Loop:
         for loss, norm in zip(means, norms_S, strict=True):
             step, taken = len(self.losses) + 1, self.step
             self.step = step - 1  # where the step cannot be used: those after it were taken before that was known
-            self._check_loss(step, loss)
-            if not math.isfinite(norm):
-                raise _DivergedError(step, f"gradient norm {norm:.4g} is not a finite number")
+            self.limit.check(step, loss, self.losses)
+            check_finite(step, "gradient norm", norm)
             self.step = taken
             self.losses.append(loss)
         return norms_S[-1], stop > 0
@@ -202,10 +230,11 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
         output: ModelOutput | None = None
+        number = self.step if self.guard is None else self.guard.guard.batch(self.step)
         for part in range(parts):
             # The parts of a batch are the batches of a finer count of steps, so each is divided among the ranks.
             batch = self.data.batch(
-                spec.seed, self.step * parts + part, spec.batch_size // parts, self.world.rank, self.world.size
+                spec.seed, number * parts + part, spec.batch_size // parts, self.world.rank, self.world.size
             )
             inputs_BT, targets_BT = map(self.world.place, batch)
             with gradients_kept_local(self.state.divided, part < parts - 1):
@@ -223,42 +252,25 @@ class Loop:
         count = rows.shape[0] // self.world.size
         return self.world.place(rows[self.world.rank * count : (self.world.rank + 1) * count])
 
-    def _loss_limit(self, loss: float) -> float:
-        """What a loss may be at most."""
-        if self.spec.training.loss_limit is not None:
-            return self.spec.training.loss_limit
-        uniform = math.log(self.data.vocab_size)
-        first = self.losses[0] if self.losses else loss
-        return LOSS_LIMIT * (max(uniform, first) if self.loads and math.isfinite(first) else uniform)
-
-    def _check_loss(self, step: int, loss: float) -> None:
-        most = self._loss_limit(loss)
-        if not loss <= most:  # written so that NaN does not pass
-            limit = f"above the limit of {most:.4g}" if math.isfinite(loss) else "not a finite number"
-            raise _DivergedError(step, f"training loss {loss:.4g} nats per token is {limit}")
-
     def _validate(self) -> None:
         with self.state.autocast():
             (loss,) = self.world.mean([evaluate(self.state.forward, self.valid_batches)])
-        if not math.isfinite(loss):
-            raise _DivergedError(self.step, f"validation loss {loss:.4g} is not a finite number")
+        check_finite(self.step, "validation loss", loss)
         self.valid_losses.append((self.step, loss))
         if self.general_batches:
             self._validate_general()
-        if self.metrics is not None:
-            line = {"step": self.step, "tokens": self._tokens(), "valid_loss": loss}
-            if self.general_losses:
-                (_, before), (_, now) = self.general_losses[0], self.general_losses[-1]
-                line |= {"general_loss": now, "general_rise": now - before}
-            if self.bytes_per_token:
-                line["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
-            self.metrics.write(line)
+        line = {"step": self.step, "tokens": self._tokens(), "valid_loss": loss}
+        if self.general_losses:
+            (_, before), (_, now) = self.general_losses[0], self.general_losses[-1]
+            line |= {"general_loss": now, "general_rise": now - before}
+        if self.bytes_per_token:
+            line["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
+        self._write(line)
 
     def _validate_general(self) -> None:
         with self.state.autocast():
             (loss,) = self.world.mean([evaluate(self.state.forward, self.general_batches)])
-        if not math.isfinite(loss):
-            raise _DivergedError(self.step, f"loss on general text {loss:.4g} is not a finite number")
+        check_finite(self.step, "loss on general text", loss)
         self.general_losses.append((self.step, loss))
 
     def _write_line(
@@ -269,8 +281,6 @@ class Loop:
         norms: dict[str, dict[str, float]],
     ) -> None:
         router = router_line(output.routings, self.world)  # asks all ranks
-        if self.metrics is None:
-            return
         line: dict[str, Any] = {
             "step": self.step,
             "tokens": self._tokens(),
@@ -281,7 +291,14 @@ class Loop:
             **self._speed(),
             "components": {name: {**rates[name], **norms[name]} for name in norms},
         }
-        self.metrics.write(line if router is None else {**line, "router": router})
+        self._write(line if router is None else {**line, "router": router})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """A line of metrics.jsonl, which rank 0 writes and the guard of every rank sees."""
+        if self.metrics is not None:
+            self.metrics.write(line)
+        if self.guard is not None:
+            self.guard.look(line)
 
     def _speed(self) -> dict[str, float]:
         """Tokens and floating-point operations per second since the last line, or since this process began."""
@@ -318,6 +335,7 @@ class Loop:
                 "step": self.step,
                 "valid_losses": list(self.valid_losses),  # sealed and written while training goes on
                 "general_losses": list(self.general_losses),
+                "guard": None if self.guard is None else self.guard.state(),
                 "metrics_bytes": self.metrics.length() if self.metrics else 0,
                 "seconds": self._seconds(),
             },
@@ -333,21 +351,23 @@ class Loop:
 
     def _restore(self, folder: Path) -> None:
         """Go on from the last checkpoint, if there is one; open metrics.jsonl at the length that it had then."""
-        self.checkpoints = Checkpoints(folder, self.spec.id, self.spec.training.keep_checkpoints, self.world)
+        settings = self.spec.training
+        self.checkpoints = Checkpoints(folder, self.spec.id, settings.keep_checkpoints, self.world)
         found = self.checkpoints.latest()
         length = 0
+        if self.spec.guard is not None:
+            from rlrs.training.guarded import RunGuard  # which most runs have no use for
+
+            self.checkpoints.back = (settings.checkpoint_every, self.spec.guard.lookback)
+            self.guard = RunGuard(self.spec, self.state.scheduler, folder, self.world, self._go_back)
         if found is not None:
-            _, manifest = found
-            shapes = {name: tensor["shape"] for name, tensor in manifest["tensors"].items()}
-            losses = torch.zeros(manifest["step"], dtype=torch.float64)
-            self.checkpoints.load(found, {**self.state.tensors_like(shapes), "losses": losses})
-            self.step, self.seconds = manifest["step"], manifest["seconds"]
-            self.last_line = (self.step, time.perf_counter())
-            self.losses, self.valid_losses = losses.tolist(), [(step, loss) for step, loss in manifest["valid_losses"]]
-            self.general_losses = [(step, loss) for step, loss in manifest.get("general_losses", [])]
-            self.state.go_to(self.step)
+            manifest = found[1]
+            if self.guard is not None:
+                self.guard.load_state(manifest["guard"])
+                self.state.scale = self.guard.guard.scale
+            length = self._load(found)
+            self.seconds, self.last_line = manifest["seconds"], (self.step, time.perf_counter())
             self.checkpoints.saved_step = self.step
-            length = manifest["metrics_bytes"]
         if self.world.rank == 0:
             try:
                 self.metrics = MetricsFile(folder / "metrics.jsonl", length)
@@ -356,33 +376,22 @@ class Loop:
             except ValueError as error:
                 raise CheckpointError(f"{error}; delete {folder / 'checkpoints'} to start the run again") from None
 
+    def _load(self, found: tuple[Path, dict[str, Any]]) -> int:
+        """Put the run where it was at a checkpoint; the length that metrics.jsonl had then, bytes."""
+        manifest = found[1]
+        shapes = {name: tensor["shape"] for name, tensor in manifest["tensors"].items()}
+        losses = torch.zeros(manifest["step"], dtype=torch.float64)
+        assert self.checkpoints is not None
+        self.checkpoints.load(found, {**self.state.tensors_like(shapes), "losses": losses})
+        self.step = manifest["step"]
+        self.losses, self.valid_losses = losses.tolist(), [(step, loss) for step, loss in manifest["valid_losses"]]
+        self.general_losses = [(step, loss) for step, loss in manifest.get("general_losses", [])]
+        self.state.go_to(self.step)
+        return manifest["metrics_bytes"]
+
     def close(self) -> None:
         """Close the run's files."""
         if self.checkpoints is not None:
             self.checkpoints.close()
         if self.metrics is not None:
             self.metrics.close()
-
-
-def random_seed(seed: int, step: int, rank: int) -> int:
-    """Of the random numbers that one rank draws in one step."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "little")
-
-
-def check_division(batch_size: int, accumulate: int, ranks: int) -> None:
-    """Check that ranks can share a batch, and each part of it, evenly.
-
-    Raises:
-        ConfigError: they cannot.
-    """
-    if batch_size % (accumulate * ranks):
-        parts = f" x training.accumulate={accumulate}" if accumulate > 1 else ""
-        raise ConfigError(
-            f"batch_size={batch_size} should be a multiple of {ranks} ranks{parts}: each takes an equal share"
-        )
-
-
-def evaluation_steps(steps: int, settings: TrainingConfig) -> set[int]:
-    """Steps after which a run is validated: evenly spaced, the last step among them, none at step 0."""
-    points = min(settings.evaluations, steps)
-    return {round(number * steps / points) for number in range(1, points + 1)}

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlrs.extras import install
+from rlrs.files import write_atomic
 from rlrs.models import Routing, router_statistics
 from rlrs.training.distributed import World, local_part
 
@@ -39,6 +40,23 @@ class MetricsFile:
         self._file.flush()  # a page or a person that follows the run sees whole lines
         if self.also is not None:
             self.also.write(line)
+
+    def cut(self, length: int, step: int, name: str) -> None:
+        """Go back to a length; the lines after it are put into another file.
+
+        Args:
+            length: bytes that stay.
+            step: that they end with.
+            name: of the other file, beside this one: `metrics.NAME.jsonl`.
+        """
+        self._file.flush()
+        path = Path(self._file.name)
+        write_atomic(path.with_name(f"{path.stem}.{name}.jsonl"), path.read_bytes()[length:])
+        self._file.truncate(length)
+        self._file.seek(length)
+        if self.also is not None:
+            self.also.close()
+            self.also = TensorBoardFile(self.also.folder, step)
 
     def length(self) -> int:
         """Bytes written so far."""
@@ -72,6 +90,7 @@ class TensorBoardFile:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ImportError(f"training.tensorboard needs TensorBoard: {install('tensorboard')}") from None
+        self.folder = folder
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
         assert self._writer.file_writer is not None
         self._events, self._summary = self._writer.file_writer, Summary
@@ -103,7 +122,7 @@ def _scalars(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 class ComponentProbe:
-    """Gradient norm and update-to-weight ratio of every component in one optimizer step.
+    """Gradient norm, update-to-weight ratio and weight norm of every component in one optimizer step.
 
     Made after the backward pass and before clipping, read after the optimizer step. `update_ratio` is
     `||w_after - w_before|| / ||w_before||` over all of a component's parameters; 0 where weights are all 0. Every
@@ -130,13 +149,13 @@ class ComponentProbe:
 
     @torch.no_grad()
     def read(self) -> dict[str, dict[str, float]]:
-        """Component -> gradient norm before clipping, and update ratio of the step just done."""
+        """Component -> gradient norm before clipping and update ratio of the step just done, norm of the weights."""
         torch._foreach_sub_(self._before, self._weights)  # pyright: ignore[reportPrivateImportUsage]
         squares_3K = torch.stack([*self._squares, self._square(self._before, self._owner)])
         if self._sharded:
             squares_3K = torch.tensor(self._world.mean(squares_3K), dtype=torch.float64).mul(self._world.size)
         return {
-            name: {"grad_norm": grad_norm, "update_ratio": moved / size if size else 0.0}
+            name: {"grad_norm": grad_norm, "update_ratio": moved / size if size else 0.0, "weight_norm": size}
             for name, grad_norm, size, moved in zip(self._names, *squares_3K.sqrt().tolist(), strict=True)
         }
 

@@ -11,7 +11,7 @@ from rlrs.messages import shown
 from rlrs.ratios import Ratios
 from rlrs.records import Learning
 from rlrs.schedules import LARGEST_RATE, warmup_steps
-from rlrs.settings import CHANGES_NO_RESULT, HubConfig, ModelConfig, TrainingConfig, by_content
+from rlrs.settings import CHANGES_NO_RESULT, GuardConfig, HubConfig, ModelConfig, TrainingConfig, by_content
 from rlrs.settings.base import LARGEST
 
 
@@ -29,6 +29,7 @@ class RunSpec:
         final_fraction: base rate at the end over its peak; 1 for the schedule `constant`.
         ratios: component -> knots (progress, ratio), as `Ratio.knots`; components not named follow the base rate.
         learn: how this run learns its ratios, which `ratios` are then the start of; None where they are as they are.
+        guard: what is done when something goes wrong; None for nothing.
         data_hash: of tokenizer, tokens and sequence length, as `TokenData.hash`.
 
     Raises:
@@ -54,6 +55,7 @@ class RunSpec:
     ratios: dict[str, list[tuple[float, float]]]
     data_hash: str
     learn: Learning | None = None
+    guard: GuardConfig | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("seed", 0)):
@@ -72,6 +74,8 @@ class RunSpec:
             raise ValueError(
                 f"batch_size={self.batch_size} should be a multiple of training.accumulate={self.training.accumulate}"
             )
+        if self.guard is not None and self.learn is not None:
+            raise ValueError("guard: a run that learns its ratios cannot have one, which would write them too")
         self.relative_rates()
 
     def relative_rates(self) -> Ratios:
@@ -90,10 +94,11 @@ class RunSpec:
             "model": self.model.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
         }
-        if self.learn is None:
-            del plain["learn"]  # a run that learns nothing is known by what it was before there was such a thing
-        else:
-            plain["learn"] = self.learn.model_dump(mode="json")
+        for name in ("learn", "guard"):
+            if (settings := getattr(self, name)) is None:
+                del plain[name]  # a run without is known by what it was before there was such a thing
+            else:
+                plain[name] = settings.model_dump(mode="json")
         return json.loads(json.dumps(plain))
 
     @property

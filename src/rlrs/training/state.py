@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ class TrainState:
         self.world = world
         self.sharded = how == "fsdp2" and world.group is not None
         self.dtype, self.lr = spec.training.dtype, spec.lr
+        self.scale = 1.0
+        """Base peak rate now over that of the spec: a guard may have made it smaller."""
         self.model = build_model(spec.model, vocab_size)
         self.divided = divide(self.model, world, how)
         self.forward: nn.Module = self.divided
@@ -86,7 +89,7 @@ class TrainState:
         relative = self.scheduler.relative_rates()
         rates = {name: {"lr": rate, "ratio": relative[name]} for name, rate in self.scheduler.rates().items()}
         # Not the scheduler's, which is the largest where Muon has a base rate of its own.
-        base = self.lr * self.scheduler._base_value()
+        base = self.scale * self.lr * self.scheduler._base_value()
         return {**rates, "base": {"lr": base, "ratio": 1.0}}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -122,7 +125,9 @@ class TrainState:
         )
 
     def tensors_like(self, shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
-        """The tensors to load a checkpoint into; moments that the optimizers do not have yet are made."""
+        """The tensors to load a checkpoint into; moments are made, and those that there are let go."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
         owner = {
             weight: optimizer for optimizer in self.optimizers for g in optimizer.param_groups for weight in g["params"]
         }
@@ -155,3 +160,8 @@ class TrainState:
 
 def _bytes(text: bytes) -> Tensor:
     return torch.tensor(list(text), dtype=torch.uint8)
+
+
+def random_seed(seed: int, step: int, rank: int) -> int:
+    """Of the random numbers that one rank draws in one step."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8], "little")

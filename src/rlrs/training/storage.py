@@ -58,7 +58,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"has no {MANIFEST}, so it is not a checkpoint of rlrs") from None
     except ValueError:
         raise ValueError(f"{MANIFEST} is truncated or damaged") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if type(version) is int and version > 0 and version != FORMAT:
+        when = "a later" if version > FORMAT else "an earlier"
+        raise ValueError(f"{MANIFEST} is of {when} rlrs (format {version}; this one reads {FORMAT})")
+    if not isinstance(manifest, dict) or version != FORMAT:
         raise ValueError(f"{MANIFEST} is not of this version of rlrs")
     try:
         sealed = manifest.pop("seal")

@@ -64,8 +64,8 @@ def train(
 
     Raises:
         Stopped: `stop` was set; the state is saved, and the same call goes on.
-        ValueError: data other than the spec's, ratios for a component that the model does not have, or pruning of a
-            run with a folder.
+        ValueError: data other than the spec's, ratios for a component that the model does not have, pruning of a run
+            with a folder, or a guard of one without.
         ConfigError: too little validation text for one batch, or a batch that the ranks cannot divide.
         CheckpointError: files in the folder that are damaged or belong to another run.
         OSError: files could not be written; it names the folder.
@@ -88,6 +88,8 @@ def train(
         raise ValueError(f"the run is of data {spec.data_hash}, but this data is {data.hash}; prepare it again")
     if folder is not None and prune is not None:
         raise ValueError(f"a run that may be pruned keeps no files; leave out the folder {folder}")
+    if folder is None and spec.guard is not None:
+        raise ValueError("a run with a guard needs a folder: it looks at the lines of metrics and at checkpoints")
     folder = None if folder is None else Path(folder)
     world, stop = world or World(), StopFlag() if stop is None else stop
     with contextlib.ExitStack() as stack:
@@ -145,7 +147,8 @@ def _clear(folder: Path) -> None:
 
 
 def _read_result(folder: Path, run_id: str) -> RunResult | None:
-    result = _read_json(folder / "result.json", run_id, frozenset(RunResult.model_fields) - {"learned"})
+    needed = frozenset(name for name, field in RunResult.model_fields.items() if field.is_required())
+    result = _read_json(folder / "result.json", run_id, needed)  # older ones lack what came later
     if result is None:
         return None
     stored = result.pop("checksum", None)  # older files have none
