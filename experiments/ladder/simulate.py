@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments.ladder import store
-from experiments.ladder.planted import RUNGS, TARGET, Simulated, simulate
+from experiments.ladder.planted import NOISE, RUNGS, TARGET, Simulated, simulate
 from experiments.rows import Row
 from rlrs.environment import environment
 from rlrs.transfer import Size, band, forecast_gain, forecast_loss, identified, judge
@@ -39,7 +39,7 @@ a factor of about 1.16; a router's ratio that helps below the target only, or as
 SIZES = [Size(width, 2, tokens) for width, tokens in RUNGS]
 
 
-def recovered(ladder: Simulated) -> list[Row]:
+def recovered(ladder: Simulated, seed: int) -> list[Row]:
     """Intervals of the law beside the truth, and what its transfer loses beside others."""
     space, law = ladder.space, ladder.law
     column, base = space.names.index("embedding.start"), space.names.index("lr")
@@ -51,6 +51,9 @@ def recovered(ladder: Simulated) -> list[Row]:
         ratio = name.endswith(".start")
         value, own = best[index] - best[base] * ratio, draws[:, index] - draws[:, base] * ratio
         found.append(_interval(f"best at the target: {name}", float(value), own))
+    here = law.rates.coordinates(np.array(space.coordinates(ladder.found)))
+    tuned = math.log(ladder.found["lr"]) + law.optima(TARGET).tuned(here, 2.0, law.noise)
+    found.append(_interval("tuned base rate at the target", ladder.tuned(ladder.found, NOISE, seed), tuned))
     carried = judge(law, space, ladder.found, TARGET)
     root = dict(ladder.found)
     for name in ("embedding.start", "embedding.end"):
@@ -68,7 +71,7 @@ def forecast(seed: int) -> list[Row]:
     level, powers = 0.1, rng.normal(0, 0.03, 2)
 
     def noise() -> float:
-        return 0.006 * float(rng.standard_normal())
+        return NOISE * float(rng.standard_normal())
 
     def power(size: Size) -> tuple[float, float]:
         return (size.width / 24) ** -a, (size.tokens / 1.5e5) ** -b
@@ -114,7 +117,7 @@ def main() -> None:
         todo = [seed for seed in range(min(given.most, LADDERS[method])) if (method, seed) not in done]
         for at in range(0, len(todo), CHUNK):
             for seed in todo[at : at + CHUNK]:
-                rows = forecast(seed) if method == "losses" else recovered(simulate(seed, **PLANTED[method]))
+                rows = forecast(seed) if method == "losses" else recovered(simulate(seed, **PLANTED[method]), seed)
                 kept += [{"kind": "simulated", "commit": commit, "method": method, "seed": seed, **row} for row in rows]
             store.rows.write(given.results, kept, store.SCHEMA)
             print(f"{method}: {min(at + CHUNK, len(todo))} of {len(todo)}", flush=True)
