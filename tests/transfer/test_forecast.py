@@ -54,6 +54,8 @@ def test_mup_divides_matrices_whether_they_were_searched_or_not_and_leaves_one_r
     assert "norm" not in found
     uniform = Recipe(lr=0.01)
     assert carried(uniform, "mup", 2.0, ["attention"]) == uniform
+    by_width = carried(uniform, "mup", 2.0, ["embedding", "attention", "norm"], one_rate=True)
+    assert by_width.ratios == {"attention": ((0.0, 0.5), (1.0, 0.5))}
     with pytest.raises(ValueError, match="mode should be unchanged, sqrt-width or mup, not 'law'"):
         carried(recipe, "law", 2.0, [])
 
