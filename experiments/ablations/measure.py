@@ -1,7 +1,7 @@
 """All ablations of one small study, each on the proxy.
 
-    python -m experiments.ablations.measure          # about ten minutes of a core; runs/ablations, results.json
-    python -m experiments.ablations.measure --table  # the table of README.md alone, from results.json
+    python -m experiments.ablations.measure          # about ten minutes of a core; runs/ablations, ablations.json
+    python -m experiments.ablations.measure --table  # the table of README.md alone, from ablations.json
 
 Resumable: a study that has ended is not run again, and no finished run of an ablation is.
 """
@@ -9,21 +9,18 @@ Resumable: a study that has ended is not run again, and no finished run of an ab
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from rlrs.comparison import interval
+from rlrs.comparison.ablating import OF_RATIOS
 from rlrs.files import write_atomic
-from rlrs.records import ABLATIONS_FILE, AblationKind, read_ablations
+from rlrs.records import ABLATIONS_FILE, AblationKind, Ablations, read_ablations
 from rlrs.settings import load_study
 from rlrs.study import ablate, run
 from rlrs.study_view import StudyView
 
 HERE = Path(__file__).parent
-DOCUMENT, RESULTS = HERE / "README.md", HERE / "results.json"
+DOCUMENT, RESULTS = HERE / "README.md", HERE / ABLATIONS_FILE
 RUNS = Path("runs/ablations")
 KINDS: dict[AblationKind, tuple[float, ...]] = {
     "u-plot": (1 / 4, 4.0),
@@ -41,53 +38,24 @@ KINDS: dict[AblationKind, tuple[float, ...]] = {
 _TABLE = re.compile("<!-- table -->.*?<!-- end of table -->", re.DOTALL)
 
 
-def measured(folder: Path) -> Iterator[dict[str, Any]]:
-    """One row for each run, and one for what each ablation says."""
-    for ablation in read_ablations(folder / ABLATIONS_FILE).ablations:
-        made = {"method": ablation.kind, "arm": ablation.arm, "commit": ablation.environment.get("commit")}
-        for row in ablation.rows:
-            against = None if row.against is None else list(row.against)
-            for seed, one, loss in zip(ablation.seeds, row.runs, row.losses, strict=True):
-                yield {
-                    **made,
-                    "series": row.series,
-                    "at": row.at,
-                    "against": against,
-                    "seed": seed,
-                    "loss": loss,
-                    "run": one,
-                }
-        yield {**made, "said": ablation.sentence}
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each ablation: its sentence, and the largest and the least of its paired differences."""
+def table(ablations: Ablations) -> str:
+    """A line for each ablation: its runs, the ends of its paired differences, and its sentence."""
     lines = [
         "| ablation | runs | seeds | least and largest difference, nats | it says |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for kind in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == kind]
-        runs = [row for row in own if "loss" in row]
-        seeds = {row["seed"] for row in runs}
-        losses = {(row["series"], row["at"], row["seed"]): row["loss"] for row in runs}
-        pairs: dict[tuple[str, str], list[float]] = {}
-        for row in runs:
-            if row["against"] is not None and (
-                row["series"] == row["arm"] or kind in ("u-plot", "contribution", "removal")
-            ):
-                other = losses[(*row["against"], row["seed"])]
-                pairs.setdefault((row["series"], row["at"]), []).append(row["loss"] - other)
-        gaps = sorted((interval(values).mean, *key) for key, values in pairs.items())
-        ends = " · ".join(f"{mean:+.3f} ({series}, {at})" for mean, series, at in (gaps[0], gaps[-1])[: len(gaps)])
-        (said,) = [row["said"] for row in own if "said" in row]
-        lines.append(f"| `{kind}` | {len({row['run'] for row in runs})} | {len(seeds)} | {ends} | {said} |")
+    for one in ablations.ablations:
+        mine = [row for row in one.rows if one.kind in OF_RATIOS or row.series == one.arm]
+        gaps = sorted((row.difference.mean, row.series, row.at) for row in mine if row.difference is not None)
+        ends = " · ".join(f"{mean:+.3f} ({series}, {at})" for mean, series, at in dict.fromkeys((gaps[0], gaps[-1])))
+        runs = len({run for row in one.rows for run in row.runs})
+        lines.append(f"| `{one.kind}` | {runs} | {len(one.seeds)} | {ends} | {one.sentence} |")
     return "\n".join(lines)
 
 
 def document(page: str) -> str:
     """The README with its table anew."""
-    whole = f"<!-- table -->\n{table(json.loads(RESULTS.read_text()))}\n<!-- end of table -->"
+    whole = f"<!-- table -->\n{table(read_ablations(RESULTS))}\n<!-- end of table -->"
     return _TABLE.sub(whole.replace("\\", r"\\"), page)
 
 
@@ -102,8 +70,7 @@ def main() -> None:
             run(load_study(HERE / "study.yaml"), chosen.runs, bars)
             for kind, factors in KINDS.items():
                 ablate(kind, chosen.runs, bars, arm="rlrs", factors=factors)
-        rows = [json.dumps(row) for row in measured(chosen.runs)]
-        write_atomic(RESULTS, "[\n" + ",\n".join(rows) + "\n]\n")
+        write_atomic(RESULTS, (chosen.runs / ABLATIONS_FILE).read_text())
     write_atomic(DOCUMENT, document(DOCUMENT.read_text()))
 
 

@@ -24,6 +24,7 @@ from rlrs.environment import environment
 from rlrs.transfer import Size, band, forecast_gain, forecast_loss, identified, judge
 
 LADDERS = {"square root": 300, "deviating": 100, "router lost": 150, "router kept": 100, "losses": 300}
+TUNED = "tuned base rate at the target"
 CHUNK = 20
 """Ladders between writes."""
 GONE = -math.log(2) / math.log(TARGET.width / 24)
@@ -53,7 +54,7 @@ def recovered(ladder: Simulated, seed: int) -> list[Row]:
         found.append(_interval(f"best at the target: {name}", float(value), own))
     here = law.rates.coordinates(np.array(space.coordinates(ladder.found)))
     tuned = math.log(ladder.found["lr"]) + law.optima(TARGET).tuned(here, 2.0, law.noise)
-    found.append(_interval("tuned base rate at the target", ladder.tuned(ladder.found, NOISE, seed), tuned))
+    found.append(_interval(TUNED, ladder.tuned(ladder.found, NOISE, seed), tuned))
     carried = judge(law, space, ladder.found, TARGET)
     root = dict(ladder.found)
     for name in ("embedding.start", "embedding.end"):
@@ -112,10 +113,17 @@ def main() -> None:
     given = parser.parse_args()
     commit = environment()["commit"]
     kept = store.load(given.results)
-    done = {(row["method"], row["seed"]) for row in kept if row["kind"] == "simulated"}
+    last = {"losses": "gain at the target"}
+    done = {
+        (row["method"], row["seed"])
+        for row in kept
+        if row["kind"] == "simulated" and row["what"] == last.get(row["method"], TUNED)
+    }
     for method in (*PLANTED, "losses"):
         todo = [seed for seed in range(min(given.most, LADDERS[method])) if (method, seed) not in done]
         for at in range(0, len(todo), CHUNK):
+            new = {(method, seed) for seed in todo[at : at + CHUNK]}
+            kept = [row for row in kept if row["kind"] != "simulated" or (row["method"], row["seed"]) not in new]
             for seed in todo[at : at + CHUNK]:
                 rows = forecast(seed) if method == "losses" else recovered(simulate(seed, **PLANTED[method]), seed)
                 kept += [{"kind": "simulated", "commit": commit, "method": method, "seed": seed, **row} for row in rows]
