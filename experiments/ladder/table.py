@@ -77,10 +77,10 @@ def penalties(rows: list[Row]) -> str:
     now = {(row["method"], row["seed"]) for row in rows if (row["kind"], row["what"]) == ("simulated", law)}
     groups: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row["kind"].startswith("simulated") and row["what"].startswith("penalty of "):
-            if (row["method"], row["seed"]) in now:
-                mode = row["what"].removeprefix("penalty of ") if row["kind"] == "simulated" else before
-                groups.setdefault(row["method"], {}).setdefault(mode, []).append(row["value"])
+        judged = row["kind"].startswith("simulated") and row["what"].startswith("penalty of ")
+        if judged and (row["method"], row["seed"]) in now:
+            mode = row["what"].removeprefix("penalty of ") if row["kind"] == "simulated" else before
+            groups.setdefault(row["method"], {}).setdefault(mode, []).append(row["value"])
     modes = ("law", before, "unchanged", "sqrt-width")
     lines = [
         (method, str(len(own["law"])), *(f"{_mean(own[mode]):.4f}" for mode in modes)) for method, own in groups.items()
