@@ -99,7 +99,7 @@ def write_sample_certificate(folder: Path) -> Path:
     verdicts = [
         verdict("embedding", "rescale", f"start times 1.5, end times 2, by the law; {worth}", True),
         verdict("unembedding", "rescale", f"start times 1.5, end times 2, by the law; {neither}", False),
-        verdict("experts", "carry", f"the law's ratios would gain less than 0.002 nats on them; {neither}", False),
+        verdict("experts", "carry", f"no gain of the law's ratios on them is shown; {neither}", False),
         verdict("router", "drop", f"no gain above 0.02 nats survives: ratios of its own are {worth}", True),
     ]
     term = {"name": "embedding.start", "middle": around(5), "slopes": {"width": around(0.5)}, "target": around(7)}

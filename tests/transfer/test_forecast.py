@@ -144,11 +144,30 @@ def test_a_component_is_dropped_where_its_gain_is_shown_to_be_below_the_margin()
 
 def test_a_component_whose_gain_is_neither_shown_nor_excluded_stays_and_the_reason_says_so():
     verdict = verdict_on_a_ratio(best=1.5, noise=0.2)
-    assert verdict.fate != "drop"
+    assert verdict.fate == "carry"
+    assert dict(verdict.used) == {"embedding.start": 2.0}
     assert not verdict.shown
     assert verdict.gain[1] <= 0
     assert verdict.gain[2] >= 0.02
     assert verdict.reason.endswith("which shows neither a gain nor its absence")
+
+
+def test_the_final_fraction_is_moved_by_the_law_only_where_that_is_sure_to_gain():
+    space = Space.around({"lr": 0.01, "final_fraction": 0.1})
+    points = [{"lr": lr, "final_fraction": f} for lr in (5e-3, 1e-2, 2e-2) for f in (0.03, 0.1, 0.3, 0.9)]
+    found = {"lr": 0.01, "final_fraction": 0.1}
+
+    def carried_to(best, noise):
+        rng, rungs = np.random.default_rng(0), []
+        for size in SIZES:
+            ends = [np.log([p["lr"] / 0.01, p["lr"] * p["final_fraction"] / (0.01 * best)]) for p in points]
+            scores = [3.0 + 0.1 * float(x @ x) + noise * rng.standard_normal() for x in ends]
+            rungs.append(RungTrials.from_points(size, space, points, scores))
+        law = fit_law(rungs, space.names, 0.1, identified(SIZES))
+        return judge(law, space, found, Size(256, 2, 4e5)).point["final_fraction"]
+
+    assert 0.2 < carried_to(best=0.3, noise=0.001) < 0.5  # the surface of an end is not just that of its rate
+    assert carried_to(best=0.12, noise=0.2) == pytest.approx(0.1)
 
 
 def test_a_component_whose_gain_is_shown_says_no_more():

@@ -17,8 +17,13 @@ from rlrs.transfer.law import LEVEL, RatioLaw
 
 WORTH = 0.002
 """Least gain of the law's ratios over the proxy's that is worth a change, nats. Chosen here, not studied."""
+SURE = 0.8
+"""Share of the draws in which the law's ratios have to gain something on the proxy's to take their place. Of one ratio
+that is so where the proxy's is at the edge of its interval at `LEVEL`, or outside. Chosen here."""
 MARGIN = 0.02
 """A gain at the target of no more than this is none to carry a component for, nats: `comparison.margin`'s default."""
+_REST = ""
+"""In the place of a component's name: what is searched beside ratios and base rate."""
 Fate = Literal["carry", "rescale", "drop"]
 Band = tuple[float, float, float]
 """Median, low and high of draws, at `LEVEL`."""
@@ -90,10 +95,11 @@ def judge(
     """Carry, rescale or drop, component by component, and the base rate that goes with it.
 
     At first all components are *carried*: they have the ratios that the proxy's search found. One is *rescaled* to the
-    law's value where that is expected to gain more than `WORTH`. Then, one after another, those are *dropped* whose
-    gain over the base rate is shown to be small: its interval ends below the margin. Where the interval holds both
-    nothing and more than the margin, neither is shown, and the component stays. Whatever is not fixed by that is where
-    the mean loss over the draws is least: base rate, final fraction, rescaled ratios.
+    law's value where that is expected to gain more than `WORTH`, and something in `SURE` of the draws. Then, one after
+    another, those are *dropped* whose gain over the base rate is shown to be small: its interval ends below the margin.
+    Where the interval holds both nothing and more than the margin, neither is shown, and the component stays. What is
+    searched beside ratios and base rate, as the final fraction, is carried or moved by the law likewise, as one. Base
+    rate and rescaled ratios are where the mean loss over the draws is least.
 
     Args:
         law: of the arm.
@@ -104,8 +110,9 @@ def judge(
         margin: a gain of no more than this is none, nats.
     """
     columns = _columns(space)
-    best = _Best(law, space, found, at, columns)
-    fates: dict[str, Fate] = dict.fromkeys(columns, "carry")
+    groups = columns | {_REST: _rest(space)}
+    best = _Best(law, space, found, at, groups)
+    fates: dict[str, Fate] = dict.fromkeys(groups, "carry")
     why = dict(lost or {})
     fates |= dict.fromkeys((component for component in columns if component in why), "drop")
 
@@ -113,7 +120,7 @@ def judge(
         """What another fate of one component would gain, draw by draw."""
         return best.gain({**fates, component: fate}, fates)
 
-    while better := {c: m for c in columns if fates[c] == "carry" and (m := _median(change(c, "rescale"))) > WORTH}:
+    while better := {c: m for c in groups if fates[c] == "carry" and (m := _sure_gain(change(c, "rescale"))) > WORTH}:
         fates[max(better, key=lambda component: (better[component], component))] = "rescale"
     while small := {c: most for c in columns if fates[c] != "drop" and (most := band(-change(c, "drop"))[2]) < margin}:
         least = min(small, key=lambda component: (small[component], component))
@@ -154,12 +161,19 @@ def _columns(space: Space) -> dict[str, list[int]]:
     return columns
 
 
-def _median(draws: Array) -> float:
-    return float(np.median(draws))
+def _rest(space: Space) -> list[int]:
+    """Places of what is searched beside base rate and ratios."""
+    ratios = {column for own in _columns(space).values() for column in own}
+    return [column for column, name in enumerate(space.names) if column not in ratios and name != "lr"]
+
+
+def _sure_gain(draws: Array) -> float:
+    """Median of a gain; 0 where it is not sure that there is one."""
+    return float(np.median(draws)) if (draws > 0).mean() >= SURE else 0.0
 
 
 class _Best:
-    """Points with some components carried or dropped, and all else where the mean loss over a law's draws is least."""
+    """Points with some groups carried or dropped, and all else where the mean loss over a law's draws is least."""
 
     def __init__(
         self, law: RatioLaw, space: Space, found: Mapping[str, float], at: Size, columns: Mapping[str, list[int]]
@@ -214,6 +228,6 @@ def _reason(
     if not shown:
         worth = f"{worth}, which shows neither a gain nor its absence"
     if fate == "carry":
-        return f"the law's ratios would gain less than {WORTH:g} nats on them; {worth}"
+        return f"no gain of the law's ratios on them is shown; {worth}"
     factors = ", ".join(f"{name.rpartition('.')[2]} times {used[name] / found[name]:.3g}" for name in found)
     return f"{factors}, by the law; {worth}"
