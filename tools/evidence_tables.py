@@ -134,7 +134,7 @@ def _proxy_lines() -> Iterator[tuple[str, ...]]:
 
 
 def _ladder_lines() -> Iterator[tuple[str, ...]]:
-    rows = [row for row in ladder.load() if row["kind"] == "truth" and row.get("what") == "valid_loss"]
+    rows = [r for r in ladder.load() if (r["kind"], r.get("models"), r.get("what")) == ("truth", "dense", "valid_loss")]
     target = ladder_settings("dense", "unchanged")["target"]
     tokens = target["steps"] * target["batch_size"] * 64
     per_active = tokens / _active(ModelConfig(**target["model"]), 512)
@@ -142,7 +142,7 @@ def _ladder_lines() -> Iterator[tuple[str, ...]]:
     for row in rows:
         arms.setdefault((row["method"], row["arm"]), {})[row["seed"]] = row["value"]
     for mine, theirs, what, control in (
-        (("law", "rlrs"), ("unchanged", "rlrs"), "ratios carried by law, dense ladder", "ratios carried unchanged"),
+        (("law", "rlrs"), ("unchanged", "rlrs"), "ratios by an earlier law, dense ladder", "ratios carried unchanged"),
         (("unchanged", "rlrs"), ("unchanged", "uniform"), "ratios carried unchanged, dense ladder", "uniform"),
         (("unchanged", "rlrs"), ("unchanged", "embedding_only"), "the same", "embedding only"),
     ):

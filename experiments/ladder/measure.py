@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from experiments.rows import Row
 from rlrs.cli.study_view import StudyView
 from rlrs.comparison import read_results
 from rlrs.environment import environment
-from rlrs.records import Certificate, read_certificate
+from rlrs.records import ArmResult, Certificate, Comparison, Estimate, read_certificate
+from rlrs.records.certificate import ArmForecast
 from rlrs.search.space import Point
-from rlrs.settings import StudyConfig
+from rlrs.settings import Arm, StudyConfig
 from rlrs.study import run
 
 RUNS = Path("runs/ladder")
@@ -122,15 +123,22 @@ def _row(kind: str, method: str, seed: int, arm: str, what: str, value: float | 
 def forecast_rows(certificate: Certificate, mode: str) -> list[Row]:
     """What a certificate says about the held-out rung."""
     assert certificate.before_target
+    return predicted_rows(certificate.arms, certificate.gains, certificate.saved, mode)
+
+
+def predicted_rows(
+    arms: Mapping[Arm, ArmForecast], gains: Mapping[Arm, Estimate], saved: Mapping[Arm, Estimate], mode: str
+) -> list[Row]:
+    """The same of what a certificate is made of."""
     found: list[tuple[str, str, Any]] = []
-    for arm, ahead in certificate.arms.items():
+    for arm, ahead in arms.items():
         found += [(arm, "loss", ahead.loss), (arm, "rate", ahead.rate)]
         found += [(arm, term.name, term.target) for term in ahead.law]
         found += [(arm, f"power of {axis}: {t.name}", slope) for t in ahead.law for axis, slope in t.slopes.items()]
         found += [(arm, f"penalty of {name}", penalty) for name, penalty in ahead.penalties.items()]
         found += [(arm, f"{verdict.component}: {verdict.fate}", verdict.gain) for verdict in ahead.verdicts]
-    found += [(control, "gain", gain) for control, gain in certificate.gains.items()]
-    found += [(control, "saved", share) for control, share in certificate.saved.items()]
+    found += [(control, "gain", gain) for control, gain in gains.items()]
+    found += [(control, "saved", share) for control, share in saved.items()]
     return [
         {**_row("forecast", mode, 0, arm, what, estimate.value), "low": estimate.low, "high": estimate.high}
         for arm, what, estimate in found
@@ -149,13 +157,17 @@ def measured_rows(certificate: Certificate) -> list[Row]:
 
 
 def target_rows(path: Path, mode: str) -> list[Row]:
-    """What the held-out rung came to by a mode, on fresh seeds."""
+    """What the held-out rung came to by a mode, on fresh seeds, in a study's results."""
     results = read_results(path)
-    comparison = results.comparison
-    assert comparison is not None
+    assert results.comparison is not None
+    return compared_rows(results.arms, results.comparison, mode)
+
+
+def compared_rows(arms: Mapping[Arm, ArmResult], comparison: Comparison, mode: str) -> list[Row]:
+    """The same of arms that were compared."""
     found = []
     for arm, losses in comparison.losses.items():
-        recipe = results.arms[arm].recipe
+        recipe = arms[arm].recipe
         params = {"lr": recipe.target_lr or recipe.lr, "final_fraction": recipe.final_fraction}
         for component, ratio in recipe.relative_rates().items():
             params |= {f"{component}.start": ratio.start, f"{component}.end": ratio.end}
@@ -192,7 +204,9 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="by which the target is trained")
     given = parser.parse_args()
     found = measure(given.models, given.runs, given.modes)
-    store.replace({"models": given.models}, found, given.results)
+    for kind in ("trial", "measured", "forecast", "truth"):
+        own = [row for row in found if row["kind"] == kind]
+        store.replace({"models": given.models, "kind": kind}, own, given.results)
     print(json.dumps({"rows": len(found)}))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlrs.records import RunResult, SearchResult, Trial
-from rlrs.search import ResponseSurface, Space
+from rlrs.search import Bracket, ResponseSurface, Space
 from rlrs.search.surface import Rates
 from rlrs.transfer import Optima, RatioLaw, RungTrials, Size, fit_law, identified
 
@@ -19,6 +19,8 @@ START = {"lr": 8e-3, "final_fraction": 0.1, "embedding.start": 3.0, "embedding.e
 RUNGS = [(width, tokens) for width in (16, 24, 32) for tokens in (1e5, 2e5)]
 TARGET = Size(64, 2, 4e5)
 FINAL_FRACTION = 0.1
+NOISE = 0.006
+"""Of a run's score, nats."""
 
 
 @dataclass
@@ -100,6 +102,18 @@ class Simulated:
     found: dict[str, float]
     best: Array
 
+    def tuned(self, point: Mapping[str, float], noise: float, seed: int) -> float:
+        """Logarithm of the base rate that tuning at the target finds with a point's ratios, from the point's own."""
+        rng, method, history = np.random.default_rng([seed, 3]), Bracket("lr", point["lr"], 2.0, 5), list[Trial]()
+        while not isinstance(asked := method.ask(history), SearchResult):
+            for proposal in asked:
+                at = self.law.rates.coordinates(np.array(self.space.coordinates({**point, **proposal.params})))
+                offset = at - self.best
+                score = float(3.0 + 0.5 * offset @ self.truth.hessian @ offset + noise * rng.standard_normal())
+                result = RunResult(status="finished", steps=1, score=score, valid_loss=None, tokens=1, seconds=0)
+                history.append(Trial(**dict(proposal), number=len(history), batch=0, run="run", result=result))
+        return float(np.log(asked.best["lr"]))
+
     def penalty(self, point: Mapping[str, float]) -> float:
         """True loss of a point above the best one at the target, base rate tuned again, nats."""
         one = Optima(self.best[None], self.truth.hessian[None], self.law.rates.along("lr"))
@@ -109,7 +123,7 @@ class Simulated:
 def simulate(
     seed: int,
     trials: int = 20,
-    noise: float = 0.006,
+    noise: float = NOISE,
     embedding: float = 0.5,
     router_best: tuple[float, float] | None = None,
     deviation: float = 0.0,

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from experiments.ladder import store
-from experiments.ladder.planted import RUNGS, TARGET, Simulated, simulate
+from experiments.ladder.planted import NOISE, RUNGS, TARGET, Simulated, simulate
 from experiments.rows import Row
 from rlrs.environment import environment
 from rlrs.transfer import Size, band, forecast_gain, forecast_loss, identified, judge
 
 LADDERS = {"square root": 300, "deviating": 100, "router lost": 150, "router kept": 100, "losses": 300}
+TUNED = "tuned base rate at the target"
 CHUNK = 20
 """Ladders between writes."""
 GONE = -math.log(2) / math.log(TARGET.width / 24)
@@ -39,7 +40,7 @@ a factor of about 1.16; a router's ratio that helps below the target only, or as
 SIZES = [Size(width, 2, tokens) for width, tokens in RUNGS]
 
 
-def recovered(ladder: Simulated) -> list[Row]:
+def recovered(ladder: Simulated, seed: int) -> list[Row]:
     """Intervals of the law beside the truth, and what its transfer loses beside others."""
     space, law = ladder.space, ladder.law
     column, base = space.names.index("embedding.start"), space.names.index("lr")
@@ -51,6 +52,9 @@ def recovered(ladder: Simulated) -> list[Row]:
         ratio = name.endswith(".start")
         value, own = best[index] - best[base] * ratio, draws[:, index] - draws[:, base] * ratio
         found.append(_interval(f"best at the target: {name}", float(value), own))
+    here = law.rates.coordinates(np.array(space.coordinates(ladder.found)))
+    tuned = math.log(ladder.found["lr"]) + law.optima(TARGET).tuned(here, 2.0, law.noise)
+    found.append(_interval(TUNED, ladder.tuned(ladder.found, NOISE, seed), tuned))
     carried = judge(law, space, ladder.found, TARGET)
     root = dict(ladder.found)
     for name in ("embedding.start", "embedding.end"):
@@ -68,7 +72,7 @@ def forecast(seed: int) -> list[Row]:
     level, powers = 0.1, rng.normal(0, 0.03, 2)
 
     def noise() -> float:
-        return 0.006 * float(rng.standard_normal())
+        return NOISE * float(rng.standard_normal())
 
     def power(size: Size) -> tuple[float, float]:
         return (size.width / 24) ** -a, (size.tokens / 1.5e5) ** -b
@@ -109,12 +113,19 @@ def main() -> None:
     given = parser.parse_args()
     commit = environment()["commit"]
     kept = store.load(given.results)
-    done = {(row["method"], row["seed"]) for row in kept if row["kind"] == "simulated"}
+    last = {"losses": "gain at the target"}
+    done = {
+        (row["method"], row["seed"])
+        for row in kept
+        if row["kind"] == "simulated" and row["what"] == last.get(row["method"], TUNED)
+    }
     for method in (*PLANTED, "losses"):
         todo = [seed for seed in range(min(given.most, LADDERS[method])) if (method, seed) not in done]
         for at in range(0, len(todo), CHUNK):
+            new = {(method, seed) for seed in todo[at : at + CHUNK]}
+            kept = [row for row in kept if row["kind"] != "simulated" or (row["method"], row["seed"]) not in new]
             for seed in todo[at : at + CHUNK]:
-                rows = forecast(seed) if method == "losses" else recovered(simulate(seed, **PLANTED[method]))
+                rows = forecast(seed) if method == "losses" else recovered(simulate(seed, **PLANTED[method]), seed)
                 kept += [{"kind": "simulated", "commit": commit, "method": method, "seed": seed, **row} for row in rows]
             store.rows.write(given.results, kept, store.SCHEMA)
             print(f"{method}: {min(at + CHUNK, len(todo))} of {len(todo)}", flush=True)

@@ -1,8 +1,9 @@
-"""The results of this experiment, `results.parquet`: rows with commit, method and seed, of five kinds.
+"""The results of this experiment, `results.parquet`: rows with commit, method and seed.
 
-`simulated`: one simulated ladder, with its truth and what was said of it. `trial`: a run of a real ladder's searches.
-`measured`: a run on a fresh seed of what an arm found on a rung. `forecast`: an interval for the held-out rung.
-`truth`: what was measured there.
+`simulated`: one simulated ladder, with its truth and what was said of it; `simulated before`: by an earlier rule.
+`trial`: a run of a real ladder's searches. `measured`: a run on a fresh seed of what an arm found on a rung.
+`forecast`: an interval for the held-out rung. `truth`: what was measured there. `forecast again` and `truth again`: the
+same by the rules of a later version, from the same trials.
 """
 
 from __future__ import annotations

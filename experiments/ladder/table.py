@@ -18,6 +18,7 @@ from rlrs.files import write_atomic
 
 DOCUMENT = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- table: {} -->", "<!-- end of table -->"
+FATES = ("carry", "rescale", "drop")
 MODES = ("unchanged", "law", "sqrt-width", "mup")
 
 
@@ -51,37 +52,47 @@ def coverage(rows: list[Row]) -> str:
     )
 
 
-def fates(rows: list[Row]) -> str:
+def fates(rows: list[Row], kind: str = "simulated") -> str:
     """What became of the components."""
     groups: dict[tuple[str, str], Counter[str]] = {}
     for row in rows:
-        if row["kind"] == "simulated" and row["what"].startswith("verdict on "):
+        if row["kind"] == kind and row["what"].startswith("verdict on "):
             groups.setdefault((row["method"], row["what"].removeprefix("verdict on ")), Counter())[row["status"]] += 1
-    names = ("carry", "rescale", "drop")
+    names = FATES
     lines = [
-        (method, component, *(f"{own[name] / own.total():.1%}" for name in names))
+        (method, component, str(own.total()), *(f"{own[name] / own.total():.1%}" for name in names))
         for (method, component), own in groups.items()
     ]
-    return _table(("planted", "component", *names), lines)
+    return _table(("planted", "component", "ladders", *names), lines)
+
+
+def fates_before(rows: list[Row]) -> str:
+    """The same by the earlier rule."""
+    return fates(rows, "simulated before")
 
 
 def penalties(rows: list[Row]) -> str:
-    """True loss above the best point at the target."""
+    """True loss above the best point at the target, over the ladders that were judged by both rules."""
+    before, law = "law, earlier rule", "penalty of law"
+    now = {(row["method"], row["seed"]) for row in rows if (row["kind"], row["what"]) == ("simulated", law)}
     groups: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row["kind"] == "simulated" and row["what"].startswith("penalty of "):
-            mode = row["what"].removeprefix("penalty of ")
+        judged = row["kind"].startswith("simulated") and row["what"].startswith("penalty of ")
+        if judged and (row["method"], row["seed"]) in now:
+            mode = row["what"].removeprefix("penalty of ") if row["kind"] == "simulated" else before
             groups.setdefault(row["method"], {}).setdefault(mode, []).append(row["value"])
-    modes = list(dict.fromkeys(mode for own in groups.values() for mode in own))
-    lines = [(method, *(f"{_mean(own[mode]):.4f}" for mode in modes)) for method, own in groups.items()]
-    return _table(("planted", *modes), lines)
+    modes = ("law", before, "unchanged", "sqrt-width")
+    lines = [
+        (method, str(len(own["law"])), *(f"{_mean(own[mode]):.4f}" for mode in modes)) for method, own in groups.items()
+    ]
+    return _table(("planted", "ladders", *modes), lines)
 
 
-def held_out(rows: list[Row]) -> str:
+def held_out(rows: list[Row], again: str = "") -> str:
     """Forecasts for the held-out rung beside what was measured there."""
     lines = []
     for models in _models(rows):
-        own = [row for row in rows if row.get("models") == models]
+        own = _of(rows, models, again)
         for row in own:
             if row["kind"] != "forecast" or (measured := _measured(row, own)) is None:
                 continue
@@ -119,11 +130,16 @@ def _loss(own: list[Row], mode: str, arm: str) -> float:
     return _mean(row["value"] for row in _final(own, mode, arm))
 
 
-def by_mode(rows: list[Row]) -> str:
+def held_out_again(rows: list[Row]) -> str:
+    """The same by the present rules."""
+    return held_out(rows, " again")
+
+
+def by_mode(rows: list[Row], again: str = "") -> str:
     """Losses of the held-out rung by mode, and paired differences to ratios that were carried unchanged."""
     lines = []
     for models in _models(rows):
-        own = [row for row in rows if row.get("models") == models]
+        own = _of(rows, models, again)
         plain = {row["seed"]: row["value"] for row in _final(own, "unchanged", "rlrs")}
         for mode in MODES:
             final = _final(own, mode, "rlrs")
@@ -135,11 +151,27 @@ def by_mode(rows: list[Row]) -> str:
                 found = interval([row["value"] - plain[row["seed"]] for row in final])
                 cell = f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
             lines.append((models, mode, losses, f"{_mean(row['value'] for row in final):.4f}", cell))
-        for arm in ("embedding_only", "uniform"):
+        for arm in ("embedding_only", "uniform") if plain else ():
             final = _final(own, "unchanged", arm)
             losses = ", ".join(f"{row['value']:.4f}" for row in final)
             lines.append((models, f"({arm}, unchanged)", losses, f"{_mean(r['value'] for r in final):.4f}", "-"))
     return _table(("models", "mode", "losses", "mean", "less that of unchanged, 95 %"), lines)
+
+
+def by_mode_again(rows: list[Row]) -> str:
+    """The same by the present rules."""
+    return by_mode(rows, " again")
+
+
+def verdicts_again(rows: list[Row]) -> str:
+    """What became of the components by the present rules."""
+    lines = [
+        (row["models"], row["what"], f"{row['value']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}")
+        for row in rows
+        if (row["kind"], row["method"], row.get("arm")) == ("forecast again", "unchanged", "rlrs")
+        and row["what"].partition(": ")[2] in FATES
+    ]
+    return _table(("models", "what", "worth at the target, nats", "90 % interval"), lines)
 
 
 def powers(rows: list[Row]) -> str:
@@ -150,6 +182,17 @@ def powers(rows: list[Row]) -> str:
         if (row["kind"], row["method"], row.get("arm")) == ("forecast", "unchanged", "rlrs") and ": " in row["what"]
     ]
     return _table(("models", "what", "median", "90 % interval"), lines)
+
+
+def _of(rows: list[Row], models: str, again: str) -> list[Row]:
+    """Rows of one ladder, its forecasts and what was measured, or those that were made again in their place."""
+    own = [row for row in rows if row.get("models") == models]
+    if not again:
+        return own
+    found = [{**row, "kind": row["kind"].removesuffix(again)} for row in own if row["kind"].endswith(again)]
+    trained = {row["method"] for row in found if row["kind"] == "truth"}
+    kept = [r for r in own if r["kind"] == "truth" and r["method"] in {"unchanged", "search"} - trained]
+    return [*found, *kept]  # ratios that were carried unchanged, and a search, are the same by any rule
 
 
 def _models(rows: list[Row]) -> list[str]:
@@ -163,6 +206,10 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "held out": held_out,
     "modes": by_mode,
     "powers": powers,
+    "fates before": fates_before,
+    "held out again": held_out_again,
+    "modes again": by_mode_again,
+    "verdicts again": verdicts_again,
 }
 
 

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from rlrs.comparison import measure, read_results
-from rlrs.records import RunResult, write_results
+from rlrs.comparison import decide, measure, read_results
+from rlrs.records import Comparison, GeneralText, RunResult, write_results
 
 STEPS = 1000
 SEEDS = (101, 102, 103)
@@ -301,7 +301,7 @@ class _Spec:
         self.id, self.steps, self.lr = run["id"], run["steps"], run["lr"]
 
 
-Scenario = Literal["gain", "no_gain", "diverged", "unlike_seed", "two_seeds", "bound", "embedding"]
+Scenario = Literal["gain", "no_gain", "diverged", "unlike_seed", "two_seeds", "bound", "embedding", "bought"]
 
 
 def write_scenario(folder: Path, scenario: Scenario) -> Path:
@@ -334,5 +334,16 @@ def write_scenario(folder: Path, scenario: Scenario) -> Path:
         )
         runs[run["arm"], run["seed"], run["horizon"]] = (_Spec(run), result)
     comparison = measure(runs, list(RATIOS), seeds, STEPS, STEPS * 2048)
+    if scenario == "bought":
+        comparison = bought_by(comparison, ("rlrs",))
     write_results(folder / "results.json", found.model_copy(update={"comparison": comparison}))
     return folder
+
+
+def bought_by(comparison: Comparison, arms: tuple[str, ...]) -> Comparison:
+    """A comparison in which these arms raised the loss on general text by more than the study allows."""
+    rises = {arm: (0.5 if arm in arms else 0.01,) * len(comparison.seeds) for arm in comparison.losses}
+    general = GeneralText.model_validate({"may_rise": 0.1, "before": 2.0, "rises": rises, "bought": arms})
+    losses = {arm: part.per_seed for arm, part in comparison.losses.items()}
+    decision = decide(losses, comparison.seeds, comparison.speed_up, general=general)
+    return comparison.model_copy(update={"general": general, "decision": decision})

@@ -1,10 +1,10 @@
 """The page of a study whose gain was bought on general text says so, in both languages."""
 
 import pytest
-from sample import write_sample
+from sample import bought_by, write_sample
 
-from rlrs.comparison import decide, read_results
-from rlrs.records import GeneralText, write_results
+from rlrs.comparison import read_results
+from rlrs.records import write_results
 from rlrs.report import write_report
 
 
@@ -19,12 +19,7 @@ from rlrs.report import write_report
 def test_what_was_bought_is_told(tmp_path, bought, english, japanese):
     folder = write_sample(tmp_path, "gain", schema=2)
     results = read_results(folder / "results.json")
-    comparison = results.comparison
-    rises = {arm: (0.5 if arm in bought else 0.01,) * len(comparison.seeds) for arm in comparison.losses}
-    general = GeneralText(may_rise=0.1, before=2.0, rises=rises, bought=bought)
-    losses = {arm: part.per_seed for arm, part in comparison.losses.items()}
-    decision = decide(losses, comparison.seeds, comparison.speed_up, general=general)
-    changed = comparison.model_copy(update={"general": general, "decision": decision})
+    changed = bought_by(results.comparison, bought)
     write_results(folder / "results.json", results.model_copy(update={"comparison": changed}))
     for language, words in (("en", english), ("ja", japanese)):
         page = write_report(folder, language=language)

@@ -10,9 +10,11 @@ from typing import get_args
 
 import pytest
 from sample import Scenario, write_committed, write_sample, write_scenario
+from sample_further import write_sample_ablations, write_sample_certificate
 
 from rlrs.ratios import Ratios
-from rlrs.report import write_across, write_ratios_page, write_report
+from rlrs.records import AblationKind
+from rlrs.report import write_ablations_page, write_across, write_certificate_page, write_ratios_page, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -237,6 +239,34 @@ def test_the_page_across_studies_and_the_page_of_ratios(opened, tmp_path: Path, 
     assert page.locator(".table-of tbody tr").count() > 8
     page = opened(write_ratios_page(Ratios.preset("paper-moe"), tmp_path / "ratios.html", language=language), 400)
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_page_of_ablations_draws_every_kind_and_every_button_works(opened, tmp_path: Path, language) -> None:
+    page = opened(write_ablations_page(write_sample_ablations(tmp_path), language), 400)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    kinds = page.locator("section[data-kind]").evaluate_all("all => all.map(one => one.dataset.kind)")
+    assert kinds == list(get_args(AblationKind))
+    for figure in page.locator("figure").all():
+        for button in figure.locator("[data-log], [data-table]").all():
+            button.press("Enter")
+            button.press("Enter")
+            assert button.get_attribute("aria-pressed") == "false"
+    for details in page.locator("details").all():
+        details.locator("summary").press("Enter")
+        assert details.locator("tbody tr").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_page_of_a_certificate_fits_and_says_what_is_not_shown(opened, tmp_path: Path, language) -> None:
+    page = opened(write_certificate_page(write_sample_certificate(tmp_path), language), 400)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    said = page.inner_text("main")
+    assert said.count({"en": "(not shown)", "ja": "示せない\N{FULLWIDTH RIGHT PARENTHESIS}"}[language]) == 2
+    if language == "ja":
+        assert not re.search(r"[a-z]+ [a-z]+ [a-z]+", re.sub(r"transfer\.mode: \w+", "", said))
 
 
 @pytest.mark.parametrize("name", ["demo", "demo_smaller_budget"])

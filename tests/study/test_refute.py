@@ -12,10 +12,10 @@ from rlrs.cli import main
 from rlrs.cli.study_view import StudyView
 from rlrs.comparison import read_results
 from rlrs.ratios import BASE
-from rlrs.records import RecordError, read_ablations, read_refutations
+from rlrs.records import Recipe, RecordError, read_ablations, read_refutations
 from rlrs.report import write_ablations_page
 from rlrs.settings import ConfigError, StudyConfig
-from rlrs.study import plan_refutation
+from rlrs.study import plan_ablation, plan_refutation
 from rlrs.study.ablations import ABLATIONS, Bench
 from rlrs.study.reopened import reopened
 
@@ -147,18 +147,42 @@ def test_an_ablation_pairs_every_variant_with_another_and_changes_one_thing(open
     variants = {(one.series, one.at): one for one in ABLATIONS[kind](bench)}
     expected = {
         "u-plot": 1 + 4 * 8, "contribution": 3, "removal": 3, "base-rate": 7 * len(bench.arms),
-        "seeds": len(bench.arms), "schedule": 4 * len(bench.arms),
+        "seeds": len(bench.arms), "schedule": 4 * len(bench.arms), "optimizer": 2 * len(bench.arms),
     }  # fmt: skip
     assert len(variants) == expected.get(kind, 2 * len(bench.arms))
     runs = {key: one.spec(7) for key, one in variants.items()}
     for key, one in variants.items():
         assert one.against is None or one.against in variants
-        assert (one.against is None) == (one.series == "uniform" or one.at in ("whole", "x 1"))
-        if kind in ("base-rate", "horizon", "batch", "schedule") and one.against is not None:
+        whole = one.at == "whole" or (kind == "u-plot" and one.at == "x 1")
+        assert (one.against is None) == (one.series == "uniform" or whole)
+        if kind not in ("u-plot", "contribution", "removal", "seeds") and one.against is not None:
             mine, other = runs[key], runs[one.against]
             assert (mine.steps, mine.batch_size) == (other.steps, other.batch_size)
             assert mine.training.schedule == other.training.schedule
+            assert mine.training.optimizer == other.training.optimizer
             assert kind != "base-rate" or mine.lr == other.lr
+
+
+@pytest.mark.long
+def test_weight_decay_is_multiplied_for_every_arm_and_the_optimizer_is_the_one_that_is_named(opened):
+    bench = Bench(opened, "proxy", "rlrs", (0.5, 1.0))
+    own = {arm: bench.recipe(arm).weight_decay for arm in bench.arms}
+    for one in ABLATIONS["weight-decay"](bench):
+        assert one.spec(7).training.weight_decay == pytest.approx(own[one.series] * one.x)
+    for one in ABLATIONS["optimizer"](bench):
+        assert one.spec(7).training.optimizer == one.at
+        assert one.spec(7).lr == bench.recipe(one.series).lr
+
+
+@pytest.mark.long
+def test_the_hours_of_a_batch_go_by_its_tokens(finished):
+    costs = {
+        factor: plan_ablation("batch", finished, StudyView(quiet=True), seeds=2, factors=[factor]).cost
+        for factor in (1.0, 4.0)
+    }
+    assert costs[4.0].steps < costs[1.0].steps
+    per_token = [cost.hours / cost.tokens for cost in costs.values()]
+    assert per_token[0] == pytest.approx(per_token[1], rel=1e-6)
 
 
 @pytest.mark.long
@@ -192,10 +216,13 @@ def test_an_ablation_is_kept_as_rows_and_drawn_and_more_seeds_add_to_what_is_the
     assert page.count('class="plot-data"') == 4
     assert "10 of them there already" in command("ablate", *options, "--seeds", 3, "--dry-run").stdout
     assert "unstable" in write_ablations_page(finished).read_text().lower()
-    assert "比率を1つずつ変える" in write_ablations_page(finished, "ja").read_text()
+    done = command("ablate", *options, "--seeds", 2, "--lang", "ja")
+    assert "ablations.ja.html" in done.stdout
+    assert "比率を1つずつ変える" in (finished / "ablations.ja.html").read_text()
 
 
-def test_an_own_trainer_has_no_batch_to_change():
+@pytest.mark.parametrize("kind", ["batch", "optimizer"])
+def test_an_own_trainer_has_no_batch_or_optimizer_to_change(kind):
     study = StudyConfig.model_validate(
         {
             "name": "own",
@@ -206,4 +233,21 @@ def test_an_own_trainer_has_no_batch_to_change():
     )
     bench = SimpleNamespace(opened=SimpleNamespace(study=study))
     with pytest.raises(ConfigError, match="not the study's to change"):
-        list(ABLATIONS["batch"](bench))
+        list(ABLATIONS[kind](bench))
+
+
+@pytest.mark.parametrize(
+    ("kind", "training", "said"),
+    [
+        ("weight-decay", {"weight_decay": 0.0}, "the weight decay of this study is 0"),
+        ("optimizer", {"optimizer": "sgd"}, "rates that were tuned for sgd are of no use to adamw or muon"),
+    ],
+)
+def test_an_ablation_without_anything_to_change_is_refused(kind, training, said):
+    model = {"d_model": 8, "n_layers": 1, "n_heads": 2}
+    size = {"model": model, "steps": 1, "batch_size": 1}
+    study = StudyConfig.model_validate({"name": "tiny", "training": training, "proxy": size, "target": size})
+    recipe = Recipe.from_settings(study.training, 0.01)
+    bench = SimpleNamespace(opened=SimpleNamespace(study=study), arms=["uniform", "rlrs"], recipe=lambda arm: recipe)
+    with pytest.raises(ConfigError, match=said):
+        list(ABLATIONS[kind](bench))

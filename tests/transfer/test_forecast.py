@@ -3,7 +3,20 @@ import pytest
 
 from rlrs.records import Estimate, Recipe, RunResult, Trial
 from rlrs.search import Space
-from rlrs.transfer import Climbed, Ladder, Size, carried, forecast, refutations, sentence
+from rlrs.transfer import (
+    Climbed,
+    Ladder,
+    Optima,
+    RungTrials,
+    Size,
+    carried,
+    fit_law,
+    forecast,
+    identified,
+    judge,
+    refutations,
+    sentence,
+)
 
 SIZES = [Size(width, 2, tokens) for width in (16, 32, 64) for tokens in (1e5, 2e5)]
 ORDER = ("uniform", "embedding_only", "constant")
@@ -41,6 +54,8 @@ def test_mup_divides_matrices_whether_they_were_searched_or_not_and_leaves_one_r
     assert "norm" not in found
     uniform = Recipe(lr=0.01)
     assert carried(uniform, "mup", 2.0, ["attention"]) == uniform
+    by_width = carried(uniform, "mup", 2.0, ["embedding", "attention", "norm"], one_rate=True)
+    assert by_width.ratios == {"attention": ((0.0, 0.5), (1.0, 0.5))}
     with pytest.raises(ValueError, match="mode should be unchanged, sqrt-width or mup, not 'law'"):
         carried(recipe, "law", 2.0, [])
 
@@ -104,6 +119,82 @@ def test_a_gain_that_is_gone_at_the_target_drops_all_components_with_that_reason
     assert verdict.reason.startswith("the gain over one rate for all is put at -0.")
     assert ahead.transferred["rlrs"].point["embedding.start"] == 1.0
     assert ahead.gains["uniform"].high < 0
+
+
+def verdict_on_a_ratio(best, noise, **options):
+    """Of a ratio that was found as 2, whose best is this at every size, from trials with noise."""
+    rng, space = np.random.default_rng(0), Space.around({"lr": 0.01, "embedding.start": 2.0})
+    rungs = []
+    for size in SIZES:
+        points = [{"lr": lr, "embedding.start": r} for lr in (5e-3, 1e-2, 2e-2) for r in (0.5, 1.0, 2.0, 4.0)]
+        offsets = [np.log([p["lr"] / 0.01, p["lr"] * p["embedding.start"] / (0.01 * best)]) for p in points]
+        scores = [3.0 + 0.1 * float(x @ x) + noise * rng.standard_normal() for x in offsets]
+        rungs.append(RungTrials.from_points(size, space, points, scores))
+    law = fit_law(rungs, space.names, 0.1, identified(SIZES))
+    return judge(law, space, {"lr": 0.01, "embedding.start": 2.0}, Size(256, 2, 4e5), **options).verdicts[0]
+
+
+def test_a_component_is_dropped_where_its_gain_is_shown_to_be_below_the_margin():
+    verdict = verdict_on_a_ratio(best=1.0, noise=0.001)
+    assert (verdict.fate, verdict.shown) == ("drop", True)
+    assert verdict.gain[2] < 0.02
+    assert verdict.reason.startswith("no gain above 0.02 nats survives: ratios of its own are worth")
+    assert verdict_on_a_ratio(best=2.0, noise=0.001, margin=1.0).fate == "drop"
+
+
+def test_a_component_whose_gain_is_neither_shown_nor_excluded_stays_and_the_reason_says_so():
+    verdict = verdict_on_a_ratio(best=1.5, noise=0.2)
+    assert verdict.fate == "carry"
+    assert dict(verdict.used) == {"embedding.start": 2.0}
+    assert not verdict.shown
+    assert verdict.gain[1] <= 0
+    assert verdict.gain[2] >= 0.02
+    assert verdict.reason.endswith("which shows neither a gain nor its absence")
+
+
+def test_the_final_fraction_is_moved_by_the_law_only_where_that_is_sure_to_gain():
+    space = Space.around({"lr": 0.01, "final_fraction": 0.1})
+    points = [{"lr": lr, "final_fraction": f} for lr in (5e-3, 1e-2, 2e-2) for f in (0.03, 0.1, 0.3, 0.9)]
+    found = {"lr": 0.01, "final_fraction": 0.1}
+
+    def carried_to(best, noise):
+        rng, rungs = np.random.default_rng(0), []
+        for size in SIZES:
+            ends = [np.log([p["lr"] / 0.01, p["lr"] * p["final_fraction"] / (0.01 * best)]) for p in points]
+            scores = [3.0 + 0.1 * float(x @ x) + noise * rng.standard_normal() for x in ends]
+            rungs.append(RungTrials.from_points(size, space, points, scores))
+        law = fit_law(rungs, space.names, 0.1, identified(SIZES))
+        return judge(law, space, found, Size(256, 2, 4e5)).point["final_fraction"]
+
+    assert 0.2 < carried_to(best=0.3, noise=0.001) < 0.5  # the surface of an end is not just that of its rate
+    assert carried_to(best=0.12, noise=0.2) == pytest.approx(0.1)
+
+
+def test_a_component_whose_gain_is_shown_says_no_more():
+    verdict = verdict_on_a_ratio(best=4.0, noise=0.001)
+    assert (verdict.fate, verdict.shown) == ("rescale", True)
+    assert verdict.gain[0] > 0.02
+    assert "neither" not in verdict.reason
+
+
+def test_a_gain_over_one_rate_that_is_not_shown_drops_nothing():
+    rng = np.random.default_rng(1)
+    ahead = forecast(planted(lambda size: 0.02 + 0.05 * float(rng.standard_normal())), "law")
+    assert ahead.gains["uniform"].low < 0 < 0.02 < ahead.gains["uniform"].high
+    assert ahead.arms["rlrs"].verdicts[0].fate == "rescale"
+
+
+def test_a_tuned_rate_is_the_point_of_the_grid_that_is_nearest_to_the_best():
+    # Curvature 1 along the base rate; the best is 0.4, 0.9 and 20 steps of the grid away, which goes 4 steps far.
+    step = np.log(2.0)
+    one = Optima(step * np.array([[0.4], [0.9], [20.0]]), np.ones((3, 1, 1)), np.ones(1))
+    assert one.tuned(np.zeros(1), 2.0, 0.0) == pytest.approx(step * np.array([0.0, 1.0, 4.0]))
+
+
+def test_noise_of_the_scores_moves_a_tuned_rate():
+    one = Optima(np.zeros((500, 1)), np.full((500, 1, 1), 0.01), np.ones(1))
+    steps = one.tuned(np.zeros(1), 2.0, 0.01) / np.log(2.0)
+    assert set(np.round(steps)) > {-1.0, 0.0, 1.0}
 
 
 def test_an_arm_that_diverged_on_a_rung_is_left_out_there_and_said():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 import typer
 from rich.table import Table
 
+from rlrs.cli.pages import Lang
 from rlrs.cli.study_view import StudyView
 from rlrs.cli.terminal import out, print_places, resumable
 from rlrs.messages import plural
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from rlrs.records import Ablation, Refutation
     from rlrs.study import FurtherCost
 
+_Kind = Literal[
+    "u-plot",
+    "contribution",
+    "removal",
+    "base-rate",
+    "seeds",
+    "schedule",
+    "horizon",
+    "batch",
+    "weight-decay",
+    "optimizer",
+]
 Result = Annotated[
     Path,
     typer.Argument(
@@ -65,10 +78,8 @@ def refute_command(
 
 def ablate_command(
     kind: Annotated[
-        Literal["u-plot", "contribution", "removal", "base-rate", "seeds", "schedule", "horizon", "batch"],
-        typer.Argument(
-            metavar="KIND", help="u-plot, contribution, removal, base-rate, seeds, schedule, horizon, batch."
-        ),
+        _Kind,
+        typer.Argument(metavar="KIND", help=f"{', '.join(get_args(_Kind))}."),
     ],
     result: Result,
     model: Annotated[Literal["proxy", "target"], typer.Option(help="Which model of the study is trained.")] = "proxy",
@@ -76,12 +87,17 @@ def ablate_command(
     seeds: Seeds = None,
     factor: Annotated[
         list[float] | None,
-        typer.Option(help="Of ratios, base rates, steps or batches; give it several times. The paper's if not given."),
+        typer.Option(
+            help="Of ratios, base rates, steps, batches or weight decays; give it several times. The paper's, or the "
+            "kind's own, if not given."
+        ),
     ] = None,
     processes: Processes = None,
     dry_run: DryRun = False,
+    lang: Lang = "en",
 ) -> None:
     """Change one thing of a finished study's runs, train them again on fresh seeds, and draw it; it can be resumed."""
+    from rlrs.report import write_ablations_page
     from rlrs.settings import Arm
     from rlrs.study import ablate, plan_ablation, study_folder
 
@@ -104,7 +120,7 @@ def ablate_command(
             kind, folder, bars, model=model, arm=chosen, seeds=seeds, factors=factor or (), processes=processes
         )
     _print_ablation(found)
-    print_places(page=folder / "ablations.html", record=folder / "ablations.json")
+    print_places(page=write_ablations_page(folder, lang), record=folder / "ablations.json")
 
 
 def _print_cost(cost: FurtherCost) -> None:

@@ -187,7 +187,8 @@ def print_certificate(certificate: Certificate) -> None:
     """What becomes of each component at the target, the forecast, and what came out."""
     table = Table("component", "verdict", "why", title=f"Will it carry? {certificate.study.name}")
     for verdict in certificate.arms["rlrs"].verdicts:
-        table.add_row(verdict.component, verdict.fate, verdict.reason)
+        fate = f"{verdict.fate} (not shown)" if verdict.shown is False else verdict.fate
+        table.add_row(verdict.component, fate, verdict.reason)
     out.print(table)
     forecast = Table(title="Forecast for the target")
     for column in ("arm", "final loss, nats", "best base rate", "gain of rlrs, nats", "steps saved"):

@@ -17,7 +17,18 @@ ABLATIONS_FILE = "ablations.json"
 """In the run directory."""
 _REMEDY = "move it away, and rlrs ablate writes a new one; finished runs are kept"
 
-AblationKind = Literal["u-plot", "contribution", "removal", "base-rate", "seeds", "schedule", "horizon", "batch"]
+AblationKind = Literal[
+    "u-plot",
+    "contribution",
+    "removal",
+    "base-rate",
+    "seeds",
+    "schedule",
+    "horizon",
+    "batch",
+    "weight-decay",
+    "optimizer",
+]
 """What is changed: see `rlrs.study.ablations`."""
 
 

@@ -82,6 +82,9 @@ class ComponentVerdict(Record):
     """Parameter -> ratio at the target."""
     gain: Estimate
     """Worth of its ratios at the target against the base rate, nats per token."""
+    shown: bool | None = None
+    """Whether that interval says what became of it: above 0 for one that is kept, below the margin for one that is
+    dropped; None in certificates that are older."""
 
 
 class ArmForecast(Record):
@@ -98,7 +101,8 @@ class ArmForecast(Record):
     loss: Estimate | None
     """Final validation loss with the study's mode; None where too few rungs were measured."""
     rate: Estimate
-    """Best base peak rate with the study's mode."""
+    """Base peak rate that tuning at the target will find with the study's mode, among those of the grid that it tries,
+    whose scores have noise."""
 
 
 class LadderCost(Record):

@@ -39,6 +39,7 @@ COMPONENTS = {
 ARMS = {
     "uniform": Look("#747d89", "#b4bcc6", "dash"),
     "per_optimizer": Look("#1f2f7a", "#4a66d9", "dashdot"),
+    "mup_width": Look("#1d6f6a", "#7fd0c8", "dot"),
     "head_only": Look("#8a5a3c", "#d0a58a", "longdash"),
     "frozen_embedding": Look("#2f6f9f", "#86b7dc", "longdash"),
     "layer_decay": Look("#9a2f6a", "#e08bbb", "dot"),

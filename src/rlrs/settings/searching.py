@@ -12,6 +12,7 @@ from rlrs.settings.base import Count, CountFrom0, Factor, Fraction, Positive, Se
 Arm = Literal[
     "uniform",
     "per_optimizer",
+    "mup_width",
     "head_only",
     "frozen_embedding",
     "layer_decay",

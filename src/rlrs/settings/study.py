@@ -317,10 +317,16 @@ class StudyConfig(Settings):
             for name in ("width", "depth"):
                 if getattr(self.trainer, name) is None:
                     raise ValueError(f"trainer.{name} is missing: a ladder needs to know which value of `set` it is")
-        if self.transfer.mode in ("sqrt-width", "mup") and self.trainer is not None and self.trainer.width is None:
+        by_mup = "mup_width" in self.comparison.arms
+        if by_mup and self.ladder is not None:
             raise ValueError(
-                f"trainer.width is missing: transfer.mode={self.transfer.mode} needs to know which value of `set` it is"
+                "comparison.arms: mup_width has ratios on the target alone, of which the trials of a ladder say "
+                "nothing; leave one of the two out"
             )
+        if self.transfer.mode in ("sqrt-width", "mup") or by_mup:
+            what = "the arm mup_width" if by_mup else f"transfer.mode={self.transfer.mode}"
+            if self.trainer is not None and self.trainer.width is None:
+                raise ValueError(f"trainer.width is missing: {what} needs to know which value of `set` it is")
         return self
 
     @model_validator(mode="after")

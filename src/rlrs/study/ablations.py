@@ -1,4 +1,4 @@
-"""Eight ablations, each a short function from a finished study to what is run: variants of its runs, paired.
+"""Ten ablations, each a short function from a finished study to what is run: variants of its runs, paired.
 
 | kind | what is changed | against |
 | --- | --- | --- |
@@ -10,6 +10,8 @@
 | `schedule` | the shape of the base schedule | the strongest control with the same shape |
 | `horizon` | steps, each length with its own full schedule | the strongest control of the same length |
 | `batch` | sequences a step, on the same tokens | the strongest control with the same batch |
+| `weight-decay` | every arm's weight decay, times each factor | the strongest control with the same factor |
+| `optimizer` | AdamW, or Muon for the matrices of hidden layers | the strongest control with the same optimizer |
 
 A component's rates are its ratio times the base rate, and arms have base rates of their own. So `contribution` and
 `removal` carry over *rates*: where two arms have one base schedule, that is the ratio itself, as in the paper.
@@ -18,7 +20,7 @@ A component's rates are its ratio times the base rate, and arms have base rates 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,11 +39,14 @@ FACTORS: dict[AblationKind, tuple[float, ...]] = {
     "base-rate": (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0),
     "horizon": (0.5, 1.0, 2.0),
     "batch": (0.5, 1.0, 2.0),
+    "weight-decay": (1 / 4, 1 / 2, 1.0, 2.0, 4.0),
 }
 """Where no others are given. Chosen here."""
 SEEDS: dict[AblationKind, int] = {"u-plot": 2, "base-rate": 2, "seeds": 7}
 """Paired seeds where no number is given, 3 for the other kinds; 7 are the paper's."""
 SHAPES = ("cosine", "linear", "wsd", "constant")
+OPTIMIZERS = ("adamw", "muon")
+"""Whose steps are of one size at one rate; rates of SGD are numbers of another size, and are left out."""
 
 
 @dataclass(frozen=True)
@@ -120,25 +125,33 @@ class Bench:
         x: float | None = None,
         against: tuple[str, str] | None = None,
         scale: ScaleConfig | None = None,
+        training: Mapping[str, str] | None = None,
     ) -> Variant:
-        """What a recipe is at a size: the model's own if None."""
+        """What a recipe is at a size, the model's own if None, with other settings of the training, if given."""
         size = scale or self.scale
 
         def spec(seed: int) -> AnySpec:
             run = self.opened.kind.spec(size, recipe, seed, lr=recipe.lr)
             window = max(1, round(run.training.score_steps * size.steps / self.scale.steps))
-            return replace(run, training=run.training.model_copy(update={"score_steps": window}))
+            return replace(run, training=run.training.model_copy(update={"score_steps": window, **(training or {})}))
 
         return Variant(series, at, x, size, spec, against)
 
     def over_arms(
-        self, at: str, x: float | None, change: Callable[[Recipe], Recipe], scale: ScaleConfig | None = None
+        self,
+        at: str,
+        x: float | None,
+        change: Callable[[Recipe], Recipe],
+        scale: ScaleConfig | None = None,
+        training: Mapping[str, str] | None = None,
     ) -> Iterator[Variant]:
         """Every arm with the same change, paired with the strongest control; that one with uniform."""
         for arm in self.arms:
             other: Arm = "uniform" if arm == self.control else self.control
             against = None if arm == "uniform" else (other, at)
-            yield self.variant(arm, at, change(self.recipe(arm)), x=x, against=against, scale=scale)
+            yield self.variant(
+                *(arm, at, change(self.recipe(arm))), x=x, against=against, scale=scale, training=training
+            )
 
 
 def u_plot(bench: Bench) -> Iterator[Variant]:
@@ -205,6 +218,25 @@ def batch(bench: Bench) -> Iterator[Variant]:
         yield from bench.over_arms(f"{size}", float(size), lambda recipe: recipe, scale)
 
 
+def weight_decay(bench: Bench) -> Iterator[Variant]:
+    """All arms with more weight decay and with less, of components that have their own too."""
+    if not any(_decays(bench.recipe(arm)) for arm in bench.arms):
+        raise ConfigError("weight-decay: the weight decay of this study is 0, and 0 times a factor is 0")
+    for factor in bench.factors or FACTORS["weight-decay"]:
+        yield from bench.over_arms(_times(factor), factor, lambda recipe, f=factor: _decayed(recipe, f))
+
+
+def optimizer(bench: Bench) -> Iterator[Variant]:
+    """All arms under AdamW, and with Muon for the matrices of hidden layers, at the same rates."""
+    study = bench.opened.study
+    if study.trainer is not None:
+        raise ConfigError("optimizer: the optimizer of a trainer of your own is not the study's to change")
+    if (own := study.training.optimizer) not in OPTIMIZERS:
+        raise ConfigError(f"optimizer: rates that were tuned for {own} are of no use to {' or '.join(OPTIMIZERS)}")
+    for name in OPTIMIZERS:
+        yield from bench.over_arms(name, None, lambda recipe: recipe, training={"optimizer": name})
+
+
 ABLATIONS: dict[AblationKind, Callable[[Bench], Iterator[Variant]]] = {
     "u-plot": u_plot,
     "contribution": contribution,
@@ -214,7 +246,19 @@ ABLATIONS: dict[AblationKind, Callable[[Bench], Iterator[Variant]]] = {
     "schedule": schedule,
     "horizon": horizon,
     "batch": batch,
+    "weight-decay": weight_decay,
+    "optimizer": optimizer,
 }
+
+
+def _decays(recipe: Recipe) -> bool:
+    return any((recipe.weight_decay, *recipe.component_weight_decay.values()))
+
+
+def _decayed(recipe: Recipe, factor: float) -> Recipe:
+    own = {component: float(f"{decay * factor:.6g}") for component, decay in recipe.component_weight_decay.items()}
+    changes = {"weight_decay": float(f"{recipe.weight_decay * factor:.6g}"), "component_weight_decay": own}
+    return recipe.model_copy(update=changes)
 
 
 def _exchanged(bench: Bench, base: Recipe, donor: Recipe, name: Arm, word: str) -> Iterator[Variant]:

@@ -65,6 +65,8 @@ def certified(stages: Stages, arms: Mapping[Arm, ArmResult], head: Results) -> C
         found={arm: _found(result) for arm, result in arms.items()},
         components=stages.kind.components(),
         final_fraction=study.training.final_fraction,
+        margin=study.comparison.margin,
+        factor=study.transfer.multiplier,
     )
     try:
         ahead = forecast(ladder, study.transfer.mode)

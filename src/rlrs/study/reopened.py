@@ -20,7 +20,7 @@ from rlrs.study.directory import StudyError, StudyProgress
 from rlrs.study.kinds import RunKind
 from rlrs.study.resolve import resolve
 from rlrs.study.runner import kind_of_runs
-from rlrs.study.timing import step_times
+from rlrs.study.timing import StepTimes, step_times
 
 FIRST_REFUTING_SEED = 2_000_000
 """Of fresh seeds for claims; far from those of searches, comparisons and re-tests."""
@@ -164,14 +164,19 @@ def cost_of(opened: FinishedStudy, specs: Iterable[tuple[ScaleConfig, AnySpec]])
         size = opened.kind.size(scale)
         tokens += spec.steps * (size.tokens // size.steps)
         flops += opened.kind.flops(spec, spec.steps)
-        pace = (
-            times.proxy
-            if scale.model == opened.study.proxy.model and scale.set == opened.study.proxy.set
-            else times.target
-        )
+        pace = _step_seconds(opened.study, times, scale)
         hours = None if hours is None or pace is None else hours + spec.steps * pace / 3600
     steps = sum(spec.steps for _, spec in left)
     return FurtherCost(len(pairs), len(pairs) - len(left), steps, tokens, flops, hours)
+
+
+def _step_seconds(study: StudyConfig, times: StepTimes, scale: ScaleConfig) -> float | None:
+    """Of a step of a size: as its model was timed, times the growth of the batch; None where that is not known."""
+    is_proxy = scale.model == study.proxy.model and scale.set == study.proxy.set
+    timed, own = (times.proxy, study.proxy) if is_proxy else (times.target, study.target)
+    if timed is None or not scale.batch_size or not own.batch_size:  # a trainer of the user's own has its own batch
+        return timed
+    return timed * scale.batch_size / own.batch_size
 
 
 def _is_there(folder: Path, spec: AnySpec) -> bool:

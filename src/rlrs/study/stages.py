@@ -132,15 +132,15 @@ class Stages(WholeRuns):
 
     def carried(self, arms: Mapping[Arm, ArmResult]) -> dict[Arm, tuple[ArmResult, float]]:
         """Every arm with its recipe for the target, by a rule that needs no ladder, and where its base rate starts."""
-        mode, components = self.study.transfer.mode, self.kind.components()
-        width = 1.0 if mode == "unchanged" else width_growth(self.study)
-        return {
-            arm: (
-                found.model_copy(update={"recipe": carried(found.recipe, mode, width, components)}),
-                found.recipe.lr,
-            )
-            for arm, found in arms.items()
-        }
+        components = self.kind.components()
+        found: dict[Arm, tuple[ArmResult, float]] = {}
+        for arm, result in arms.items():
+            own = arm == "mup_width"  # carried by a rule of its own, whatever the study's
+            mode = "mup" if own else self.study.transfer.mode
+            width = 1.0 if mode == "unchanged" else width_growth(self.study)
+            recipe = carried(result.recipe, mode, width, components, one_rate=own)
+            found[arm] = result.model_copy(update={"recipe": recipe}), result.recipe.lr
+        return found
 
     def transfer(self, arms: Mapping[Arm, tuple[ArmResult, float]]) -> dict[Arm, ArmResult]:
         """Every arm's base rate on the target, downhill from where it starts.

@@ -18,8 +18,12 @@ from rlrs.transfer.law import LEVEL, RatioLaw
 WORTH = 0.002
 """Least gain of the law's ratios over the proxy's that is worth a change, nats. Chosen here, not studied."""
 SURE = 0.8
-"""Share of the draws in which a component has to gain something. Of one ratio that is so where its interval at `LEVEL`
-does not hold 1: the law's value is then nearer to the best one than 1 is in four of five draws."""
+"""Share of the draws in which the law's ratios have to gain something on the proxy's to take their place. Of one ratio
+that is so where the proxy's is at the edge of its interval at `LEVEL`, or outside. Chosen here."""
+MARGIN = 0.02
+"""A gain at the target of no more than this is none to carry a component for, nats: `comparison.margin`'s default."""
+_REST = ""
+"""In the place of a component's name: what is searched beside ratios and base rate."""
 Fate = Literal["carry", "rescale", "drop"]
 Band = tuple[float, float, float]
 """Median, low and high of draws, at `LEVEL`."""
@@ -49,6 +53,8 @@ class ComponentFate:
         used: parameter -> ratio at the target.
         gain: what the ratios that the law or the proxy give are worth at the target, against putting the component back
             to the base rate and tuning that again, nats.
+        shown: whether the gain's interval says what became of it: above 0 for one that is kept, below the margin for
+            one that is dropped.
     """
 
     component: str
@@ -58,6 +64,7 @@ class ComponentFate:
     predicted: Mapping[str, Band]
     used: Mapping[str, float]
     gain: Band
+    shown: bool
 
 
 @dataclass(frozen=True)
@@ -78,15 +85,21 @@ class Transferred:
 
 
 def judge(
-    law: RatioLaw, space: Space, found: Mapping[str, float], at: Size, lost: Mapping[str, str] | None = None
+    law: RatioLaw,
+    space: Space,
+    found: Mapping[str, float],
+    at: Size,
+    lost: Mapping[str, str] | None = None,
+    margin: float = MARGIN,
 ) -> Transferred:
     """Carry, rescale or drop, component by component, and the base rate that goes with it.
 
     At first all components are *carried*: they have the ratios that the proxy's search found. One is *rescaled* to the
-    law's value where that is expected to gain more than `WORTH`. Then, one after another, the component whose gain over
-    the base rate is least sure is *dropped*, until all that are left gain something in `SURE` of the draws: where the
-    best ratios are is too uncertain, or there is too little to gain. Whatever is not fixed by that is where the mean
-    loss over the draws is least: base rate, final fraction, rescaled ratios.
+    law's value where that is expected to gain more than `WORTH`, and something in `SURE` of the draws. Then, one after
+    another, those are *dropped* whose gain over the base rate is shown to be small: its interval ends below the margin.
+    Where the interval holds both nothing and more than the margin, neither is shown, and the component stays. What is
+    searched beside ratios and base rate, as the final fraction, is carried or moved by the law likewise, as one. Base
+    rate and rescaled ratios are where the mean loss over the draws is least.
 
     Args:
         law: of the arm.
@@ -94,10 +107,12 @@ def judge(
         found: the point that the proxy's search found.
         at: the target.
         lost: component -> why it is to be dropped whatever the law says.
+        margin: a gain of no more than this is none, nats.
     """
     columns = _columns(space)
-    best = _Best(law, space, found, at, columns)
-    fates: dict[str, Fate] = dict.fromkeys(columns, "carry")
+    groups = columns | {_REST: _rest(space)}
+    best = _Best(law, space, found, at, groups)
+    fates: dict[str, Fate] = dict.fromkeys(groups, "carry")
     why = dict(lost or {})
     fates |= dict.fromkeys((component for component in columns if component in why), "drop")
 
@@ -105,12 +120,12 @@ def judge(
         """What another fate of one component would gain, draw by draw."""
         return best.gain({**fates, component: fate}, fates)
 
-    while better := {c: m for c in columns if fates[c] == "carry" and (m := _median(change(c, "rescale"))) > WORTH}:
+    while better := {c: m for c in groups if fates[c] == "carry" and (m := _sure_gain(change(c, "rescale"))) > WORTH}:
         fates[max(better, key=lambda component: (better[component], component))] = "rescale"
-    while unsure := {c: p for c in columns if fates[c] != "drop" and (p := (change(c, "drop") < 0).mean()) < SURE}:
-        worst = min(unsure, key=lambda component: (unsure[component], component))
-        fates[worst] = "drop"
-        why[worst] = "no gain that survives"
+    while small := {c: most for c in columns if fates[c] != "drop" and (most := band(-change(c, "drop"))[2]) < margin}:
+        least = min(small, key=lambda component: (small[component], component))
+        fates[least] = "drop"
+        why[least] = f"no gain above {margin:g} nats survives"
     point = best.point(fates)
     optima = best.optima
     shift = optima.shift(law.rates.coordinates(point))
@@ -125,8 +140,9 @@ def judge(
         used = {space.names[c]: float(f"{np.exp(point[c]):.6g}") for c in own}
         kept: dict[str, Fate] = fates if fate != "drop" else {**fates, component: "rescale"}
         gain = band(best.gain(kept, {**fates, component: "drop"}))
-        reason = _reason(fate, why.get(component), mine, used, gain)
-        verdicts.append(ComponentFate(component, fate, reason, mine, predicted, used, gain))
+        shown = gain[2] < margin or component in (lost or {}) if fate == "drop" else gain[1] > 0
+        reason = _reason(fate, why.get(component), mine, used, gain, shown)
+        verdicts.append(ComponentFate(component, fate, reason, mine, predicted, used, gain, shown))
     return Transferred(
         point=space.point(point.tolist()) | {"lr": float(f"{lr[0]:.6g}")},
         verdicts=tuple(verdicts),
@@ -145,12 +161,19 @@ def _columns(space: Space) -> dict[str, list[int]]:
     return columns
 
 
-def _median(draws: Array) -> float:
-    return float(np.median(draws))
+def _rest(space: Space) -> list[int]:
+    """Places of what is searched beside base rate and ratios."""
+    ratios = {column for own in _columns(space).values() for column in own}
+    return [column for column, name in enumerate(space.names) if column not in ratios and name != "lr"]
+
+
+def _sure_gain(draws: Array) -> float:
+    """Median of a gain; 0 where it is not sure that there is one."""
+    return float(np.median(draws)) if (draws > 0).mean() >= SURE else 0.0
 
 
 class _Best:
-    """Points with some components carried or dropped, and all else where the mean loss over a law's draws is least."""
+    """Points with some groups carried or dropped, and all else where the mean loss over a law's draws is least."""
 
     def __init__(
         self, law: RatioLaw, space: Space, found: Mapping[str, float], at: Size, columns: Mapping[str, list[int]]
@@ -196,11 +219,15 @@ class _Best:
         return point
 
 
-def _reason(fate: Fate, why: str | None, found: Mapping[str, float], used: Mapping[str, float], gain: Band) -> str:
+def _reason(
+    fate: Fate, why: str | None, found: Mapping[str, float], used: Mapping[str, float], gain: Band, shown: bool
+) -> str:
     worth = f"worth {gain[0]:+.3f} nats at the target ({gain[1]:+.3f} to {gain[2]:+.3f})"
     if fate == "drop":
         return f"{why}: ratios of its own are {worth}"
+    if not shown:
+        worth = f"{worth}, which shows neither a gain nor its absence"
     if fate == "carry":
-        return f"the law's ratios would gain less than {WORTH:g} nats on them; {worth}"
+        return f"no gain of the law's ratios on them is shown; {worth}"
     factors = ", ".join(f"{name.rpartition('.')[2]} times {used[name] / found[name]:.3g}" for name in found)
     return f"{factors}, by the law; {worth}"

@@ -14,7 +14,7 @@ from rlrs.records.certificate import ArmForecast, ComponentVerdict, Estimate, La
 from rlrs.search.space import Space
 from rlrs.settings import Arm
 from rlrs.transfer.axes import Array, Axes, Size, identified
-from rlrs.transfer.carrying import ComponentFate, Transferred, band, judge
+from rlrs.transfer.carrying import MARGIN, ComponentFate, Transferred, band, judge
 from rlrs.transfer.law import RatioLaw, RungTrials, fit_law
 from rlrs.transfer.losses import LossForecast, fewest_rungs, forecast_gain, forecast_loss, saved_steps
 from rlrs.transfer.modes import MATRICES
@@ -60,6 +60,8 @@ class Ladder:
         found: arm -> the point that its search on the proxy found.
         components: of the model.
         final_fraction: the base's, where it is not searched.
+        margin: a gain of no more than this is none, nats; `comparison.margin`.
+        factor: grid ratio of the base rates that are tried at the target; `transfer.multiplier`.
     """
 
     sizes: Sequence[Size]
@@ -70,6 +72,8 @@ class Ladder:
     found: Mapping[Arm, Mapping[str, float]]
     components: Sequence[str]
     final_fraction: float
+    margin: float = MARGIN
+    factor: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def forecast(ladder: Ladder, mode: str) -> Forecast:
     for arm, space in ladder.spaces.items():
         law = _law(ladder, arm, axes)
         found = ladder.found[arm]
-        transferred[arm] = judge(law, space, found, ladder.target, lines.lost(arm))
+        transferred[arm] = judge(law, space, found, ladder.target, lines.lost(arm), ladder.margin)
         lost, rates = _by_mode(law, space, ladder, arm, transferred[arm])
         penalties[arm] = lost[mode] - _lost_below(law, space, ladder, arm)
         loss = lines.losses.get(arm)
@@ -212,10 +216,7 @@ def checks(
     for arm, ahead in arms.items():
         lr, transfer = results.arms[arm].recipe.target_lr, results.arms[arm].transfer
         if lr is not None and transfer is not None:
-            half = _grid(transfer.trials)
-            inside = ahead.rate.low <= lr * half and lr / half <= ahead.rate.high
-            what = f"best base rate of {arm}, to a factor of {half:.3g}"
-            found.append(PredictionCheck(what=what, predicted=ahead.rate, measured=lr, inside=inside))
+            found.append(_check(f"base rate of {arm}, as it is tuned", ahead.rate, lr))
     return tuple(found)
 
 
@@ -227,7 +228,7 @@ def refutations(arms: Mapping[Arm, ArmForecast], gains: Mapping[Arm, Estimate], 
     found += [f"A gain over {c} outside {gain.low:+.3f} to {gain.high:+.3f} nats." for c, gain in gains.items()]
     if "rlrs" in arms:
         rate = arms["rlrs"].rate
-        found.append(f"A best base rate of relative schedules outside {rate.low:.3g} to {rate.high:.3g}.")
+        found.append(f"A tuned base rate of relative schedules outside {rate.low:.3g} to {rate.high:.3g}.")
         for term in arms["rlrs"].law:
             if term.name.endswith((".start", ".end")):
                 found.append(
@@ -262,16 +263,16 @@ class _Lines:
                 self.notes.append(f"The target's depth of {ladder.target.depth:g} is on no rung.")
 
     def lost(self, arm: Arm) -> dict[str, str]:
-        """Components that are dropped whatever their laws say: the arm is not seen to gain anything at the target."""
+        """Components that are dropped whatever their laws say: the arm's gain there is seen to be below the margin."""
         if arm == "uniform":
             return {}
         components = {name.rpartition(".")[0] for name in self._ladder.spaces[arm].names if "." in name}
         draws = self._uniform.get(arm)
-        if draws is not None and (gain := band(draws))[1] <= 0:
+        if draws is not None and (gain := band(draws))[2] < self._ladder.margin:
             reason = f"the gain over one rate for all is put at {gain[1]:+.3f} to {gain[2]:+.3f} nats"
             return dict.fromkeys(components, reason)
         draws = self.gains.get("embedding_only") if arm == "rlrs" else None
-        if draws is not None and (gain := band(draws))[1] <= 0:
+        if draws is not None and (gain := band(draws))[2] < self._ladder.margin:
             reason = f"the gain over a tuned embedding multiplier is put at {gain[1]:+.3f} to {gain[2]:+.3f} nats"
             return dict.fromkeys(components - {"embedding"}, reason)
         return {}
@@ -309,7 +310,7 @@ def _law(ladder: Ladder, arm: Arm, axes: Axes) -> RatioLaw:
 def _by_mode(
     law: RatioLaw, space: Space, ladder: Ladder, arm: Arm, transferred: Transferred
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Mode -> draws of what its point loses, and of its best base rate."""
+    """Mode -> draws of what its point loses, and of its base rate as it is tuned at the target."""
     optima = law.optima(ladder.target)
     here, wider = np.array(space.coordinates(ladder.found[arm])), math.log(ladder.target.width / ladder.proxy.width)
     columns = {component: [] for component in ("embedding", *MATRICES)}
@@ -329,8 +330,8 @@ def _by_mode(
     for mode, point in points.items():
         at = law.rates.coordinates(point)
         lost[mode] = optima.penalty(at)
-        base = point[space.names.index("lr")] if "lr" in space.names else math.log(ladder.found[arm]["lr"])
-        rates[mode] = np.exp(base + optima.shift(at))
+        start = transferred.point["lr"] if mode == "law" else ladder.found[arm]["lr"]
+        rates[mode] = start * np.exp(optima.tuned(at, ladder.factor, law.noise))
     return lost, rates
 
 
@@ -378,14 +379,9 @@ def _record(verdict: ComponentFate) -> ComponentVerdict:
         found=dict(verdict.found),
         used=dict(verdict.used),
         gain=Estimate(value=value, low=low, high=high),
+        shown=verdict.shown,
     )
 
 
 def _check(what: str, predicted: Estimate, measured: float) -> PredictionCheck:
     return PredictionCheck(what=what, predicted=predicted, measured=measured, inside=predicted.holds(measured))
-
-
-def _grid(trials: Sequence[Trial]) -> float:
-    """Half of the step between the base rates that were tried, as a factor."""
-    rates = sorted({trial.params["lr"] for trial in trials})
-    return math.sqrt(min((b / a for a, b in itertools.pairwise(rates)), default=1.0))

@@ -8,7 +8,7 @@ one Hessian H for all rungs, and the best point to move linearly with the logari
 Expanded, `H m_r` is linear in z_r as well: all unknowns are coefficients of one linear regression, whose posterior is
 normal once noise and the prior's scale are given; these are summed over on a grid. Law and intervals are draws from it.
 
-Shapes: N trials, R rungs, D coordinates, K axes, P coefficients, S draws.
+Shapes: N trials, R rungs, D coordinates, K axes, P coefficients, S draws, G points of a grid.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _LEVEL = 0.5
 """Of a rung's loss, nats: wide, so that it says nothing."""
 _FLATTEST = 0.05
 """Least curvature of a draw, as a share of the prior's mean: a direction without any has its best point anywhere."""
+_GRID = 4
+"""Points of a grid of base rates on each side of its start: as far as five runs, the default, come."""
 _REACH = math.log(64.0)
 """How far from the ladder's middle a best point may be, natural log: as far as a search may go."""
 
@@ -108,6 +110,20 @@ class Optima:
             return np.zeros(len(self.points))
         weighted = self.hessians @ self.along
         return np.asarray(-((at - self.points) * weighted).sum(1) / (weighted @ self.along))
+
+    def tuned(self, at: Array, factor: float, noise: float) -> Array:
+        """By how much tuning moves that logarithm: to the best point of a grid by scores with noise, [S].
+
+        Args:
+            at: a point whose ratios stay, [D]; its base rate is a point of the grid.
+            factor: grid ratio, above 1.
+            noise: of a score, nats.
+        """
+        curvatures = np.einsum("d,sde,e->s", self.along, self.hessians, self.along)
+        moves_G: Array = math.log(factor) * np.arange(-_GRID, _GRID + 1.0)
+        scores_SG = 0.5 * curvatures[:, None] * (moves_G - self.shift(at)[:, None]) ** 2
+        scores_SG += noise * np.random.default_rng([2, len(self.points)]).standard_normal(scores_SG.shape)
+        return moves_G[scores_SG.argmin(1)] if self.along.any() else self.shift(at)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ MATRICES = ("attention", "feed_forward", "experts", "shared_experts", "router", 
 """Components whose tensors are matrices with the width as fan-in, or as fan-in and fan-out."""
 
 
-def carried(recipe: Recipe, mode: str, width: float, components: Collection[str]) -> Recipe:
+def carried(recipe: Recipe, mode: str, width: float, components: Collection[str], *, one_rate: bool = False) -> Recipe:
     """What an arm found on the proxy, with its ratios as a mode carries them; the base rate is tuned again afterwards.
 
     - `unchanged`: those of the proxy (arXiv:2507.03526).
@@ -19,7 +19,8 @@ def carried(recipe: Recipe, mode: str, width: float, components: Collection[str]
     - `mup`: those of matrices that the width feeds, divided by the growth in width, as under Adam in muP (Yang et al.,
       2022, arXiv:2203.03466, table 3). Rates alone: initialisation and multipliers stay.
 
-    An arm without ratios stays without: it is the control that the others are compared with.
+    An arm without ratios stays without: it is the control that the others are compared with. But for the arm
+    `mup_width`, which is one rate on the proxy, and that rate as muP carries it on the target.
 
     >>> recipe = Recipe(lr=0.01, ratios={"embedding": ((0.0, 5.0), (1.0, 0.5))})
     >>> carried(recipe, "sqrt-width", 4.0, ["embedding", "attention"]).ratios
@@ -32,11 +33,12 @@ def carried(recipe: Recipe, mode: str, width: float, components: Collection[str]
         mode: one of the above.
         width: the target's over the proxy's.
         components: of the target.
+        one_rate: whether a recipe without ratios is carried by the mode, too.
 
     Raises:
         ValueError: another mode.
     """
-    if mode == "unchanged" or not recipe.ratios:
+    if mode == "unchanged" or not (recipe.ratios or one_rate):
         return recipe
     if mode == "sqrt-width":
         factors = {"embedding": math.sqrt(width)}
