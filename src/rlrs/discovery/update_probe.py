@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ class UpdateProbe:
         self._weights: list[Tensor] = []
         self._owners: list[int] = []
         self._shares: list[float] = []
-        self._simple = False
+        self._simple = self._scattered = False
         self._sums: tuple[Tensor, Tensor] | None = None
         self._moved = False
 
@@ -44,7 +46,8 @@ class UpdateProbe:
         self.names, self._weights, self._owners = list(names), list(weights), list(owners)
         self._shares = [_pieces(weight) / ranks for weight in weights]
         # On one device by themselves, tensors need no look at how they are divided: that is most of the time it takes.
-        self._simple = all(map(_is_simple, weights))
+        self._scattered = len({_local(weight).device for weight in weights}) > 1
+        self._simple = all(map(_is_simple, weights)) and not self._scattered
         self._sums: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
@@ -93,6 +96,12 @@ class UpdateProbe:
             ]
         )
 
+    @torch.no_grad()
+    def size(self) -> float:
+        """Norm of what this rank holds of the weights, which no step leaves as it was."""
+        norms = torch._foreach_norm([_local(w) for w in self._weights])  # pyright: ignore[reportPrivateImportUsage]
+        return math.fsum(float(norm) for norm in norms)
+
     def load(self, updates: Mapping[str, Tensor], moved: bool) -> None:
         """Take saved updates, by name; `moved` says whether they are those of a step.
 
@@ -117,7 +126,7 @@ class UpdateProbe:
         return [_local(w) for w in self._weights], [_local(u) for u in self.updates]
 
     def _sum(self, at: Sequence[int], values: Sequence[Tensor], count: int) -> Tensor:
-        """Sums by component of values of tensors, of this rank's share of them."""
+        """Sums by component of values of tensors, of this rank's share of them, on the first tensor's device."""
         device = _local(self._weights[0]).device if self._weights else torch.device("cpu")
         sums_K = torch.zeros(count, dtype=torch.float64, device=device)
         if not values:
@@ -129,7 +138,33 @@ class UpdateProbe:
             shares = torch.tensor([self._shares[i] for i in at], dtype=torch.float64, device=device)
             owners = torch.tensor([self._owners[i] for i in at], device=device)
             self._sums = (shares, owners) if whole else self._sums
-        return sums_K.index_add_(0, owners, torch.stack(list(values)).double() * shares)
+        together = [value.to(device) for value in values] if self._scattered else list(values)
+        return sums_K.index_add_(0, owners, torch.stack(together).double() * shares)
+
+
+class SeenSteps:
+    """Whether hooks see the optimizer's steps; skipped ones (fp16) are none, compiled and captured ones go by."""
+
+    def __init__(self) -> None:
+        self.now = False
+        """A step was seen since this was last set back."""
+        self._sizes: list[float] | None = None  # of the weights, when no step was last seen
+        self._warned = False
+
+    def check(self, seen: bool, probes: Sequence[UpdateProbe]) -> None:
+        """Warn, once, if weights move without a step that was seen: between two looks that saw none."""
+        before, self._sizes = self._sizes, None
+        if seen or self._warned:
+            return
+        self._sizes = [probe.size() for probe in probes]
+        if before is not None and before != self._sizes:
+            self._warned = True
+            warnings.warn(
+                "LearnedLR sees no step of the optimizer, so nothing is learned: hooks are not called where a step is "
+                "compiled or captured in a graph; leave the optimizer as it is for this run",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 _KEEP = torch.preserve_format
