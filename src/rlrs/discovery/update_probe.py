@@ -44,9 +44,9 @@ class UpdateProbe:
             for w in weights
         ]
         self.names, self._weights, self._owners = list(names), list(weights), list(owners)
-        self._shares = [_pieces(weight) / ranks for weight in weights]
+        self._shares = [pieces(weight) / ranks for weight in weights]
         # On one device by themselves, tensors need no look at how they are divided: that is most of the time it takes.
-        self._scattered = len({_local(weight).device for weight in weights}) > 1
+        self._scattered = len({local(weight).device for weight in weights}) > 1
         self._simple = all(map(_is_simple, weights)) and not self._scattered
         self._sums: tuple[Tensor, Tensor] | None = None
 
@@ -67,7 +67,7 @@ class UpdateProbe:
             alignment_K = self._sum(range(len(dots)), dots, count)
         elif self._moved:
             pairs = [
-                (i, _local(w.grad), u)
+                (i, local(w.grad), u)
                 for i, (w, u) in enumerate(zip(self._weights, updates, strict=True))
                 if w.grad is not None
             ]
@@ -92,14 +92,14 @@ class UpdateProbe:
         return torch.stack(
             [
                 self._sum(every, [norm.double().square() for norm in torch._foreach_norm(tensors)], count)  # pyright: ignore[reportPrivateImportUsage]
-                for tensors in ([_local(u) for u in self.updates], [_local(w) for w in self._weights])
+                for tensors in ([local(u) for u in self.updates], [local(w) for w in self._weights])
             ]
         )
 
     @torch.no_grad()
     def size(self) -> float:
         """Norm of what this rank holds of the weights, which no step leaves as it was."""
-        norms = torch._foreach_norm([_local(w) for w in self._weights])  # pyright: ignore[reportPrivateImportUsage]
+        norms = torch._foreach_norm([local(w) for w in self._weights])  # pyright: ignore[reportPrivateImportUsage]
         return math.fsum(float(norm) for norm in norms)
 
     def load(self, updates: Mapping[str, Tensor], moved: bool) -> None:
@@ -123,11 +123,11 @@ class UpdateProbe:
         """What this rank holds of weights and updates."""
         if self._simple:
             return self._weights, self.updates
-        return [_local(w) for w in self._weights], [_local(u) for u in self.updates]
+        return [local(w) for w in self._weights], [local(u) for u in self.updates]
 
     def _sum(self, at: Sequence[int], values: Sequence[Tensor], count: int) -> Tensor:
         """Sums by component of values of tensors, of this rank's share of them, on the first tensor's device."""
-        device = _local(self._weights[0]).device if self._weights else torch.device("cpu")
+        device = local(self._weights[0]).device if self._weights else torch.device("cpu")
         sums_K = torch.zeros(count, dtype=torch.float64, device=device)
         if not values:
             return sums_K
@@ -176,13 +176,13 @@ def _is_simple(tensor: Tensor) -> bool:
     return whole and tensor.layout == torch.strided and tensor.is_contiguous()
 
 
-def _local(tensor: Any) -> Tensor:
+def local(tensor: Any) -> Tensor:
     """What this rank holds of a tensor: all of it unless it is sharded."""
     to_local = getattr(tensor, "to_local", None)
     return tensor if to_local is None else to_local()
 
 
-def _pieces(tensor: Any) -> int:
+def pieces(tensor: Any) -> int:
     """Into how many pieces a tensor is divided over the ranks; 1 where every rank has all of it."""
     count = 1
     for place, size in zip(
