@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "rlrs"
 LAYERS = [
     {"files", "messages", "extras", "restarts", "schedules", "components", "slices", "named_groups", "pace", "muon"},
     {"yaml_files"},
-    {"ratios", "words"},
+    {"ratios", "words", "component_rules"},
     {"param_groups", "presets", "muon_presets", "lr_scheduler", "moments"},
     {"verify", "_verify", "discovery"},
     {"integrations", "settings", "records", "runs"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"data", "training", "inspection", "environment", "audit", "monitoring"},
     {"search", "transfer", "comparison", "drift"},
     {"report"},
-    {"study", "rollout", "doctor"},
+    {"study", "rollout", "doctor", "grouping"},
     {"live"},
     {"cli"},
 ]

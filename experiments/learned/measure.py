@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from experiments import rows
 from experiments.cache import CachedEngine
 from experiments.learned import store
+from experiments.learned.rivals import RIVALS, train_rival
 from rlrs.components import partition
 from rlrs.data import TokenData, prepare
 from rlrs.environment import environment
@@ -45,9 +47,27 @@ TRAINING = TrainingConfig(score_steps=40, eval_tokens=32_768)
 STEPS, BATCH = 160, 8
 LR = 8e-3
 """Base rate that everything starts from, as in configs/demo.yaml."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, how long it is trained, and by which optimizer."""
+
+    experts: int = 0
+    steps: int = STEPS
+    optimizer: Literal["adamw", "muon"] = "adamw"
+
+    @property
+    def model(self) -> ModelConfig:
+        """The demo's proxy, or its dense twin."""
+        return ModelConfig(d_model=32, n_layers=2, n_heads=2, n_experts=self.experts)
+
+
 MODELS = {
-    "dense": (ModelConfig(d_model=32, n_layers=2, n_heads=2), "paper-dense"),
-    "moe": (ModelConfig(d_model=32, n_layers=2, n_heads=2, n_experts=4), "paper-moe"),
+    "dense": Setting(),
+    "moe": Setting(experts=4),
+    "dense, muon": Setting(optimizer="muon"),
+    "dense, 4x": Setting(steps=4 * STEPS),
 }
 FRESH = (1001, 1002, 1003, 1004, 1005)
 """Seeds that nothing was tuned on."""
@@ -57,6 +77,7 @@ BASES = (4.0, 0.25, 2.0, 0.5)
 """Multiples of the base rate, beside 1, that a run learns from."""
 BUDGETS = {"uniform": 12, "embedding only": 16, "default search": 24}
 """Whole runs of each search; the default is 48 in a study and 36 in the demo: fewer here, for time."""
+PHASES = ("tuning", "learned", "searches", "bases", "presets", "rivals")
 REACHES, SPREADS = (3.0, 6.0), (2.0, 6.0, 1e6)
 
 
@@ -74,7 +95,9 @@ class Proxy:
     """A model, its space and its runs."""
 
     def __init__(self, name: str, data: TokenData) -> None:
-        self.name, (self.model, self.preset), self.data = name, MODELS[name], data
+        self.name, self.setting, self.data = name, MODELS[name], data
+        self.model, self.preset = self.setting.model, "paper-moe" if self.setting.experts else "paper-dense"
+        self.training = TRAINING.model_copy(update={"optimizer": self.setting.optimizer})
         self.components = [c for c in partition(meta_model(self.model, DATA.vocab_size)) if c in SEARCHED]
 
     def start(self, ratios: Ratios | None = None, lr: float = LR, final_fraction: float | None = None) -> Point:
@@ -86,8 +109,8 @@ class Proxy:
         """The run of a point."""
         whole = RunSpec(
             model=self.model,
-            training=TRAINING,
-            steps=STEPS,
+            training=self.training,
+            steps=self.setting.steps,
             batch_size=BATCH,
             seed=seed,
             lr=LR,
@@ -119,6 +142,11 @@ class Measurement:
         for n, one in enumerate(asked):
             self.engine.submit(n, one.spec)
         found = dict(self.engine.drain())
+        self.write(proxy, asked, found)
+        return {(one.arm, one.base, one.spec.seed): found[n] for n, one in enumerate(asked)}
+
+    def write(self, proxy: Proxy, asked: Sequence[Asked], found: Mapping[int, RunResult]) -> None:
+        """The rows of runs that have ended, in the order of what was asked."""
         commit, made = environment()["commit"], rows.text(environment())
         new = []
         for n, one in enumerate(asked):
@@ -142,27 +170,34 @@ class Measurement:
             )
         store.replace(new, self.file)
         print(f"{proxy.name}: {', '.join(dict.fromkeys(one.arm for one in asked))} done", flush=True)
-        return {(one.arm, one.base, one.spec.seed): found[n] for n, one in enumerate(asked)}
 
     def searched(self, proxy: Proxy, name: str, start: Point, settings: SearchConfig, free: list[str]) -> SearchResult:
         """A search on seed 0 from a point; parameters that are not free stay there."""
         space = Space([p if p.name in free else replace(p, fixed=True) for p in Space.around(start)])
-        method = make_method(space, settings, steps=STEPS, window=TRAINING.score_steps)
+        method = make_method(space, settings, steps=proxy.setting.steps, window=TRAINING.score_steps)
         task = SearchTask(method, lambda point: proxy.spec(point, 0), limits={"trials": settings.trials})
         return tune({f"{proxy.name}/{name}": task}, self.engine, self.trials)[f"{proxy.name}/{name}"]
 
     def searches(self, proxy: Proxy) -> None:
         """The searches, and what they found on the fresh seeds."""
+        for arm in BUDGETS:
+            self.search(proxy, arm)
+
+    def uniform(self, proxy: Proxy) -> None:
+        """The first of the searches alone."""
+        self.search(proxy, "uniform")
+
+    def search(self, proxy: Proxy, arm: str) -> None:
+        """One search, and what it found on the fresh seeds."""
         start = proxy.start()
         frees = {
             "uniform": ["lr", "final_fraction"],
             "embedding only": ["lr", "final_fraction", "embedding.start", "embedding.end"],
             "default search": list(start),
         }
-        for arm, free in frees.items():
-            settings = SearchConfig.model_validate({"trials": BUDGETS[arm], "lr": LR, "retest": {"points": 0}})
-            found = self.searched(proxy, arm, start, settings, free)
-            self.losses(proxy, fresh(proxy, arm, 1.0, len(found.trials), found.best))
+        settings = SearchConfig.model_validate({"trials": BUDGETS[arm], "lr": LR, "retest": {"points": 0}})
+        found = self.searched(proxy, arm, start, settings, frees[arm])
+        self.losses(proxy, fresh(proxy, arm, 1.0, len(found.trials), found.best))
 
     def learned(self, proxy: Proxy) -> None:
         """Runs that learn, from uniform ratios: each by itself, replayed, and a search of 8 from what was learned."""
@@ -172,12 +207,29 @@ class Measurement:
         self.losses(proxy, fresh(proxy, "learned, replayed", 1.0, 1, proxy.point(found)))
         self.after(proxy, "learned + search of 8", 1.0, found)
 
-    def bases(self, proxy: Proxy) -> None:
+    def rivals(self, proxy: Proxy) -> None:
+        """The published rivals, from the base that was tuned for one rate: LLR is said to need no other."""
+        known = store.load(self.file)
+        tuned = [row for row in known if row["model"] == proxy.name and row["arm"] == "uniform"]
+        if not tuned:
+            raise SystemExit(f"{proxy.name}: the rivals start from the tuned base rate: run the phase uniform first")
+        point = proxy.start(lr=tuned[0]["lr"], final_fraction=tuned[0]["final_fraction"])
+        for name in RIVALS:
+            if sum((row["model"], row["arm"]) == (proxy.name, name) for row in known) == len(FRESH):
+                continue
+            asked = fresh(proxy, name, 1.0, tuned[0]["runs"], point)
+            self.write(proxy, asked, {n: train_rival(name, one.spec, proxy.data) for n, one in enumerate(asked)})
+
+    def bases(self, proxy: Proxy, bases: Sequence[float] = BASES) -> None:
         """What one run learns from other base rates, replayed."""
-        for base in BASES:
+        for base in bases:
             found = self.losses(proxy, [Asked("learned", base, 1, proxy.learns(0, base))])["learned", base, 0].learned
             if found is not None:
                 self.losses(proxy, fresh(proxy, "learned, replayed", base, 1, proxy.point(found)))
+
+    def ends(self, proxy: Proxy) -> None:
+        """As `bases`, from the two that are furthest off alone."""
+        self.bases(proxy, BASES[:2])
 
     def after(self, proxy: Proxy, arm: str, base: float, found: Learned) -> None:
         """A search of 8 runs around what was learned."""
@@ -220,8 +272,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/learned"))
     parser.add_argument("--results", type=Path, default=store.RESULTS)
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--phases", nargs="*", default=["tuning", "learned", "searches", "bases", "presets"])
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--phases", nargs="*", default=PHASES, choices=[*PHASES, "uniform", "ends"])
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     (arguments.out / "data").mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ scheduler = rlrs.RelativeLR(optimizer, ratios, total_steps=10_240, warmup_steps=
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from rlrs.component_rules import load_rules
 from rlrs.components import Partition, PartitionError, Rule, partition, tower_rules
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.moments import load_moments
@@ -50,6 +51,7 @@ __all__ = [
     "current_run",
     "layer_decay",
     "load_moments",
+    "load_rules",
     "lora_plus",
     "muon_preset",
     "mup_width",

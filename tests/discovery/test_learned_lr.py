@@ -3,12 +3,15 @@
 import copy
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rlrs
 from rlrs.discovery import EqualUpdates, Hypergradient, LearnedLR
+from rlrs.discovery.update_probe import UpdateProbe
 from rlrs.ratios import RatiosError
 
 STEPS = 40
@@ -228,3 +231,42 @@ def test_what_cannot_be_learned_is_refused():
     parts[2].rule = None
     with pytest.raises(ValueError, match="4 finite numbers"):
         parts[2].move_to([math.nan] * 4)
+
+
+def test_a_skipped_step_is_no_warning_and_one_that_no_hook_sees_is():
+    def steps(taken):
+        model, [optimizer], scheduler = made(warmup_steps=0)
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        for take in taken:
+            take(model, optimizer)
+            scheduler.step()
+
+    def skipped(model, optimizer):
+        """As a gradient scaler does where gradients overflow."""
+
+    def hidden(model, optimizer):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.sub_(weight.grad, alpha=1e-2)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        steps([skipped] * 4 + [lambda model, optimizer: optimizer.step()] * 2 + [skipped] * 3)
+        assert not [one for one in caught if "sees no step" in str(one.message)]
+        steps([hidden] * 4)
+    assert len([one for one in caught if "sees no step" in str(one.message)]) == 1
+
+
+def test_weights_on_several_devices_are_summed_on_one():
+    with FakeTensorMode():  # a tensor of another device without that device: mixing the two is an error there, too
+        weights = [torch.nn.Parameter(torch.ones(3, device=device)) for device in ("cpu", "cuda")]
+        probe = UpdateProbe()
+        probe.bind(["a", "b"], weights, [0, 1], 1)
+        for _ in range(2):
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            found = probe.before_step(2)
+            probe.after_step()
+        assert (found.shape, found.device.type) == ((2,), "cpu")
+        assert probe.squares(2).device.type == "cpu"

@@ -58,16 +58,26 @@ def test_copies_come_in_opposite_pairs_around_what_is_learned():
     assert first not in (0, third)
 
 
-def test_a_stop_changes_nothing():
+@pytest.mark.parametrize("loaded", ["schedulers first", "before the replicas are made", "replicas first"])
+def test_a_stop_changes_nothing(loaded):
+    def load(ones, states):
+        for one, state in zip(ones, states, strict=True):
+            one.load_state_dict(state)
+
     def run(stop):
         replicas = Replicas([scheduler(30), scheduler(30)], window=4)
         if stop:
             feed(replicas, lambda past: past[-1], 10)
-            states = [replicas.state_dict(), *[one.state_dict() for one in replicas.schedulers]]
-            replicas = Replicas([scheduler(30), scheduler(30)], window=4)
-            for one, state in zip(replicas.schedulers, states[1:], strict=True):
-                one.load_state_dict(state)
-            replicas.load_state_dict(states[0])
+            state, *own = [replicas.state_dict(), *[one.state_dict() for one in replicas.schedulers]]
+            copies = [scheduler(30), scheduler(30)]
+            if loaded == "before the replicas are made":
+                load(copies, own)
+            replicas = Replicas(copies, window=4)
+            if loaded == "schedulers first":
+                load(copies, own)
+            replicas.load_state_dict(state)
+            if loaded == "replicas first":
+                load(copies, own)
         feed(replicas, lambda past: past[-1], 20 if stop else 30)
         return replicas.state_dict(), [one.state_dict()["learned"]["course"] for one in replicas.schedulers]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from rlrs import named_groups
 from rlrs.discovery.learning_rules import Hypergradient, LearningRule, Memory, StepFigures, described
 from rlrs.discovery.trajectory import FittedCourse, fit_course
-from rlrs.discovery.update_probe import UpdateProbe
+from rlrs.discovery.update_probe import SeenSteps, UpdateProbe
 from rlrs.lr_scheduler import RelativeLR
 from rlrs.ratios import Ratios, RatiosError
 from rlrs.schedules import Curve
@@ -97,7 +96,7 @@ class LearnedLR(RelativeLR):
         self._course: list[tuple[int, list[float]]] = []  # (step, logarithms)
         self._multipliers: list[float] = []
         self._alignments: list[Tensor] = []
-        self._unseen = 0
+        self._seen = SeenSteps()
         self._probes: list[UpdateProbe] = []
         super().__init__(
             optimizer,
@@ -181,6 +180,7 @@ class LearnedLR(RelativeLR):
                 if torch.compiler.is_compiling():
                     return
                 probe.after_step()
+                self._seen.now = True
 
             handles = (inner.register_step_pre_hook(before), inner.register_step_post_hook(after))
             setattr(inner, _ATTACHED, handles)
@@ -214,11 +214,12 @@ class LearnedLR(RelativeLR):
     def _learn(self) -> None:
         """Move the logarithms by what the step that was just taken shows."""
         alignments, self._alignments = self._alignments, []
+        stepped, self._seen.now = self._seen.now, False
         if self.rule is None or not self.schedule.warmup_steps <= self.last_epoch < self.schedule.total_steps:
             return
+        self._seen.check(stepped, self._probes)
         if not alignments:
-            self._say_unseen()
-            return
+            return  # a skipped step, or the first one, which has none before it
         count, device = len(self.learning) + 1, alignments[0].device
         sums = torch.zeros(3, count, dtype=torch.float64, device=device)
         for found in alignments:
@@ -242,17 +243,6 @@ class LearnedLR(RelativeLR):
             size=[math.sqrt(value) for value in size[:-1]],
         )
         self.move_to(self.rule.move(self._log, figures, self.share(), self._memory))
-
-    def _say_unseen(self) -> None:
-        """No step was seen: that is so of a run's first one, and of a compiled or captured optimizer's, always."""
-        self._unseen += 1
-        if self._unseen == 2:
-            warnings.warn(
-                "LearnedLR sees no step of the optimizer, so nothing is learned: hooks are not called where a step is "
-                "compiled or captured in a graph; leave the optimizer as it is for this run",
-                UserWarning,
-                stacklevel=4,
-            )
 
     def share(self) -> float:
         """Of everything that ratios may move in the run, the present step's: annealed as the base's decay."""

@@ -75,6 +75,7 @@ class Replicas:
         size = len(self.schedulers[0].learning)
         self._mean = [0.0] * size
         self._carried = [[0.0] * size for _ in range(self.count)]
+        self._perturbations = [[0.0] * size for _ in range(self.count)]  # of the present window
         self._losses = [0.0] * self.count
         self._memory: Memory = {"count": [0.0], "squares": [0.0] * size}
         self._steps = self._windows = 0
@@ -132,11 +133,16 @@ class Replicas:
         for pair in range(self.count // 2):
             drawn = (torch.randn(len(self._mean), generator=generator, dtype=torch.float64) * self.sigma).tolist()
             for n, sign in ((2 * pair, 1.0), (2 * pair + 1, -1.0)):
+                self._perturbations[n] = [sign * e for e in drawn]
                 before = self._carried[n] if self.persistent else [0.0] * len(drawn)
-                self._carried[n] = [xi + sign * e for xi, e in zip(before, drawn, strict=True)]
-                if self._first <= n < self._first + len(self.schedulers):
-                    own = [mean + sign * e for mean, e in zip(self._mean, drawn, strict=True)]
-                    self.schedulers[n - self._first].move_to([*own, 0.0], [*self._mean, 0.0])
+                self._carried[n] = [xi + e for xi, e in zip(before, self._perturbations[n], strict=True)]
+        self._place_copies()
+
+    def _place_copies(self) -> None:
+        """Give each copy of this process its ratios: what is learned, times its own perturbation."""
+        for n, scheduler in enumerate(self.schedulers, self._first):
+            own = [mean + e for mean, e in zip(self._mean, self._perturbations[n], strict=True)]
+            scheduler.move_to([*own, 0.0], [*self._mean, 0.0])
 
     def _all_losses(self) -> list[float]:
         if self._group is None:
@@ -164,6 +170,7 @@ class Replicas:
         return {
             "mean": list(self._mean),
             "carried": [list(xi) for xi in self._carried],
+            "perturbations": [list(e) for e in self._perturbations],
             "losses": list(self._losses),
             "memory": {name: list(values) for name, values in self._memory.items()},
             "steps": self._steps,
@@ -171,7 +178,7 @@ class Replicas:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on as if it had not been stopped; the schedulers load their own state.
+        """Go on as if it had not been stopped; the schedulers load their own state, before or after.
 
         Raises:
             ValueError: the state of another number of copies or components.
@@ -183,8 +190,10 @@ class Replicas:
             )
         self._mean, self._losses = list(state_dict["mean"]), list(state_dict["losses"])
         self._carried = [list(xi) for xi in state_dict["carried"]]
+        self._perturbations = [list(e) for e in state_dict["perturbations"]]
         self._memory = {name: list(values) for name, values in state_dict["memory"].items()}
         self._steps, self._windows = state_dict["steps"], state_dict["windows"]
+        self._place_copies()
 
 
 def _place(group: Any) -> tuple[int, int]:

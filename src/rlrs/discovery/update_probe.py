@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ class UpdateProbe:
         self._weights: list[Tensor] = []
         self._owners: list[int] = []
         self._shares: list[float] = []
-        self._simple = False
+        self._simple = self._scattered = False
         self._sums: tuple[Tensor, Tensor] | None = None
         self._moved = False
 
@@ -42,9 +44,10 @@ class UpdateProbe:
             for w in weights
         ]
         self.names, self._weights, self._owners = list(names), list(weights), list(owners)
-        self._shares = [_pieces(weight) / ranks for weight in weights]
+        self._shares = [pieces(weight) / ranks for weight in weights]
         # On one device by themselves, tensors need no look at how they are divided: that is most of the time it takes.
-        self._simple = all(map(_is_simple, weights))
+        self._scattered = len({local(weight).device for weight in weights}) > 1
+        self._simple = all(map(_is_simple, weights)) and not self._scattered
         self._sums: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
@@ -64,7 +67,7 @@ class UpdateProbe:
             alignment_K = self._sum(range(len(dots)), dots, count)
         elif self._moved:
             pairs = [
-                (i, _local(w.grad), u)
+                (i, local(w.grad), u)
                 for i, (w, u) in enumerate(zip(self._weights, updates, strict=True))
                 if w.grad is not None
             ]
@@ -89,9 +92,15 @@ class UpdateProbe:
         return torch.stack(
             [
                 self._sum(every, [norm.double().square() for norm in torch._foreach_norm(tensors)], count)  # pyright: ignore[reportPrivateImportUsage]
-                for tensors in ([_local(u) for u in self.updates], [_local(w) for w in self._weights])
+                for tensors in ([local(u) for u in self.updates], [local(w) for w in self._weights])
             ]
         )
+
+    @torch.no_grad()
+    def size(self) -> float:
+        """Norm of what this rank holds of the weights, which no step leaves as it was."""
+        norms = torch._foreach_norm([local(w) for w in self._weights])  # pyright: ignore[reportPrivateImportUsage]
+        return math.fsum(float(norm) for norm in norms)
 
     def load(self, updates: Mapping[str, Tensor], moved: bool) -> None:
         """Take saved updates, by name; `moved` says whether they are those of a step.
@@ -114,11 +123,11 @@ class UpdateProbe:
         """What this rank holds of weights and updates."""
         if self._simple:
             return self._weights, self.updates
-        return [_local(w) for w in self._weights], [_local(u) for u in self.updates]
+        return [local(w) for w in self._weights], [local(u) for u in self.updates]
 
     def _sum(self, at: Sequence[int], values: Sequence[Tensor], count: int) -> Tensor:
-        """Sums by component of values of tensors, of this rank's share of them."""
-        device = _local(self._weights[0]).device if self._weights else torch.device("cpu")
+        """Sums by component of values of tensors, of this rank's share of them, on the first tensor's device."""
+        device = local(self._weights[0]).device if self._weights else torch.device("cpu")
         sums_K = torch.zeros(count, dtype=torch.float64, device=device)
         if not values:
             return sums_K
@@ -129,7 +138,33 @@ class UpdateProbe:
             shares = torch.tensor([self._shares[i] for i in at], dtype=torch.float64, device=device)
             owners = torch.tensor([self._owners[i] for i in at], device=device)
             self._sums = (shares, owners) if whole else self._sums
-        return sums_K.index_add_(0, owners, torch.stack(list(values)).double() * shares)
+        together = [value.to(device) for value in values] if self._scattered else list(values)
+        return sums_K.index_add_(0, owners, torch.stack(together).double() * shares)
+
+
+class SeenSteps:
+    """Whether hooks see the optimizer's steps; skipped ones (fp16) are none, compiled and captured ones go by."""
+
+    def __init__(self) -> None:
+        self.now = False
+        """A step was seen since this was last set back."""
+        self._sizes: list[float] | None = None  # of the weights, when no step was last seen
+        self._warned = False
+
+    def check(self, seen: bool, probes: Sequence[UpdateProbe]) -> None:
+        """Warn, once, if weights move without a step that was seen: between two looks that saw none."""
+        before, self._sizes = self._sizes, None
+        if seen or self._warned:
+            return
+        self._sizes = [probe.size() for probe in probes]
+        if before is not None and before != self._sizes:
+            self._warned = True
+            warnings.warn(
+                "LearnedLR sees no step of the optimizer, so nothing is learned: hooks are not called where a step is "
+                "compiled or captured in a graph; leave the optimizer as it is for this run",
+                UserWarning,
+                stacklevel=5,
+            )
 
 
 _KEEP = torch.preserve_format
@@ -141,13 +176,13 @@ def _is_simple(tensor: Tensor) -> bool:
     return whole and tensor.layout == torch.strided and tensor.is_contiguous()
 
 
-def _local(tensor: Any) -> Tensor:
+def local(tensor: Any) -> Tensor:
     """What this rank holds of a tensor: all of it unless it is sharded."""
     to_local = getattr(tensor, "to_local", None)
     return tensor if to_local is None else to_local()
 
 
-def _pieces(tensor: Any) -> int:
+def pieces(tensor: Any) -> int:
     """Into how many pieces a tensor is divided over the ranks; 1 where every rank has all of it."""
     count = 1
     for place, size in zip(

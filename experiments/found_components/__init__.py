@@ -1,0 +1,1 @@
+"""Are planted components found, and are found ones the same over seeds and sizes?"""
