@@ -12,12 +12,12 @@ import argparse
 import re
 from pathlib import Path
 
+from rlrs.cli.study_view import StudyView
 from rlrs.comparison.ablating import OF_RATIOS
 from rlrs.files import write_atomic
 from rlrs.records import ABLATIONS_FILE, AblationKind, Ablations, read_ablations
 from rlrs.settings import load_study
 from rlrs.study import ablate, run
-from rlrs.study_view import StudyView
 
 HERE = Path(__file__).parent
 DOCUMENT, RESULTS = HERE / "README.md", HERE / ABLATIONS_FILE

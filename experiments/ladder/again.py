@@ -18,6 +18,7 @@ from experiments import rows
 from experiments.ladder import store
 from experiments.ladder.measure import MODELS, MODES, compared_rows, predicted_rows, settings
 from experiments.rows import Row
+from rlrs.cli.study_view import StudyView
 from rlrs.environment import environment
 from rlrs.records import ArmResult, Recipe, RunResult, Trial
 from rlrs.search import TrialStore
@@ -27,7 +28,6 @@ from rlrs.study.resolve import resolve
 from rlrs.study.runner import kind_of_runs
 from rlrs.study.spaces import search_spaces
 from rlrs.study.stages import Stages
-from rlrs.study_view import StudyView
 from rlrs.transfer import Climbed, Forecast, Ladder, Size, carried, forecast
 
 RUNS = Path("runs/ladder_again")

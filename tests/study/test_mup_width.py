@@ -2,12 +2,12 @@
 
 import pytest
 
+from rlrs.cli.study_view import StudyView
 from rlrs.comparison import read_results
 from rlrs.records import write_results
 from rlrs.report import write_report, write_summary
 from rlrs.settings import StudyConfig
 from rlrs.study import run
-from rlrs.study_view import StudyView
 
 PLAIN = {
     "name": "tiny",
