@@ -279,6 +279,15 @@ def test_settings_of_ones_own_trainer_are_refused_for_the_reference_trainer(key)
         study_from(plain, "study.yaml")
 
 
+def test_settings_of_the_trainer_may_be_given_from_python(tmp_path):
+    sizes = {name: {"steps": 6, "set": {}} for name in ("proxy", "target")}
+    one = {"folder": tmp_path / "run", "components": ["embedding"], **sizes}
+    assert rlrs.Study("train:main", trainer={"verify": False}, **one).settings.trainer.verify is False
+    assert rlrs.Study("train:main", **one).settings.trainer.verify is True
+    with pytest.raises(ConfigError, match="verfy"):
+        rlrs.Study("train:main", trainer={"verfy": False}, **one)
+
+
 def test_a_run_starts_no_study(monkeypatch, tmp_path):
     sizes = {"steps": 1, "set": {}}
     study = rlrs.Study("json:dumps", proxy=sizes, target=sizes, components=["embedding"], folder=tmp_path / "mine")

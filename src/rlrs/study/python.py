@@ -34,7 +34,8 @@ class Study:
         depth: which value of `set` is its number of blocks.
         trials: runs that each arm may spend on the proxy; `search.trials`.
         lr: base peak rate that the search starts from; `search.lr`.
-        settings: what else study.yaml may have: `search`, `training`, `comparison`, `processes` and so on.
+        settings: what else study.yaml may have: `search`, `training`, `comparison`, `processes`, `trainer` (`verify`)
+            and so on.
 
     Raises:
         ConfigError: settings that cannot be used.
@@ -74,7 +75,7 @@ class Study:
         plain = {
             "name": self.folder.name,
             **settings,
-            "trainer": trainer,
+            "trainer": {**settings.get("trainer", {}), **trainer},
             "proxy": proxy,
             "target": target,
             "search": {**settings.get("search", {}), **search},
