@@ -131,7 +131,7 @@ def entry_text(entry: AuditEntry) -> str:
     facts = entry.facts
     if entry.kind == "decision":
         return printable(f"{facts.get('decision')}: {facts.get('reason')}", 400)
-    for name in ("message", "sentence", "error", "reason", "statement", "status", "hash", "study", "arm"):
+    for name in ("message", "sentence", "error", "reason", "statement", "status", "hash", "study", "run", "arm"):
         if facts.get(name):
             return printable(str(facts[name]), 400)
     return ""

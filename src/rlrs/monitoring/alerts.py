@@ -241,9 +241,10 @@ class AuditAlerts(Alerts):
         from rlrs.audit import note
 
         facts = json.loads(alarm.model_dump_json())
-        note(self._folder, "alarm", message=alarm.message, **facts)
+        said = alarm.model_copy(update={"action": ""}).message
+        note(self._folder, "alarm", message=said, **facts)
         if alarm.action:
-            note(self._folder, "decision", decision=alarm.action, reason=alarm.message, step=alarm.step)
+            note(self._folder, "decision", decision=alarm.action, reason=said, step=alarm.step)
 
 
 def scalars(seen: Observation) -> dict[str, float]:

@@ -238,7 +238,7 @@ def _first_problem(error: ValidationError) -> str:
             return f"{where}: should be text, not {shown(value)}; put it in quotes if it is meant as it stands"
     if (asked := should_be(problem)) is not None:
         return f"{where}: {asked}" if where else asked
-    if problem["type"] in ("too_short", "too_long") and isinstance(value, list | tuple):
+    if problem["type"] in ("too_short", "too_long") and isinstance(value, list | tuple | dict):
         least, most = (problem.get("ctx", {}).get(name) for name in ("min_length", "max_length"))
         asked = f"{least} or more" if most is None else f"{most} at most"
         return f"{where}: should have {asked}, not {len(value)} (got {shown(value)})"
