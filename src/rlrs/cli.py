@@ -17,6 +17,7 @@ try:
 
     from rlrs.audit.trail_commands import app as audit_commands
     from rlrs.further import ablate_command, refute_command
+    from rlrs.grouping.discover_commands import app as discover_commands
     from rlrs.messages import plural, printable
     from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.number_options import above_zero
@@ -62,6 +63,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(audit_commands, name="audit")
+app.add_typer(discover_commands, name="discover")
 app.add_typer(monitor_commands, name="monitor")
 app.add_typer(rollout_commands, name="rollout")
 app.command("drift", epilog="Example: `rlrs drift ratios.yaml next.yaml`; exit code 0 they hold, 1 they do not")(
