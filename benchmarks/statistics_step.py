@@ -17,7 +17,7 @@ from benchmarks.pairs import paired, summary, write
 from rlrs.discovery import StatisticsProbe
 from rlrs.training.loop import Loop
 
-BLOCK, ROUNDS = 10, 15
+BLOCK, ROUNDS = 10, 9
 
 
 def block(run: Loop) -> None:

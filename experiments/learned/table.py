@@ -18,6 +18,8 @@ from rlrs.files import write_atomic
 DOCUMENT = Path(__file__).parents[2] / "docs" / "learned.md"
 BEGIN, END = "<!-- table: {} -->", "<!-- end of table -->"
 REFERENCE = "default search"
+RIVALS = ("LLR", "SGG")
+"""Published rivals, at the base rate that `uniform` was tuned to."""
 
 
 def losses(rows: Sequence[Row], model: str, arm: str, base: float) -> dict[int, float]:
@@ -39,11 +41,14 @@ def table(rows: Sequence[Row], model: str) -> str:
     for row in rows:
         if row["model"] == model and not row["arm"].startswith("tuning"):
             found.setdefault((row["arm"], row["base"]), row["runs"])
-    for (arm, base), runs in found.items():
+    order = ["uniform", "embedding only", "default search", "learned", "learned, replayed", "learned + search of 8"]
+    ranked = sorted(found.items(), key=lambda one: order.index(one[0][0]) if one[0][0] in order else len(order))
+    for (arm, base), runs in ranked:
         own = losses(rows, model, arm, base)
         if not own:
             continue
         given = "searched" if "search" in arm or arm in ("uniform", "embedding only") else f"{base:g} x 8e-3"
+        given = "uniform's" if arm in RIVALS else given
         given = f"{given} from {base:g} x 8e-3" if arm.startswith("learned +") else given
         differences = [_difference(own, losses(rows, model, other, 1.0)) for other in (REFERENCE, "uniform")]
         lines.append(
@@ -73,8 +78,9 @@ def _difference(own: dict[int, float], other: dict[int, float]) -> str:
 
 TABLES = {
     f"{what}, {model}": (lambda rows, make=make, model=model: make(rows, model))
-    for model in ("dense", "moe")
+    for model in ("dense", "moe", "dense, 4x", "dense, muon")
     for what, make in (("arms", table), ("settings", tuning))
+    if what == "arms" or model in ("dense", "moe")
 }
 
 

@@ -16,6 +16,7 @@ try:
     from rlrs.audit.trail_commands import app as audit_commands
     from rlrs.cli import further, models_and_rates, one_run, pages, planning, upkeep, whole_study
     from rlrs.cli.terminal import end_quietly, err
+    from rlrs.grouping.discover_commands import app as discover_commands
     from rlrs.messages import printable, should_be
     from rlrs.monitoring.command_line import app as monitor_commands
     from rlrs.rollout.rollout_commands import app as rollout_commands
@@ -66,6 +67,7 @@ _COMMANDS = (
 for _function, _name, _example in _COMMANDS:
     app.command(_name, epilog=f"Example: {_example}")(_function)
 app.add_typer(audit_commands, name="audit")
+app.add_typer(discover_commands, name="discover")
 app.add_typer(monitor_commands, name="monitor")
 app.add_typer(rollout_commands, name="rollout")
 

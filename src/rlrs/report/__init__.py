@@ -12,6 +12,7 @@ from rlrs.report.ablation_page import write_ablations_page  # noqa: E402
 from rlrs.report.across import write_across  # noqa: E402
 from rlrs.report.certificate_page import write_certificate_page  # noqa: E402
 from rlrs.report.curves import ReportError  # noqa: E402
+from rlrs.report.heat_page import write_heat_page  # noqa: E402
 from rlrs.report.page import rewrite_reports, write_ratios_page, write_report  # noqa: E402
 from rlrs.report.plain import write_summary  # noqa: E402
 
@@ -21,6 +22,7 @@ __all__ = [
     "write_ablations_page",
     "write_across",
     "write_certificate_page",
+    "write_heat_page",
     "write_ratios_page",
     "write_report",
     "write_summary",
