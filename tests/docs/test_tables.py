@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from experiments.ablations import measure as ablations
 from experiments.coverage import table as coverage
 from experiments.ladder import table as ladder
 from experiments.learned import table as learned
@@ -48,6 +49,10 @@ def test_the_tables_of_coverage_are_what_the_results_give():
 
 def test_the_tables_of_ladders_are_what_the_results_give():
     assert_up_to_date(ladder)
+
+
+def test_the_table_of_ablations_is_what_the_results_give():
+    assert_up_to_date(ablations)
 
 
 def test_the_tables_of_learned_ratios_are_what_the_results_give():

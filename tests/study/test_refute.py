@@ -1,5 +1,6 @@
 """Claims run again on fresh seeds, and ablations, of a tiny finished study."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -161,6 +162,21 @@ def test_an_ablation_pairs_every_variant_with_another_and_changes_one_thing(open
             assert mine.training.schedule == other.training.schedule
             assert mine.training.optimizer == other.training.optimizer
             assert kind != "base-rate" or mine.lr == other.lr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("winner", ["uniform", "embedding_only", "rlrs"])
+def test_the_control_is_the_strongest_arm_that_is_simpler_than_the_one_looked_at(opened, winner):
+    comparison = opened.results.comparison
+    lower = comparison.losses["uniform"].model_copy(
+        update={"mean": 1.0, "per_seed": tuple(1.0 for _ in comparison.seeds)}
+    )
+    losses = {**comparison.losses, "embedding_only": lower}
+    decision = comparison.decision.model_copy(update={"winner": winner})
+    changed = comparison.model_copy(update={"losses": losses, "decision": decision})
+    study = dataclasses.replace(opened, results=opened.results.model_copy(update={"comparison": changed}))
+    assert Bench(study, "proxy", "rlrs").control == "embedding_only"
+    assert Bench(study, "proxy", "embedding_only").control == "uniform"
 
 
 @pytest.mark.long

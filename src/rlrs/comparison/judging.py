@@ -62,7 +62,10 @@ class Judged:
     @property
     def fair_control(self) -> Arm | None:
         """The strongest arm that is simpler than the winner; than `rlrs`, where one rate for all won. None if none."""
-        over: Arm = self.winner if self.winner != "uniform" else "rlrs"
+        return self.strongest_below(self.winner if self.winner != "uniform" else "rlrs")
+
+    def strongest_below(self, over: Arm) -> Arm | None:
+        """The arm with the lowest losses of those that are simpler than one; None if there is none."""
         simpler: list[Arm] = [
             arm for arm in sound_arms(self.losses) if SIMPLEST_FIRST.index(arm) < SIMPLEST_FIRST.index(over)
         ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlrs.comparison import ablation_sentence
+from rlrs.comparison.ablating import OF_RATIOS
 from rlrs.files import write_atomic
 from rlrs.records import ABLATIONS_FILE, Ablation, AblationRow, RecordError, read_ablations
 from rlrs.report import text
@@ -185,7 +187,7 @@ def _curves(
         best = min((row for row in ordered if row.mean is not None), key=lambda row: row.mean or math.inf, default=None)
         if best is not None:
             said.append(words("ablation.lowest", series=label, at=_place(best.at, words), loss=text.nats(best.mean)))
-    frame(figure, [min(loss, top) for rows in series.values() for loss in _losses(rows)], top)
+    frame(figure, [min(loss, top) for loss in _losses(ablation.rows)], top)
     shown = sorted(ticks) if len(ticks) < 6 else sorted(ticks)[::2]
     figure.update_xaxes(type="log", tickvals=shown, ticktext=[ticks[x] for x in shown], tickangle=0)
     many = len(series) > 1
@@ -206,11 +208,11 @@ def _gaps(ablation: Ablation, name: str, rows: Sequence[AblationRow], words: Wor
     """Paired differences with their intervals, row by row."""
     figure = plot(words("ablation.x.gap"))
     said = []
-    labels = []
+    pair, ticks = _one_pair(rows, words), []
     for number, row in enumerate(rows):
         assert row.difference is not None
-        difference, look, label = row.difference, _look(row.series, words), _label(ablation, row, words)
-        labels.append(label)
+        difference, look, label = row.difference, _look(row.series, words), _label(row, words)
+        ticks.append(_place(row.at, words) if pair else label)
         place = f"{ABLATIONS_FILE} {ablation.kind}, {ablation.model}"
         line(figure, [difference.low, difference.high], [-number] * 2, label, look, hover="%{x:+.3f}", source=place)
         value = text.difference(difference.mean, 3)
@@ -219,24 +221,46 @@ def _gaps(ablation: Ablation, name: str, rows: Sequence[AblationRow], words: Wor
     line(
         figure, [0, 0], [-len(rows) + 0.5, 0.5], words("ablation.nothing"), MUTED if rows else INK, width=1, hover=None
     )
-    figure.update_yaxes(tickvals=[-n for n in range(len(rows))], ticktext=labels, range=[-len(rows) + 0.5, 0.5])
+    figure.update_yaxes(
+        tickvals=[-n for n in range(len(rows))],
+        ticktext=[_on_lines(tick) for tick in ticks],
+        range=[-len(rows) + 0.5, 0.5],
+    )
     ends = [0.0, *(end for row in rows if row.difference for end in (row.difference.low, row.difference.high))]
     pad = 0.05 * (max(ends) - min(ends))
-    figure.update_xaxes(tickformat="+.2f", range=[min(ends) - pad, max(ends) + pad])
+    figure.update_xaxes(tickformat="+.2f", range=[min(ends) - pad, max(ends) + pad], tickangle=0, nticks=4)
     return Panel(
         id=name,
-        title=words("ablation.gaps"),
+        title=words("ablation.gaps_of", pair=pair) if pair else words("ablation.gaps"),
         unit=words("ablation.gap_unit"),
         alt=words("list.parts").join(said),
         figure=figure,
         note=words("ablation.gap_note"),
-        height=max(220, 80 + 26 * len(rows)),
+        height=max(220, 80 + (26 if pair or ablation.kind in OF_RATIOS else 44) * len(rows)),
         source=f"{ABLATIONS_FILE} {ablation.kind}, {ablation.model}",
     )
 
 
-def _label(ablation: Ablation, row: AblationRow, words: Wording) -> str:
-    """A row's name; the arm that it is paired with where that is not the same throughout."""
+def _one_pair(rows: Sequence[AblationRow], words: Wording) -> str:
+    """Which two arms all rows compare; empty where they are changes of one thing, or compare several."""
+    pairs = {(row.series, row.against[0]) for row in rows if row.against is not None}
+    if len(pairs) != 1 or words.get(f"arm.name.{rows[0].series}") is None:
+        return ""
+    ((mine, other),) = pairs
+    return words("ablation.pair", series=_series(mine, words), other=_series(other, words))
+
+
+def _on_lines(label: str, width: int = 26) -> str:
+    """A tick's label, broken at blanks and commas so that it leaves room for the figure."""
+    lines = [""]
+    for part in re.findall(r"[^ \u3001\uff08]+[ \u3001]?|\uff08", label):
+        wide = sum(2 if ord(sign) > 0x2E80 else 1 for sign in lines[-1] + part)
+        lines[-1:] = [lines[-1] + part] if wide <= width or not lines[-1] else [lines[-1], part]
+    return "<br>".join(html.escape(line.strip()) for line in lines)
+
+
+def _label(row: AblationRow, words: Wording) -> str:
+    """A row's name, with what it is paired with where it is an arm's."""
     series = _series(row.series, words)
     assert row.against is not None
     if words.get(f"arm.name.{row.series}") is None:

@@ -97,9 +97,7 @@ class Bench:
         self.arm: Arm = arm or ("rlrs" if judged.winner == "uniform" else judged.winner)
         if self.arm not in opened.results.arms:
             raise StudyError(f"no arm {self.arm!r} in this study; it has {', '.join(opened.results.arms)}")
-        self.control: Arm = judged.fair_control or "uniform"
-        if self.control == self.arm:
-            self.control = "uniform"
+        self.control: Arm = judged.strongest_below(self.arm) or "uniform"
 
     @property
     def arms(self) -> tuple[Arm, ...]:
