@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.ablations import measure as ablations
 from experiments.coverage import table as coverage
+from experiments.found_components import table as found_components
 from experiments.ladder import table as ladder
 from experiments.learned import table as learned
 from experiments.rollout import measure as rollout
@@ -57,6 +58,10 @@ def test_the_table_of_ablations_is_what_the_results_give():
 
 def test_the_tables_of_learned_ratios_are_what_the_results_give():
     assert_up_to_date(learned)
+
+
+def test_the_tables_of_found_components_are_what_the_results_give():
+    assert_up_to_date(found_components)
 
 
 def test_the_tables_of_evidence_are_what_the_results_give():
