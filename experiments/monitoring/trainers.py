@@ -58,7 +58,7 @@ def run_of(data: TokenData, **changes: Any) -> RunSpec:
     training = {"log_every": 5, "checkpoint_every": 20, "eval_tokens": 2048, **changes.pop("training", {})}
     given: Row = {"steps": 300, "batch_size": 8, "seed": 0, "lr": 6e-3, "final_fraction": 0.05, **changes}
     given.setdefault("model", ModelConfig(d_model=16, n_layers=1, n_heads=2, d_ff=16, n_experts=4))
-    knots = {name: rlrs.Ratios({name: ratio})[name].knots for name, ratio in dict(ratios).items()}
+    knots = {name: list(rlrs.Ratios({name: ratio})[name].knots) for name, ratio in dict(ratios).items()}
     return RunSpec(training=TrainingConfig(**training), ratios=knots, data_hash=data.hash, **given)
 
 
