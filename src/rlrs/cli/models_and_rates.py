@@ -27,8 +27,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A STUDY.yaml, a folder or config.json of a transformers model, a model type (llama, gpt2), or a function "
-            "that makes a model (train.py:GPT, 'module:make(width=64)').",
+            help="A STUDY.yaml, a folder or config.json of a transformers model, a model type (llama, gpt2), or a "
+            "function that makes a model (train.py:GPT, 'module:make(width=64)').",
         ),
     ],
     ratios: Annotated[str | None, typer.Option(help="Show these rates beside: a ratios.yaml or a preset.")] = None,
