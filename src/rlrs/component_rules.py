@@ -16,8 +16,8 @@ def load_rules(path: str | Path) -> list[Rule]:
     >>> text = "format: 1\\ncomponents:\\n- {component: late, rules: ['^blocks[.]1[.]']}"
     >>> file = Path(tempfile.mkdtemp()) / "components.yaml"
     >>> _ = file.write_text(text)
-    >>> [(rule.component, rule.pattern) for rule in load_rules(file)]
-    [('late', '^blocks[.]1[.]')]
+    >>> load_rules(file)[0].component
+    'late'
 
     Args:
         path: of the file: `format: 1`, and under `components` a list of `component` and `rules`, regular expressions

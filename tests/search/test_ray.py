@@ -1,13 +1,17 @@
 """A real Ray cluster of two nodes on this machine, with token authentication, one node killed in the middle."""
 
 import os
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 from test_processes import data, spec  # noqa: F401  a fixture
 
-from rlrs.search import EngineError, Ray
+from rlrs.records import Pruning
+from rlrs.runs import OwnRun
+from rlrs.search import Commands, EngineError, Ray
+from rlrs.settings import TrainerConfig, TrainingConfig
 from rlrs.training import train
 
 # Before Ray is imported, which reads them once: a cluster made in code has the token that its owner gives it.
@@ -73,6 +77,57 @@ def test_where_the_data_is_not_at_its_path_it_comes_through_the_object_store(dat
     assert (key, result.status) == ("far", "finished")
     # The node wrote to a place of its own; the run's files came with the result.
     assert (tmp_path / "runs" / "y" / "metrics.jsonl").stat().st_size > 0
+
+
+PROGRAM = """
+import os, sys
+import rlrs
+
+run = rlrs.current_run()
+run.seed, run.lr, run.ratios
+if run.args["what"] == "crash":
+    sys.exit("no such corpus")
+for step in range(1, run.steps + 1):
+    if run.report(step, train_loss=5.0 - step / 10 + run.seed):
+        sys.exit()
+run.finish(valid_loss=4.0)
+"""
+
+
+def own(folder, seed, **args):
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    trainer = TrainerConfig(command=[sys.executable, str(program)], components=["embedding"])
+    shared = {"training": TrainingConfig(score_steps=2), "steps": 8, "lr": 3e-3, "final_fraction": 0.1, "ratios": {}}
+    return OwnRun(trainer=trainer, args={"what": "train", **args}, seed=seed, **shared)
+
+
+@pytest.mark.long
+def test_runs_of_ones_own_trainer_have_the_results_that_they_have_here(cluster, tmp_path):
+    pruning = Pruning(rungs=((4, 5.0),), window=1)
+    with Ray(None, cpus=0.5, runs_folder=tmp_path / "runs") as engine:
+        engine.submit("whole", own(tmp_path, 0))
+        engine.submit("worse", own(tmp_path, 1), prune=pruning)
+        engine.submit("crashed", own(tmp_path, 2, what="crash"))
+        results = dict(engine.next() for _ in range(3))
+    with Commands(tmp_path / "here", 1) as engine:
+        engine.submit("whole", own(tmp_path, 0))
+        here = engine.next()[1]
+    assert (results["whole"].score, results["whole"].valid_loss) == (here.score, 4.0)
+    assert (results["worse"].status, results["worse"].steps) == ("pruned", 4)
+    assert results["crashed"].status == "failed"
+    assert "given up after 2 attempts: its process ended with code 1; its last lines: no such corpus" in str(
+        results["crashed"].reason
+    )
+    assert (tmp_path / "runs" / own(tmp_path, 0).id / "metrics.jsonl").read_text().count("\n") == 9
+
+
+def test_a_node_without_the_folders_of_ones_own_runs_is_named(cluster, tmp_path, monkeypatch):
+    with Ray(None, cpus=0.5, runs_folder=tmp_path / "runs") as engine:
+        monkeypatch.setattr(engine, "_workplace", replace(engine._workplace, folder=str(tmp_path / "elsewhere")))
+        engine.submit("run", own(tmp_path, 0))
+        with pytest.raises(EngineError, match=r"has no folder .*elsewhere: .* need a file system that all nodes share"):
+            engine.next()
 
 
 def test_what_no_node_has_is_an_error_that_names_it(data, cluster):  # noqa: F811

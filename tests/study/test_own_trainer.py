@@ -81,6 +81,21 @@ def same_numbers(one, two):
     return found[0] == found[1] and dict(ratios[0]) == dict(ratios[1]) and plain[0] == plain[1]
 
 
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files to the garbage collector
+def test_a_study_by_command_on_ray_has_the_numbers_of_one_in_processes(called, tmp_path, capsys):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    path = tmp_path / "study.yaml"
+    path.write_text(dump_yaml(by_command() | {"engine": {"kind": "ray"}}))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["rlrs", "run", str(path), "--out", str(tmp_path / "ray")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0, capsys.readouterr().err
+    assert numbers(read_results(tmp_path / "ray" / "results.json")) == numbers(called[0])
+    assert Ratios.load(tmp_path / "ray" / "ratios.yaml") == Ratios.load(called[1] / "ratios.yaml")
+
+
 @pytest.mark.killed
 def test_a_study_by_command_killed_ten_times_has_the_numbers_of_one_left_alone(tmp_path):
     path = tmp_path / "tiny.yaml"
@@ -263,7 +278,7 @@ NO_LOSS = {"loss": None, "valid_loss": None}
         ({"target": {"set": None}}, "target.set is missing"),
         ({"training": {"compile": True}}, "training.compile is not for a trainer of your own"),
         ({"data": {"source": "stdlib", "vocab_size": 300}}, "data.vocab_size is not for a trainer of your own"),
-        ({"engine": {"kind": "ray"}}, "engine.kind is not for a trainer of your own"),
+        ({"engine": {"ranks": 2}}, "engine.ranks is not for a trainer of your own"),
         ({"search": {"max_flops": 1e9}}, "FLOPs of your trainer are not known"),
         ({"search": {"fidelity": {"width": 8}}}, "has no width that is known"),
         ({"search": {"space": {"batch_size": "search"}}}, "no parameter 'batch_size'"),

@@ -334,7 +334,11 @@ class StudyConfig(Settings):
         if self.trainer is None:
             return self
         reads = tuple(DataConfig.model_fields) if self.trainer.transformers is not None else ()
-        for section, used in (("training", _OWN_TRAINING), ("data", reads), ("engine", ("time_limit", "gpus"))):
+        for section, used in (
+            ("training", _OWN_TRAINING),
+            ("data", reads),
+            ("engine", ("kind", "address", "time_limit", "cpus", "gpus", "resources")),
+        ):
             settings = getattr(self, section)
             for name in type(settings).model_fields:
                 if name not in used and getattr(settings, name) != type(settings).model_fields[name].get_default(

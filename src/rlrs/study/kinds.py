@@ -210,6 +210,16 @@ class OwnRuns:
     def engine(self, folder: Path) -> Engine:
         """Where the runs of a study are trained."""
         asked = self._study.engine
+        if asked.kind == "ray":
+            return Ray(
+                *(None, asked.address),
+                processes=self._study.processes,
+                time_limit=asked.time_limit,
+                cpus=asked.cpus,
+                gpus=asked.gpus,
+                resources=asked.resources,
+                runs_folder=folder / "runs",
+            )
         return Commands(folder / "runs", self._study.processes, time_limit=asked.time_limit, gpus=asked.gpus)
 
     def verified(self, spec: OwnRun, folder: Path, steps: int, tick: Callable[[int], None]) -> Report:

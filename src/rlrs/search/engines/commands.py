@@ -97,9 +97,7 @@ class Commands:
         """Train a run in a process; see `Engine.submit`. One without a folder has one in the engine's."""
         assert self._inside, "an engine is used inside its `with` block"
         if folder is None:
-            # A run that may end early is another one than the same run to its end.
-            limits = f"-{hashlib.sha256(prune.model_dump_json().encode()).hexdigest()[:8]}" if prune else ""
-            folder = self._folder / f"{spec.id}{limits}"
+            folder = own_folder(self._folder, spec, prune)
         self._queue.append(Job(key, spec, folder.resolve(), validate, prune))
 
     def next(
@@ -314,6 +312,12 @@ class Attempt:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def own_folder(runs: Path, spec: AnyRun, prune: Pruning | None) -> Path:
+    """The folder of a run that was given none: one that may end early is another run than the same to its end."""
+    limits = f"-{hashlib.sha256(prune.model_dump_json().encode()).hexdigest()[:8]}" if prune else ""
+    return runs / f"{spec.id}{limits}"
 
 
 def _finished(job: Job) -> RunResult | None:

@@ -1,6 +1,7 @@
 """Runs trained on a Ray cluster: the driver asks and tells, every run is one Ray task.
 
-A worker needs this package and, by path, the data; where it is not there, its files come by Ray's object store.
+A worker needs this package and, by path, the data; where it is not there, its files come by Ray's object store. Runs of
+the user's own trainer are processes that the workers start, in folders that all nodes share.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from rlrs.extras import install
 from rlrs.files import write_atomic
 from rlrs.records import Pruning, RunResult
 from rlrs.runs import AnyRun
+from rlrs.search.engines.commands import own_folder
 from rlrs.search.engines.engine import WORKER_ENVIRONMENT, Clock, EngineError, Job, Patience
 from rlrs.search.engines.node_data import MARK, Source, open_data, pack, run_folder
+from rlrs.search.engines.own_task import Workplace, train_own
 from rlrs.search.engines.ranks import Ranks
 from rlrs.training import RunSpec
 
@@ -36,7 +39,7 @@ class Ray:
     Token authentication stays as Ray has it, which is on: nodes of a cluster share the token of its head.
 
     Args:
-        data_folder: what `rlrs.data.prepare` wrote.
+        data_folder: what `rlrs.data.prepare` wrote; None for runs of the user's own trainer.
         address: of the cluster, as `ray.init` takes it (`auto`, `HOST:6379`, `ray://HOST:10001`); None starts Ray on
             this machine and ends it with the block. A program that is connected already stays so.
         processes: with `address` None, runs side by side; the number of cores if None.
@@ -44,6 +47,7 @@ class Ray:
         cpus: of a run.
         gpus: of a run; a fraction lets several share a GPU. Ray sets CUDA_VISIBLE_DEVICES.
         resources: of a run, by the names that the nodes were started with.
+        runs_folder: for runs of the user's own trainer: where each has a folder, on a file system that all nodes share.
         ranks: processes of one node that train one run together, each on a GPU of its own where the run has as many.
 
     Raises:
@@ -53,7 +57,7 @@ class Ray:
 
     def __init__(
         self,
-        data_folder: Path,
+        data_folder: Path | None,
         address: str | None = None,
         *,
         processes: int | None = None,
@@ -61,6 +65,7 @@ class Ray:
         cpus: float = 1,
         gpus: float = 0,
         resources: Mapping[str, float] | None = None,
+        runs_folder: Path | None = None,
         ranks: int = 1,
     ) -> None:
         if find_spec("ray") is None:
@@ -68,7 +73,10 @@ class Ray:
         self.address, self.time_limit = address, time_limit
         self._processes, self._ranks = processes or cores(), ranks
         self._asked = {"CPU": cpus, "GPU": gpus, **(resources or {})}
-        self._source = Source(str(data_folder.resolve()), TokenData.load(data_folder).summary, uuid.uuid4().hex)
+        self._source: Source | None = None
+        if data_folder is not None:
+            self._source = Source(str(data_folder.resolve()), TokenData.load(data_folder).summary, uuid.uuid4().hex)
+        self._runs, self._workplace = runs_folder, Workplace.here(time_limit)
         self._jobs: dict[Any, tuple[Job, str]] = {}  # by Ray's reference: the job, and the name of this attempt
         self._seen: dict[str, tuple[int, float]] = {}  # by attempt: steps, and when it was first seen to have begun
         self._clock = Clock()
@@ -84,7 +92,7 @@ class Ray:
         try:
             self.slots = self._count_slots()
             environment = {key: value for key, value in WORKER_ENVIRONMENT.items() if key != "OMP_NUM_THREADS"}
-            self._task = ray.remote(_work).options(
+            self._task: Any = ray.remote(_work if self._source is not None else train_own).options(
                 max_retries=0,  # attempts are counted here, so that none is made behind the search's back
                 num_cpus=self._asked["CPU"],
                 num_gpus=self._asked["GPU"],
@@ -93,7 +101,8 @@ class Ray:
             )
             self._board = self._new_board()
             ray.get(self._board.look.remote([]))  # it is there before the first run begins
-            write_atomic(Path(self._source.folder) / MARK, self._source.mark)
+            if self._source is not None:
+                write_atomic(Path(self._source.folder) / MARK, self._source.mark)
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
@@ -103,7 +112,8 @@ class Ray:
         import ray
         from ray import exceptions as lost
 
-        (Path(self._source.folder) / MARK).unlink(missing_ok=True)
+        if self._source is not None:
+            (Path(self._source.folder) / MARK).unlink(missing_ok=True)
         try:
             for ref in self._jobs:
                 ray.cancel(ref, force=True)
@@ -169,21 +179,17 @@ class Ray:
         prune: Pruning | None = None,
     ) -> None:
         """Train a run on some node; see `Engine.submit`. Files of a run that a node wrote elsewhere come with it."""
+        if folder is None and self._runs is not None:
+            folder = own_folder(self._runs, spec, prune)
+        if folder is not None:
+            folder.resolve().parent.mkdir(parents=True, exist_ok=True)
         self._start(Job(key, spec, folder, validate, prune))
 
     def _start(self, job: Job) -> None:
         attempt = uuid.uuid4().hex
         folder = None if job.folder is None else str(job.folder.resolve())
-        arguments: tuple[Any, ...] = (
-            self._source,
-            self._board,
-            attempt,
-            job.spec,
-            folder,
-            job.validate,
-            job.prune,
-            self._ranks,
-        )
+        asked = (self._board, attempt, job.spec, folder, job.validate, job.prune)
+        arguments = (self._workplace, *asked) if self._source is None else (self._source, *asked, self._ranks)
         self._jobs[self._task.remote(*arguments)] = job, attempt
 
     def next(
@@ -230,7 +236,7 @@ class Ray:
             elif kind == "no data":
                 self._ship_data()
                 self._start(job)
-            elif isinstance(what, (MemoryError, RuntimeError)):
+            elif kind == "error" and isinstance(what, (MemoryError, RuntimeError)):
                 self._again(job, attempt, str(what).strip().partition("\n")[0] or "out of memory")
             else:
                 raise what
@@ -264,11 +270,12 @@ class Ray:
         now = self._clock.now()
         self._seen = {name: (done, self._seen.get(name, (0, now))[1]) for name, done in steps.items()}
         for ref, (job, attempt) in list(self._jobs.items()):
-            late = self.time_limit is not None and self._spent(attempt)[1] > self.time_limit
+            limit = self.time_limit if self._source is not None else None  # else the worker's own engine looks at it
+            late = limit is not None and self._spent(attempt)[1] > limit
             if late and not ray.wait([ref], timeout=0)[0]:
                 del self._jobs[ref]
                 ray.cancel(ref, force=True)
-                self._again(job, attempt, f"it took more than the time limit of {self.time_limit:g} s")
+                self._again(job, attempt, f"it took more than the time limit of {limit:g} s")
 
     def _spent(self, attempt: str) -> tuple[int, float]:
         """Steps and seconds of an attempt, none if it was not seen to have begun."""
@@ -279,6 +286,7 @@ class Ray:
         """Put the data's files into the object store, for nodes that do not have its path."""
         import ray
 
+        assert self._source is not None
         if self._source.files is None:
             files = {name: ray.put(content) for name, content in pack(Path(self._source.folder)).items()}
             self._source = replace(self._source, files=files)
