@@ -133,22 +133,33 @@ def _proxy_lines() -> Iterator[tuple[str, ...]]:
            f"`{commits['paper']}`", "[method_proxy](../experiments/method_proxy/README.md)")  # fmt: skip
 
 
-def _ladder_lines() -> Iterator[tuple[str, ...]]:
-    rows = [r for r in ladder.load() if (r["kind"], r.get("models"), r.get("what")) == ("truth", "dense", "valid_loss")]
-    target = ladder_settings("dense", "unchanged")["target"]
-    tokens = target["steps"] * target["batch_size"] * 64
-    per_active = tokens / _active(ModelConfig(**target["model"]), 512)
-    arms: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        arms.setdefault((row["method"], row["arm"]), {})[row["seed"]] = row["value"]
-    for mine, theirs, what, control in (
+_LADDERS = {
+    "dense": (
         (("law", "rlrs"), ("unchanged", "rlrs"), "ratios by an earlier law, dense ladder", "ratios carried unchanged"),
         (("unchanged", "rlrs"), ("unchanged", "uniform"), "ratios carried unchanged, dense ladder", "uniform"),
         (("unchanged", "rlrs"), ("unchanged", "embedding_only"), "the same", "embedding only"),
-    ):
-        gap, verdict, seeds = _paired(arms[mine], arms[theirs])
-        yield (what, control, gap, verdict, str(seeds), f"{per_active:.2f}", f"`{rows[0]['commit'][:7]}`",
-               "[ladder](../experiments/ladder/README.md)")  # fmt: skip
+    ),
+    "moe": (
+        (("law", "rlrs"), ("unchanged", "rlrs"), "ratios by the law, mixture's ladder", "ratios carried unchanged"),
+        (("unchanged", "rlrs"), ("unchanged", "uniform"), "ratios carried unchanged, mixture's ladder", "uniform"),
+        (("unchanged", "rlrs"), ("unchanged", "embedding_only"), "the same", "embedding only"),
+    ),
+}
+
+
+def _ladder_lines() -> Iterator[tuple[str, ...]]:
+    for models, pairs in _LADDERS.items():
+        rows = [r for r in ladder.load() if (r["kind"], r.get("models"), r["what"]) == ("truth", models, "valid_loss")]
+        target = ladder_settings(models, "unchanged")["target"]
+        tokens = target["steps"] * target["batch_size"] * 64
+        per_active = tokens / _active(ModelConfig(**target["model"]), 512)
+        arms: dict[tuple[str, str], dict[int, float]] = {}
+        for row in rows:
+            arms.setdefault((row["method"], row["arm"]), {})[row["seed"]] = row["value"]
+        for mine, theirs, what, control in pairs:
+            gap, verdict, seeds = _paired(arms[mine], arms[theirs])
+            yield (what, control, gap, verdict, str(seeds), f"{per_active:.2f}", f"`{rows[0]['commit'][:7]}`",
+                   "[ladder](../experiments/ladder/README.md)")  # fmt: skip
 
 
 def compared() -> str:

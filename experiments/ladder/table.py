@@ -91,7 +91,7 @@ def penalties(rows: list[Row]) -> str:
 def held_out(rows: list[Row], again: str = "") -> str:
     """Forecasts for the held-out rung beside what was measured there."""
     lines = []
-    for models in _models(rows):
+    for models in _models(rows, again):
         own = _of(rows, models, again)
         for row in own:
             if row["kind"] != "forecast" or (measured := _measured(row, own)) is None:
@@ -138,7 +138,7 @@ def held_out_again(rows: list[Row]) -> str:
 def by_mode(rows: list[Row], again: str = "") -> str:
     """Losses of the held-out rung by mode, and paired differences to ratios that were carried unchanged."""
     lines = []
-    for models in _models(rows):
+    for models in _models(rows, again):
         own = _of(rows, models, again)
         plain = {row["seed"]: row["value"] for row in _final(own, "unchanged", "rlrs")}
         for mode in MODES:
@@ -195,8 +195,8 @@ def _of(rows: list[Row], models: str, again: str) -> list[Row]:
     return [*found, *kept]  # ratios that were carried unchanged, and a search, are the same by any rule
 
 
-def _models(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(row["models"] for row in rows if row["kind"] == "forecast"))
+def _models(rows: list[Row], again: str) -> list[str]:
+    return list(dict.fromkeys(row["models"] for row in rows if row["kind"] == f"forecast{again}"))
 
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -16,6 +19,8 @@ import torch
 import rlrs
 from experiments.monitoring.runs import LENGTH, VOCAB, chain
 from rlrs.data import TokenData
+from rlrs.monitoring import Monitor
+from rlrs.monitoring.probe import StepProbe
 from rlrs.settings import GuardConfig, ModelConfig, TrainingConfig
 from rlrs.training import RunSpec, train
 
@@ -84,28 +89,61 @@ def guarded_trainer(case: str, seed: int, guard: bool, commit: str | None) -> Ro
     }
 
 
-def reference_cost(number: int) -> tuple[float, float, float, float]:
-    """Seconds of a run of the reference trainer with checks and without: wall clock, and processor time, of each."""
+@contextmanager
+def inside() -> Iterator[list[float]]:
+    """Seconds that are spent in the monitor: its calls, and its hooks on the optimizer, inside the block."""
+    spent, depth = [0.0], 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            nonlocal depth
+            depth, began = depth + 1, time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                depth -= 1
+                if not depth:  # one that another of them called is counted there
+                    spent[0] += time.perf_counter() - began
+
+        return call
+
+    with ExitStack() as patches:
+        for owner, names in ((Monitor, ("observe", "evaluated", "expect")), (StepProbe, ("_begin", "_end"))):
+            for name in names:
+                patches.enter_context(mock.patch.object(owner, name, counted(getattr(owner, name))))
+        yield spent
+
+
+def reference_cost(number: int) -> tuple[float, float, float, float, float]:
+    """Seconds of a run of the reference trainer with checks and without: wall clock, and processor time, of each.
+
+    The last: seconds of the run with checks that are spent in them.
+    """
     data = tokens(128, 1024)
     model = ModelConfig(d_model=64, n_layers=4, n_heads=4, n_experts=8)
     watch = GuardConfig(actions={"loss_rise": "warn"})
     times: dict[bool, tuple[float, float]] = {}
+    within = 0.0
     for on in (True, False) if number % 2 else (False, True):
         training = {"log_every": 10, "checkpoint_every": 1000, "evaluations": 1, "eval_tokens": 1024}
         spec = run_of(data, steps=40, model=model, training=training, guard=watch if on else None)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, inside() as spent:
             start = time.perf_counter(), time.process_time()
             train(spec, data, folder)
             times[on] = time.perf_counter() - start[0], time.process_time() - start[1]
-    return (*times[True], *times[False])
+        within = spent[0] if on else within
+    return (*times[True], *times[False], within)
 
 
-def transformers_cost(number: int) -> tuple[float, float, float, float]:
+def transformers_cost(number: int) -> tuple[float, float, float, float, float]:
     """The same of transformers' `Trainer`, from its first step to its last."""
     times: dict[bool, tuple[float, float]] = {}
+    within = 0.0
     for on in (True, False) if number % 2 else (False, True):
-        times[on] = _one_fit(on)
-    return (*times[True], *times[False])
+        with inside() as spent:
+            times[on] = _one_fit(on)
+        within = spent[0] if on else within
+    return (*times[True], *times[False], within)
 
 
 def _one_fit(monitored: bool) -> tuple[float, float]:
