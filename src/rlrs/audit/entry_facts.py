@@ -165,16 +165,25 @@ KINDS: dict[str, type[EntryFacts]] = {
 """Kind of an entry -> what its facts must hold. A kind of your own begins with `x-` and may hold anything."""
 
 
+def check_kind(kind: str) -> None:
+    """See that an entry may be of this kind.
+
+    Raises:
+        AuditError: no such kind.
+    """
+    if kind not in KINDS and not re.fullmatch(r"x-[a-z0-9][a-z0-9_-]{0,38}", kind):
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(KINDS)}, or begins with x-"
+        raise AuditError(f"no kind of audit entry: {_short(kind)}; {hint}")
+
+
 def checked(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts as JSON, without secrets, with everything that their kind asks for.
 
     Raises:
         AuditError: no such kind, a fact is missing or of the wrong type, or a value that cannot be JSON.
     """
-    if kind not in KINDS and not re.fullmatch(r"x-[a-z0-9][a-z0-9_-]{0,38}", kind):
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(KINDS)}, or begins with x-"
-        raise AuditError(f"no kind of audit entry: {_short(kind)}; {hint}")
+    check_kind(kind)
     plain: dict[str, Any] = to_json(facts, "facts")
     if kind not in KINDS:
         return plain
