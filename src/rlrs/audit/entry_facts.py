@@ -25,17 +25,26 @@ _LARGEST = 2**53 - 1  # RFC 8785: numbers are doubles
 
 # A name that says that its value is a secret. `tokens`, `end_token` and the like are none.
 _SECRET_NAME = re.compile(
-    r"(^|[_.-])(password|passwd|pwd|secret|credentials?|(api|access|private|secret)[_-]?key"
+    r"(^|[_.-])(password|passwd|pwd|secret|credentials?|authorization|cookie|webhook([_-]?url)?"
+    r"|(api|access|private|secret)[_-]?key"
     r"|(access|api|auth|bearer|hf|refresh|session)[_-]?token)$|^token$",
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|(^|_)(KEY|DSN|PAT)($|_)", re.IGNORECASE)
-_IN_URL = (
+_IN_TEXT = (
     (re.compile(r"(://[^\s/:@]*:)\S*@"), r"\1***@"),  # user:password@
     (re.compile(r"(https?://)[^\s/:@]+@", re.IGNORECASE), r"\1***@"),  # token@
     (
         re.compile(
             r"\b((?:[a-z]+[_-])?(?:password|passwd|pwd|secret|token|api_?key|access_?key)=)[^\s&;\"']+", re.IGNORECASE
+        ),
+        r"\1***",
+    ),
+    (  # in a command
+        re.compile(
+            r"(--(?:(?:[a-z]+-)?(?:password|secret|(?:api|access)-?key)|(?:(?:access|api|auth|hf)-)?token)(?:\s+|=))"
+            r"[^\s;\"']+",
+            re.IGNORECASE,
         ),
         r"\1***",
     ),
@@ -261,7 +270,7 @@ def without_secrets(text: str) -> str:
     for name, secret in os.environ.items():
         if len(secret) >= 8 and secret in text and _SECRET_VARIABLE.search(name) and name != ACTOR:
             text = text.replace(secret, f"${name}")
-    for pattern, replacement in _IN_URL:
+    for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text.encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
 
