@@ -123,3 +123,18 @@ def test_the_command_line_starts_without_what_the_trail_needs():
     code = "import sys, rlrs.cli; print([m for m in ('pydantic', 'rfc8785', 'cryptography') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_show_refuses_a_kind_that_there_is_not(tmp_path, call):
+    written(tmp_path, 1)
+    code, out, said = call("show", tmp_path, "--kind", "decisions")
+    assert (code, out) == (2, "")
+    assert "no kind of audit entry: 'decisions'; did you mean 'decision'?" in said
+    assert call("show", tmp_path, "--kind", "x-mine") == (0, "", "")
+
+
+def test_show_says_a_check_once(tmp_path, call):
+    note(tmp_path, "alarm", check="loss_rise", message="loss_rise in router at step 9: 0.7, threshold 0.5")
+    _, out, _ = call("show", tmp_path)
+    assert out.rstrip().endswith("  loss_rise in router at step 9: 0.7, threshold 0.5")
+    assert out.count("loss_rise") == 1

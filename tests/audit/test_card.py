@@ -115,6 +115,12 @@ def test_damaged_results_are_one_line(study, text):
         recipe_card(study)
 
 
+def test_results_of_a_later_version_are_one_line_and_no_card(study):
+    (study / "results.json").write_text('{"schema": 99}')
+    with pytest.raises(AuditError, match=r"results\.json: has schema 99, of a later rlrs: this one reads up to 2"):
+        recipe_card(study)
+
+
 def test_results_of_the_wrong_types_leave_gaps_and_no_traceback(study):
     dice = random.Random(0)
     junk = [None, 3, "text", [], {}, [1], {"a": 1}, True, 1e308]
@@ -127,7 +133,7 @@ def test_results_of_the_wrong_types_leave_gaps_and_no_traceback(study):
         return [damaged(item, depth + 1) for item in value] if isinstance(value, list) else value
 
     for number in range(200):
-        (study / "results.json").write_text(json.dumps(damaged([SCHEMA_1, SCHEMA_2][number % 2])))
+        (study / "results.json").write_text(json.dumps({**damaged([SCHEMA_1, SCHEMA_2][number % 2]), "schema": None}))
         assert "Recipe card" in recipe_card(study, "html")
 
 

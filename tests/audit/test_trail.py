@@ -100,6 +100,20 @@ def test_too_deep_facts_are_refused(tmp_path):
         note(tmp_path, "x-a", deep=deep)
 
 
+def test_headers_hooks_and_options_of_commands_are_secrets_too(tmp_path):
+    note(
+        tmp_path,
+        "x-call",
+        headers={"Authorization": "Bearer abcd1234", "Set-Cookie": "id=efgh5678"},
+        webhook_url="https://hooks.example/T0/ijkl9012",
+        command="train.py --hf-token mnop3456 --api-key=qrst7890 --end-token eot --max-tokens 512 --token uvwx1234",
+    )
+    text = (tmp_path / "audit.jsonl").read_text()
+    for secret in ("abcd1234", "efgh5678", "ijkl9012", "mnop3456", "qrst7890", "uvwx1234"):
+        assert secret not in text
+    assert "--end-token eot --max-tokens 512 --token ***" in text
+
+
 def test_secrets_are_left_out_wherever_they_stand(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghij")
     note(

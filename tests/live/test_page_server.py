@@ -111,6 +111,19 @@ def test_a_taken_port_is_one_line(tmp_path, monkeypatch, capsys):
     assert f"port {port} cannot be had" in said
 
 
+@pytest.mark.parametrize("given", ["nonsense", "oops://ann:opensesame@host/trials"])
+def test_a_storage_that_is_no_url_is_one_line(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rlrs", "watch", str(tmp_path), "--port", "0", "--storage", given])
+    monkeypatch.setattr("rlrs.live.serve_live", lambda *_: pytest.fail("served"))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.strip().count("\n") == 0
+    assert said.startswith("error: storage: ")
+    assert "opensesame" not in said
+
+
 def test_ctrl_c_ends_it_with_one_line(tmp_path):
     command = [sys.executable, "-m", "rlrs.cli", "watch", str(tmp_path), "--port", "0", "--no-browser"]
     old = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it

@@ -98,7 +98,7 @@ def test_two_runs_are_too_few(tmp_path):
         ("thresholds: {loss_spikes: 3}", "no check 'loss_spikes'; should be one of non_finite, loss_spike"),
         ("thresholds: {loss_spike: -1}", "loss_spike: -1 should be 0 or more"),
         ("thresholds: {loss_spike: .nan}", "thresholds.loss_spike"),
-        ("tresholds: {}", "tresholds"),
+        ("tresholds: {}", "no key 'tresholds' in a monitor.yaml; should be one of format, runs"),
         ("[1, 2]", "should be a mapping"),
         ("a: [", "not valid YAML"),
         ("disabled: [all]", "no check 'all'"),
@@ -132,3 +132,31 @@ def test_the_commands_calibrate_and_check(tmp_path):
     found = CliRunner().invoke(app, ["monitor", "check", str(bad), "-t", str(out), "--json"])
     assert found.exit_code == 3
     assert {json.loads(line)["check"] for line in found.output.splitlines()} == {"loss_rise", "loss_spike"}
+
+
+def test_a_run_given_twice_is_refused(tmp_path):
+    first, second = runs(tmp_path, 0.1, 0.1)
+    (tmp_path / "link.jsonl").symlink_to(first)
+    with pytest.raises(RecordError, match=r"0\.jsonl and .*link\.jsonl are the same run"):
+        calibrate([first, second, tmp_path / "link.jsonl"])
+
+
+def test_two_runs_in_one_file_are_refused(tmp_path):
+    paths = runs(tmp_path, 0.1, 0.1, 0.1)
+    paths[1].write_text(paths[1].read_text() * 2)
+    with pytest.raises(RecordError, match=r"1\.jsonl: steps go from 120 back to 5: two runs in one file"):
+        calibrate(paths)
+
+
+def test_runs_of_other_components_are_refused(tmp_path):
+    paths = runs(tmp_path, 0.1, 0.1, 0.1)
+    paths[2].write_text(paths[2].read_text().replace('"router"', '"attention"'))
+    with pytest.raises(RecordError, match=r"different components: .*0\.jsonl has router; .*2\.jsonl has attention"):
+        calibrate(paths)
+
+
+def test_a_file_without_a_line_is_not_a_healthy_run(tmp_path):
+    empty = tmp_path / "metrics.jsonl"
+    empty.touch()
+    with pytest.raises(RecordError, match=r"metrics\.jsonl: no line of metrics yet: nothing was checked"):
+        check_file(empty)

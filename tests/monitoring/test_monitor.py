@@ -171,7 +171,7 @@ def test_a_resumed_run_raises_the_same_alarms():
 
 
 def test_what_is_recorded_is_a_metrics_file_that_calibration_reads(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "runs" / "a" / "metrics.jsonl"  # of folders that are made
     parts = make()
     monitor = Monitor(parts[1], parts[2], every=2, clip=1.0, record=path)
     for step in range(4):

@@ -20,6 +20,7 @@ from rlrs.audit.entries import AuditEntry, AuditError
 from rlrs.audit.tampering import TrailReport
 from rlrs.audit.trail import Trail
 from rlrs.ratios import Ratios
+from rlrs.records.results import RESULTS_SCHEMA
 
 MAIN = "rlrs"
 """The arm whose ratios a study is about."""
@@ -44,7 +45,7 @@ def recipe_card(folder: str | Path, form: Literal["markdown", "html"] = "markdow
         form: of the page.
 
     Raises:
-        AuditError: the folder has none of the files, or one cannot be read.
+        AuditError: the folder has none of the files, or one cannot be read or is of a later version.
         RatiosError: ratios.yaml cannot be read.
 
     >>> import tempfile
@@ -94,6 +95,9 @@ def _read(folder: Path) -> _Study:
             raise AuditError(f"{path}: damaged: not JSON") from None
         if not isinstance(results, Mapping):
             raise AuditError(f"{path}: damaged: not a mapping")
+        schema = results.get("schema")
+        if isinstance(schema, int) and schema > RESULTS_SCHEMA:
+            raise AuditError(f"{path}: has schema {schema}, of a later rlrs: this one reads up to {RESULTS_SCHEMA}")
     if (folder / "ratios.yaml").exists():
         ratios = Ratios.load(folder / "ratios.yaml")
     if trail.path.exists():

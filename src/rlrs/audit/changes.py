@@ -77,7 +77,8 @@ def sentence(entry: AuditEntry) -> str:
     facts = entry.facts
     match entry.kind:
         case "alarm":
-            return f"{facts.get('check')}: {facts.get('message')}"
+            check, message = str(facts.get("check")), str(facts.get("message"))
+            return message if message.startswith(f"{check} ") else f"{check}: {message}"  # the monitor's begin with it
         case "decision":
             return f"{facts.get('decision')}: {facts.get('reason')}"
         case "override":

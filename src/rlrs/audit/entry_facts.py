@@ -25,17 +25,26 @@ _LARGEST = 2**53 - 1  # RFC 8785: numbers are doubles
 
 # A name that says that its value is a secret. `tokens`, `end_token` and the like are none.
 _SECRET_NAME = re.compile(
-    r"(^|[_.-])(password|passwd|pwd|secret|credentials?|(api|access|private|secret)[_-]?key"
+    r"(^|[_.-])(password|passwd|pwd|secret|credentials?|authorization|cookie|webhook([_-]?url)?"
+    r"|(api|access|private|secret)[_-]?key"
     r"|(access|api|auth|bearer|hf|refresh|session)[_-]?token)$|^token$",
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|(^|_)(KEY|DSN|PAT)($|_)", re.IGNORECASE)
-_IN_URL = (
+_IN_TEXT = (
     (re.compile(r"(://[^\s/:@]*:)\S*@"), r"\1***@"),  # user:password@
     (re.compile(r"(https?://)[^\s/:@]+@", re.IGNORECASE), r"\1***@"),  # token@
     (
         re.compile(
             r"\b((?:[a-z]+[_-])?(?:password|passwd|pwd|secret|token|api_?key|access_?key)=)[^\s&;\"']+", re.IGNORECASE
+        ),
+        r"\1***",
+    ),
+    (  # in a command
+        re.compile(
+            r"(--(?:(?:[a-z]+-)?(?:password|secret|(?:api|access)-?key)|(?:(?:access|api|auth|hf)-)?token)(?:\s+|=))"
+            r"[^\s;\"']+",
+            re.IGNORECASE,
         ),
         r"\1***",
     ),
@@ -165,16 +174,25 @@ KINDS: dict[str, type[EntryFacts]] = {
 """Kind of an entry -> what its facts must hold. A kind of your own begins with `x-` and may hold anything."""
 
 
+def check_kind(kind: str) -> None:
+    """See that an entry may be of this kind.
+
+    Raises:
+        AuditError: no such kind.
+    """
+    if kind not in KINDS and not re.fullmatch(r"x-[a-z0-9][a-z0-9_-]{0,38}", kind):
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(KINDS)}, or begins with x-"
+        raise AuditError(f"no kind of audit entry: {_short(kind)}; {hint}")
+
+
 def checked(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts as JSON, without secrets, with everything that their kind asks for.
 
     Raises:
         AuditError: no such kind, a fact is missing or of the wrong type, or a value that cannot be JSON.
     """
-    if kind not in KINDS and not re.fullmatch(r"x-[a-z0-9][a-z0-9_-]{0,38}", kind):
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it is one of {', '.join(KINDS)}, or begins with x-"
-        raise AuditError(f"no kind of audit entry: {_short(kind)}; {hint}")
+    check_kind(kind)
     plain: dict[str, Any] = to_json(facts, "facts")
     if kind not in KINDS:
         return plain
@@ -252,7 +270,7 @@ def without_secrets(text: str) -> str:
     for name, secret in os.environ.items():
         if len(secret) >= 8 and secret in text and _SECRET_VARIABLE.search(name) and name != ACTOR:
             text = text.replace(secret, f"${name}")
-    for pattern, replacement in _IN_URL:
+    for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text.encode("utf-8", "backslashreplace").decode()  # a file's name may be no UTF-8
 

@@ -29,7 +29,10 @@ def show(
 ) -> None:
     """Print the entries of a trail."""
     from rlrs.audit.changes import sentence
+    from rlrs.audit.entry_facts import check_kind
 
+    for name in kind or []:
+        check_kind(name)
     trail = _trail(folder)
     for entry in trail:
         if kind and entry.kind not in kind:

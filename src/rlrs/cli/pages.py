@@ -90,6 +90,10 @@ def watch(
     from rlrs.monitoring.thresholds import Thresholds
 
     loaded = Thresholds.load(thresholds) if thresholds is not None else None
+    if storage is not None:
+        from rlrs.search.urls import check_url
+
+        check_url(storage, written=False)
 
     def ready(url: str) -> None:
         typer.echo(f"watch {url}  (Ctrl-C ends it)")

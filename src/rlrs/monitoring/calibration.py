@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlrs.messages import printable
 from rlrs.monitoring.checks import CHECKS
-from rlrs.monitoring.observation import read_observations
+from rlrs.monitoring.observation import METRICS, read_observations
 from rlrs.monitoring.signals import ENOUGH, Key, Signals
 from rlrs.monitoring.thresholds import Thresholds
 from rlrs.records import RecordError
@@ -30,22 +30,28 @@ def calibrate(runs: Sequence[str | Path]) -> Thresholds:
             to be monitored, with a line every as many steps as the monitor will look.
 
     Raises:
-        RecordError: fewer than three runs, one that diverged or is too short, runs with different intervals, or a
-            damaged file; it names the run.
+        RecordError: fewer than three runs, one that is given twice, diverged, is too short or whose steps go back,
+            runs with different intervals or components, or a damaged file; it names the run.
         OSError: a file cannot be read.
     """
     if len(runs) < FEWEST:
         raise RecordError(f"{len(runs)} healthy runs to calibrate from; should be {FEWEST} or more")
+    _check_different(runs)
     worst: list[dict[Key, float]] = []
     observations, intervals = 0, {}
+    parts: dict[str, str] = {}
     for run in runs:
         values, count, every = _worst_values(Path(run))
         worst.append(values)
         observations += count
         intervals[printable(str(run))] = every
+        parts[printable(str(run))] = ", ".join(sorted({part for _, part in values if part is not None}))
     if len(set(intervals.values())) > 1:
         differ = ", ".join(f"{name} every {every}" for name, every in intervals.items())
         raise RecordError(f"runs have lines at different intervals of steps: {differ}")
+    if len(set(parts.values())) > 1:
+        differ = "; ".join(f"{name} has {found or 'none'}" for name, found in parts.items())
+        raise RecordError(f"runs are of models with different components: {differ}")
     held_out = [_thresholds(worst[:n] + worst[n + 1 :]) for n in range(len(worst))]
     alarms = sum(
         any(_crosses(others, key, value) for key, value in values.items())
@@ -72,11 +78,25 @@ def _worst_values(run: Path) -> tuple[dict[Key, float], int, int]:
                 raise RecordError(f"{name}: not healthy: not a finite number at step {seen.step}")
             worst[key] = CHECKS[key[0]].worst(worst.get(key, value), value)
         if seen.loss is not None:
+            if steps and seen.step <= steps[-1]:
+                what = "two runs in one file, or one that went back to a checkpoint"
+                raise RecordError(f"{name}: steps go from {steps[-1]} back to {seen.step}: {what}")
             steps.append(seen.step)
     if len(steps) < 2 * ENOUGH:
         raise RecordError(f"{name}: {len(steps)} lines with a loss; should be {2 * ENOUGH} or more to calibrate from")
     gaps = sorted(later - earlier for earlier, later in pairwise(steps))
     return worst, len(steps), gaps[len(gaps) // 2]
+
+
+def _check_different(runs: Sequence[str | Path]) -> None:
+    """The same run twice has nothing to say about a third one."""
+    files: dict[Path, str] = {}
+    for run in runs:
+        file = (Path(run) / METRICS if Path(run).is_dir() else Path(run)).resolve()
+        if file in files:
+            twice = f"{files[file]} and {printable(str(run))}"
+            raise RecordError(f"{twice} are the same run; should be {FEWEST} or more different ones")
+        files[file] = printable(str(run))
 
 
 def _check_finished(run: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlrs.messages import printable
 from rlrs.monitoring.alarms import LOSS, Alarm, make_alarm
 from rlrs.monitoring.checks import CHECKS
 from rlrs.monitoring.observation import Observation, read_observations
 from rlrs.monitoring.signals import Key, Signals
 from rlrs.monitoring.thresholds import Thresholds
+from rlrs.records import RecordError
 
 QUIET = 10
 """Observations for which a check must be well before it is raised for the same component again. Chosen here."""
@@ -87,8 +89,14 @@ def check_file(run: str | Path, thresholds: Thresholds | None = None) -> list[Al
         thresholds: of the checks; the defaults if None.
 
     Raises:
-        RecordError: a damaged file; one line that names it.
+        RecordError: a damaged file, or one without a line; one line that names it.
         OSError: it cannot be read.
     """
-    watch = Checker(thresholds or Thresholds())
-    return [alarm for seen in read_observations(run) for alarm in watch.look(seen)]
+    watch, empty = Checker(thresholds or Thresholds()), True
+    alarms: list[Alarm] = []
+    for seen in read_observations(run):
+        alarms += watch.look(seen)
+        empty = False
+    if empty:
+        raise RecordError(f"{printable(str(run))}: no line of metrics yet: nothing was checked")
+    return alarms

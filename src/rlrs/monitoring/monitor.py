@@ -45,12 +45,13 @@ class Monitor:
         updates: measure every component's update, for which its weights are copied in the steps observed.
         alerts: where alarms go, on rank 0; see `rlrs.monitoring.alerts`. One that fails never stops the training.
         guard: acts on alarms; observe only if None.
-        record: a metrics.jsonl to append to, on rank 0, for `rlrs monitor calibrate` and `check`.
+        record: a metrics.jsonl to append to, on rank 0, for `rlrs monitor calibrate` and `check`; its folder is made.
         group: of the ranks that train together; all if None.
 
     Raises:
         ValueError: `every` is not that of the thresholds, or `record` without `updates`.
         RecordError: a monitor.yaml that cannot be used.
+        OSError: the folder of `record` cannot be made.
 
     Examples:
         >>> import rlrs
@@ -108,6 +109,7 @@ class Monitor:
         self._updates = updates
         self._record = Path(record) if record is not None and self.first else None
         if self._record is not None:
+            self._record.parent.mkdir(parents=True, exist_ok=True)
             cut_half_line(self._record)
         self._losses: list[Tensor | float] = []
         self._since: tuple[int, float, int] | None = None  # step, moment and tokens of the observation before

@@ -76,6 +76,9 @@ class Thresholds(Record):
         if not isinstance(plain, dict):
             raise RecordError(f"{path}: should be a mapping, such as `rlrs monitor calibrate` writes")
         check_version(Path(path), plain, "format", FORMAT)
+        if unknown := [key for key in plain if key not in cls.model_fields]:
+            known = ", ".join(cls.model_fields)
+            raise RecordError(f"{path}: no key {shown(unknown[0])} in a monitor.yaml; should be one of {known}")
         try:
             return cls.model_validate(plain)
         except ValidationError as error:

@@ -13,8 +13,12 @@ from rlrs.messages import shown
 from rlrs.settings import ConfigError
 
 
-def check_url(text: str) -> None:
+def check_url(text: str, *, written: bool = True) -> None:
     """See that a database URL is one, and that its driver is installed; no connection is made, no file.
+
+    Args:
+        text: the URL.
+        written: a SQLite file will be written to, and not read alone.
 
     Raises:
         ConfigError: no URL, or of a kind of database that there is not, or of a SQLite file that cannot be.
@@ -41,7 +45,7 @@ def check_url(text: str) -> None:
     except ImportError as error:
         hint = install("postgresql") if url.get_backend_name() == "postgresql" else "install its driver"
         raise ImportError(f"the database {url.drivername} needs a library: {hint} ({error})") from None
-    if url.get_backend_name() == "sqlite":
+    if written and url.get_backend_name() == "sqlite":
         _check_file(url)
 
 
