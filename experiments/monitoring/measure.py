@@ -189,10 +189,9 @@ def overhead(commit: str | None, rounds: int = 24, steps: int = 10) -> Row:
     return _cost("a plain loop", pairs, commit)
 
 
-def _add(
-    pairs: dict[str, list[float]], wall: float, processor: float, no_wall: float, no_cpu: float, within: float
-) -> None:
+def _add(pairs: dict[str, list[float]], seconds: Sequence[float]) -> None:
     """Ratios of one pair: by the clock, of the processor, and of the monitored run's clock over that outside checks."""
+    wall, processor, no_wall, no_cpu, within = seconds
     for name, ratio in zip(pairs, (wall / no_wall, processor / no_cpu, wall / (wall - within)), strict=True):
         pairs[name].append(ratio)
 

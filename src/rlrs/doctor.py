@@ -33,6 +33,7 @@ EXTRAS: dict[str, str] = {
     "report": "the page of a study",
     "cli": "the command line",
     "audit": "audit trail, signatures, rollout",
+    "discover": "components found by how tensors learn",
     "ray": "runs on a Ray cluster",
     "postgresql": "a database that several drivers share",
     "dashboard": "`rlrs dashboard`",

@@ -28,6 +28,7 @@ def saved(folder, at_most):
 
 def loop(folder):
     """A loop whose rate is too high: with checkpoints, a record, alarms, an audit trail and a guard that goes back."""
+    torch.set_num_threads(1)
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     model, optimizer, scheduler = parts = make(total_steps=STEPS, lr=1.0)
@@ -84,7 +85,8 @@ def read(folder):
 def killed(folder, seed, times, most):
     """Kill the loop so often, at random moments of at most so many seconds, and let it end; how often it was killed."""
     draw = random.Random(seed)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # a fork of this process may hang: it has threads of torch's
+    context.set_forkserver_preload(["loops", "rlrs.audit", "rlrs.monitoring"])
     for kills in range(times + 1):
         process = context.Process(target=loop, args=(str(folder),))
         process.start()

@@ -151,7 +151,7 @@ def test_another_search_in_the_same_database_is_refused(search):
     ("changes", "said"),
     [
         ({"method": "genetic"}, "no method 'genetic'"),
-        ({"trials": 0}, "greater than or equal to 1"),
+        ({"trials": 0}, "trials: should be at least 1, not 0"),
         ({"store": None}, "store should be a file or a database's URL, not 'None'"),
         ({"store": "/"}, "store should be a file or a database's URL, not '/'"),
         ({"space": {"head.start": 1.0}}, "no parameter 'head.start'"),

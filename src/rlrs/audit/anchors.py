@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from rlrs.audit.entries import AuditError
 from rlrs.extras import install
+from rlrs.messages import shown
 from rlrs.records import Record
 from rlrs.records.frozen import first_problem
 
@@ -110,7 +111,7 @@ def signatures(folder: Path) -> Iterator[Signature]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             if first["loc"] == ("format",) and isinstance(first["input"], int) and first["input"] > 1:
-                later = f"format {first['input']} of a later rlrs; this one reads 1"
+                later = f"format {shown(first['input'])} of a later rlrs; this one reads 1"
                 raise AuditError(f"{path}, line {number}: {later}") from None
             raise AuditError(f"{path}, line {number}: not a signature: {first_problem(error)}") from None
 

@@ -19,6 +19,7 @@ from rlrs.audit.changes import sentence
 from rlrs.audit.entries import AuditEntry, AuditError
 from rlrs.audit.tampering import TrailReport
 from rlrs.audit.trail import Trail
+from rlrs.messages import shown
 from rlrs.ratios import Ratios
 from rlrs.records.results import RESULTS_SCHEMA
 
@@ -97,7 +98,9 @@ def _read(folder: Path) -> _Study:
             raise AuditError(f"{path}: damaged: not a mapping")
         schema = results.get("schema")
         if isinstance(schema, int) and schema > RESULTS_SCHEMA:
-            raise AuditError(f"{path}: has schema {schema}, of a later rlrs: this one reads up to {RESULTS_SCHEMA}")
+            raise AuditError(
+                f"{path}: has schema {shown(schema)}, of a later rlrs: this one reads up to {RESULTS_SCHEMA}"
+            )
     if (folder / "ratios.yaml").exists():
         ratios = Ratios.load(folder / "ratios.yaml")
     if trail.path.exists():

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from rlrs.extras import install
+from rlrs.messages import shown
 from rlrs.records import Record
 from rlrs.records.frozen import first_problem
 
@@ -110,7 +111,7 @@ def read_line(line: bytes, where: str) -> AuditEntry:
         plain = json.loads(body)
         written = plain.get("format")
         if isinstance(written, int) and written > FORMAT:
-            raise LaterFormatError(f"{where}: format {written} of a later rlrs; this one reads {FORMAT}")
+            raise LaterFormatError(f"{where}: format {shown(written)} of a later rlrs; this one reads {FORMAT}")
         return AuditEntry(**{**plain, "hash": digest})
     except ValidationError as error:
         raise AuditError(f"{where}: not an audit entry: {first_problem(error)}") from None

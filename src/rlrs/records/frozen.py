@@ -93,7 +93,9 @@ def check_version(path: Path, plain: Any, key: str, known: int) -> None:
     """
     version = plain.get(key) if isinstance(plain, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version > known:
-        raise RecordError(f"{path}: has {key} {version}, of a later rlrs: this one reads {known}; use that version")
+        raise RecordError(
+            f"{path}: has {key} {shown(version)}, of a later rlrs: this one reads {known}; use that version"
+        )
 
 
 def read_plain(data: bytes) -> Any:
