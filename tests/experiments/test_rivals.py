@@ -55,6 +55,7 @@ def test_the_heaviest_tail_has_the_least_rate_and_tables_the_most():
     assert rule.factors(33, {}) == found  # held after a fifth of the run
 
 
+@pytest.mark.long
 def test_groups_that_stand_out_are_brought_back_to_the_layer():
     rule = Grouped(100, clusters=2, memory=0.0)
     # Sizes 1 (six of them) and 8, around a mean of 0: the layer's median deviation is 1.

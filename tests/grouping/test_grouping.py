@@ -33,6 +33,7 @@ def statistics(factors, steps=20, seed=0, noise=0.05, agree=None):
 LATE = {"attention": [1] * 6, "feed_forward": [1, 1, 1, 1, 10, 10]}
 
 
+@pytest.mark.long
 def test_what_learns_alike_is_one_component_with_a_name_and_rules():
     found = find_components([statistics(LATE)])
     late = found.components[1] if "late" in found.components[1].component else found.components[0]
@@ -69,6 +70,7 @@ def test_a_component_is_kept_whole_and_one_that_is_left_is_in_no_group():
         find_components([statistics(LATE)], keep=["router"])
 
 
+@pytest.mark.long
 def test_seeds_that_agree_and_seeds_that_do_not():
     same = find_components([statistics(LATE, seed=seed) for seed in range(3)])
     assert same.seeds == 1.0
@@ -85,6 +87,7 @@ def test_noise_is_told_apart_from_size():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.long
 def test_planted_gradients_of_a_real_run_are_found(optimizer):
     draw = np.random.default_rng(0)
     tokens = np.where(draw.random(20_000) < 0.2, draw.integers(64, size=20_000), 5 * np.arange(20_000) % 64)

@@ -157,6 +157,7 @@ def test_two_ranks_do_the_same_at_the_same_steps(tmp_path):
     assert first[0][0]["action"] == "rollback"
 
 
+@pytest.mark.long
 def test_two_ranks_do_what_one_does(guarded, tmp_path):
     found = ranks.run(_train, (str(tmp_path / "run"),), ranks=2, output=tmp_path / "out")
     alone = [[alarm["step"], alarm["check"], alarm["component"], alarm["action"]] for alarm in alarms(guarded[1])]
