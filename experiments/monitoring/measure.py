@@ -277,7 +277,7 @@ def tables(results: dict[str, Any]) -> str:
         lines.append(f"| {case} | {' | '.join(cells)} |")
     lines += ["", "| time with the monitor over time without | median | quartiles |", "| --- | --- | --- |"]
     for cost in [row for row in rows if row["kind"] == "overhead"]:
-        for name, words in COSTS.items():
+        for name, words in [(name, words) for name, words in COSTS.items() if name in cost]:
             low, middle, high = statistics.quantiles(cost[name], n=4)
             what = f"{cost['trainer']}: {words}, {cost['rounds']} pairs"
             lines.append(f"| {what} | {middle:.3f} | {low:.3f} to {high:.3f} |")
